@@ -1,0 +1,130 @@
+"""From maps to points: non-maximum suppression, top-k, sub-pixel peaks, descriptor sampling.
+
+Pure tensor functions, on any device, without a loop over points. Coordinates are xy in pixels with
+the centre of the top-left pixel at (0, 0).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def local_maximum(x: Tensor, radius: int) -> Tensor:
+    """Maximum over squares of side 2 * radius + 1 (B, 1, H, W), as two passes of lines."""
+    side = 2 * radius + 1
+    x = F.max_pool2d(x, (1, side), stride=1, padding=(0, radius))
+    return F.max_pool2d(x, (side, 1), stride=1, padding=(radius, 0))
+
+
+def suppress(scores: Tensor, radius: int, threshold: float, *, exact: bool = False) -> Tensor:
+    """Non-maximum suppression of a score map.
+
+    Arguments:
+        scores: (B, 1, H, W).
+        radius: no two points within this Chebyshev distance of each other, in pixels.
+        threshold: points below it are dropped.
+        exact: suppress as the greedy algorithm does, best point first. A round keeps every point
+            that is the maximum of what is left around it, and removes its neighbourhood; a few
+            rounds (not one for each point) give the greedy result. Without it the first round is
+            the result: peaks of the map only, not the shoulders beside them.
+
+    Returns:
+        (B, 1, H, W) bool, True at the points kept.
+    """
+    left = torch.where(scores >= threshold, scores, scores.new_tensor(-torch.inf))
+    kept = torch.zeros_like(scores, dtype=torch.bool)
+    while True:
+        peaks = torch.isfinite(left) & (left == local_maximum(left, radius))
+        kept |= peaks
+        if not exact or not bool(peaks.any()):
+            return kept
+        near = local_maximum(peaks.to(left.dtype), radius) > 0
+        left = left.masked_fill(near, -torch.inf)
+
+
+def clear_border(kept: Tensor, border: int, width: int, height: int) -> Tensor:
+    """Drop points closer than ``border`` pixels to the edge of the (width, height) image.
+
+    ``kept`` (B, 1, H, W) bool may be larger than the image, padded at its right and bottom.
+    """
+    inside = torch.zeros_like(kept)
+    inside[..., border : max(height - border, border), border : max(width - border, border)] = True
+    return kept & inside
+
+
+def best_points(scores: Tensor, kept: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
+    """The points of one image, best first.
+
+    Arguments:
+        scores: (H, W); kept: (H, W) bool; limit: at most so many, None for all.
+
+    Returns:
+        xy (N, 2) int64 and their scores (N,).
+    """
+    flat = torch.nonzero(kept.flatten()).squeeze(1)
+    values = scores.flatten()[flat]
+    if limit is not None and len(flat) > limit:
+        values, order = torch.topk(values, limit)
+        flat = flat[order]
+    else:
+        values, order = torch.sort(values, descending=True, stable=True)
+        flat = flat[order]
+    columns = scores.shape[-1]
+    xy = torch.stack([flat % columns, torch.div(flat, columns, rounding_mode="floor")], dim=1)
+    return xy, values
+
+
+def refine(logits: Tensor, xy: Tensor) -> Tensor:
+    """Sub-pixel positions: the peak of the quadratic through the 3x3 neighbourhood.
+
+    Arguments:
+        logits: (H, W); xy: (N, 2) integer positions.
+
+    Returns:
+        (N, 2) float32, moved by at most half a pixel on each axis; points at the image's edge and
+        neighbourhoods without a peak stay where they are.
+    """
+    height, width = logits.shape
+    inside = (xy[:, 0] > 0) & (xy[:, 0] < width - 1) & (xy[:, 1] > 0) & (xy[:, 1] < height - 1)
+    x, y = xy[:, 0].clamp(1, max(width - 2, 1)), xy[:, 1].clamp(1, max(height - 2, 1))
+    if height < 3 or width < 3:
+        return xy.float()
+    around = torch.stack(
+        [torch.stack([logits[y + i, x + j] for j in (-1, 0, 1)], 1) for i in (-1, 0, 1)], 1
+    ).float()
+    dx = (around[:, 1, 2] - around[:, 1, 0]) / 2
+    dy = (around[:, 2, 1] - around[:, 0, 1]) / 2
+    dxx = around[:, 1, 2] + around[:, 1, 0] - 2 * around[:, 1, 1]
+    dyy = around[:, 2, 1] + around[:, 0, 1] - 2 * around[:, 1, 1]
+    dxy = (around[:, 2, 2] - around[:, 2, 0] - around[:, 0, 2] + around[:, 0, 0]) / 4
+    determinant = dxx * dyy - dxy * dxy
+    peak = inside & (determinant > 1e-6) & (dxx < 0) & (dyy < 0)
+    safe = torch.where(peak, determinant, torch.ones_like(determinant))
+    step = torch.stack([(dxy * dy - dyy * dx) / safe, (dxy * dx - dxx * dy) / safe], dim=1)
+    step = torch.where(peak[:, None], step, torch.zeros_like(step))
+    return xy.float() + step.clamp(-0.5, 0.5)
+
+
+def sample(maps: Tensor, xy: Tensor, width: int, height: int, *, release: bool = False) -> Tensor:
+    """Bilinear samples of a map that covers an image of (width, height) pixels.
+
+    Arguments:
+        maps: (C, h, w), any scale of the image.
+        xy: (N, 2) float, in the image's pixels.
+        width, height: the size that the map covers, padding included.
+        release: the public release's positions instead of the true ones: it normalises by
+            (size - 1) but samples with ``align_corners=False``.
+
+    Returns:
+        (N, C).
+    """
+    size = xy.new_tensor([width, height])
+    grid = 2 * xy / (size - 1) - 1 if release else (2 * xy + 1) / size - 1
+    padding = "zeros" if release else "border"
+    found = F.grid_sample(
+        maps[None].float(), grid[None, None], mode="bilinear", padding_mode=padding,
+        align_corners=False,
+    )  # fmt: skip
+    return found[0, :, 0].t()

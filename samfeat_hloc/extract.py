@@ -1,0 +1,277 @@
+"""Extraction: images in, keypoints and descriptors out."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import detection
+from .errors import SamfeatError
+from .images import read_image
+
+logger = logging.getLogger(__name__)
+
+STRIDE = 16  # sides of the network's input are multiples of it
+RELEASE_THRESHOLD = 0.9
+
+
+@dataclass(frozen=True)
+class ExtractOptions:
+    """How to extract.
+
+    resize: bring the longer side down to so many pixels; None keeps the size.
+    resize_force: also bring a smaller image up to that size.
+    max_keypoints: the best so many; None for all.
+    detection_threshold: least keypoint score, in (0, 1).
+    nms_radius: no two keypoints closer than this, in pixels of the resized image.
+    border: no keypoints closer than this to the image's edge, in pixels of the resized image.
+    descriptor_weighting: "unit" for unit length; "attention" multiplies by the attention map, as
+        the paper matches them (hloc's matcher wants unit length).
+    subpixel: positions finer than a pixel.
+    precision: "auto" computes convolutions in bfloat16 where the processor is fast at it,
+        "float32" never does.
+    official: reproduce the public release's extraction, quirks and all: both sides resized to the
+        nearest multiple of 16 whatever the aspect ratio, greedy suppression, whole pixels, and
+        descriptors sampled beside their keypoints.
+    """
+
+    resize: int | None = None
+    resize_force: bool = False
+    max_keypoints: int | None = 4096
+    detection_threshold: float = 0.05
+    nms_radius: int = 2
+    border: int = 4
+    descriptor_weighting: Literal["unit", "attention"] = "unit"
+    subpixel: bool = True
+    precision: Literal["auto", "float32"] = "auto"
+    official: bool = False
+
+    def __post_init__(self) -> None:
+        def refuse(name: str, wanted: str) -> None:
+            value = getattr(self, name)
+            raise SamfeatError(f"{name}: {value!r} is not possible; give {wanted}")
+
+        if self.resize is not None and not 16 <= self.resize <= 16384:
+            refuse("resize", "a size in pixels between 16 and 16384, or None")
+        if self.resize_force and self.resize is None:
+            refuse("resize_force", "resize, the size to force, as well")
+        if self.max_keypoints is not None and self.max_keypoints < 1:
+            refuse("max_keypoints", "a number from 1, or None for all")
+        if not 0 <= self.detection_threshold < 1:
+            refuse("detection_threshold", "a score in [0, 1)")
+        if not 0 <= self.nms_radius <= 64:
+            refuse("nms_radius", "a whole number of pixels from 0 to 64")
+        if self.border < 0:
+            refuse("border", "a whole number of pixels from 0")
+        if self.descriptor_weighting not in ("unit", "attention"):
+            refuse("descriptor_weighting", "'unit' or 'attention'")
+        if self.precision not in ("auto", "float32"):
+            refuse("precision", "'auto' or 'float32'")
+
+    @classmethod
+    def from_keywords(cls, keywords: dict[str, Any]) -> ExtractOptions:
+        """Options from keyword arguments; ``official=True`` changes the defaults to the release's.
+
+        Raises:
+            SamfeatError: an unknown option or an impossible value.
+        """
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(keywords) - known)
+        if unknown:
+            raise SamfeatError(
+                f"{unknown[0]}: no such extraction option; choose from {', '.join(sorted(known))}"
+            )
+        if keywords.get("official"):
+            keywords = {**RELEASE_DEFAULTS, **keywords}
+        return cls(**keywords)
+
+    def asdict(self) -> dict[str, Any]:
+        """The options as plain values, for a configuration file or a hash."""
+        return asdict(self)
+
+
+RELEASE_DEFAULTS: dict[str, Any] = {
+    "max_keypoints": None,
+    "detection_threshold": RELEASE_THRESHOLD,
+    "nms_radius": 4,
+    "border": 4,
+    "descriptor_weighting": "attention",
+    "subpixel": False,
+    "precision": "float32",
+    "official": True,
+}
+
+
+class Network(Protocol):
+    """What extraction asks of a network: the five maps of :class:`samfeat_hloc.network.Maps`."""
+
+    def __call__(self, image: Tensor) -> Any: ...
+
+    def parameters(self) -> Any: ...
+
+
+def extract_batch(
+    model: Network, images: Sequence[np.ndarray | Tensor | str | Path], options: ExtractOptions
+) -> list[dict[str, np.ndarray]]:
+    """Extract from images of any sizes; those that are equally large go through together.
+
+    Arguments:
+        model: the network, on the device to compute on.
+        images: RGB uint8 arrays (H, W, 3), float tensors (3, H, W) in [0, 1], or paths.
+        options: see :class:`ExtractOptions`.
+
+    Returns:
+        For each image a dict of arrays: ``keypoints`` (N, 2) float32 xy in pixels of the image as
+        given (centre of the top-left pixel at (0, 0)), best first; ``keypoint_scores`` (N,)
+        float32; ``descriptors`` (128, N) float32; ``image_size`` (2,) int64, width and height.
+
+    Raises:
+        SamfeatError: an image that cannot be read or has no pixels.
+    """
+    arrays = [as_array(image) for image in images]
+    resized = [resize_image(array, options) for array in arrays]
+    same_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index, array in enumerate(resized):
+        same_size[array.shape].append(index)
+
+    device = next(iter(model.parameters())).device
+    results: list[dict[str, np.ndarray]] = [{} for _ in arrays]
+    for indices in same_size.values():
+        stacked = np.stack([resized[i] for i in indices])
+        batch = torch.from_numpy(stacked).to(device).permute(0, 3, 1, 2).float() / 255
+        for i, found in zip(indices, detect_and_describe(model, batch, options), strict=True):
+            size = np.array(arrays[i].shape[1::-1])
+            scale = (size / np.array(resized[i].shape[1::-1])).astype(np.float32)
+            found_np = {name: value.cpu().numpy() for name, value in found.items()}
+            if options.official:
+                keypoints = found_np["keypoints"] * scale
+            else:
+                keypoints = (found_np["keypoints"] + 0.5) * scale - 0.5
+            results[i] = {**found_np, "keypoints": keypoints, "image_size": size}
+    return results
+
+
+@torch.inference_mode()
+def detect_and_describe(
+    model: Network, image: Tensor, options: ExtractOptions
+) -> list[dict[str, Tensor]]:
+    """Keypoints and descriptors of a batch at the size it has; ``resize`` plays no part.
+
+    Arguments:
+        model: the network.
+        image: (B, 3, H, W) float32 RGB in [0, 1], on the network's device.
+        options: see :class:`ExtractOptions`.
+
+    Returns:
+        For each image a dict of float32 tensors: ``keypoints`` (N, 2) xy in its pixels,
+        ``keypoint_scores`` (N,), ``descriptors`` (128, N).
+    """
+    height, width = image.shape[-2:]
+    x = F.pad(image * 2 - 1, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+    x = x.contiguous(memory_format=torch.channels_last)
+    bfloat16 = options.precision == "auto" and fast_bfloat16(x.device)
+    with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=bfloat16):
+        maps = model(x)
+
+    # The edge map guides the detector: it is added before the sigmoid.
+    edges = F.interpolate(
+        maps.edges.float(), x.shape[-2:], mode="bilinear", align_corners=False
+    )
+    logits = maps.keypoint_logits.float() + edges
+    scores = torch.sigmoid(logits)
+    # Suppression looks at the logits: the sigmoid of large ones is the same number, a tie.
+    ranked = scores if options.official else logits
+    threshold = options.detection_threshold
+    if not options.official:
+        threshold = float(torch.logit(torch.tensor(threshold, dtype=torch.float64)))
+    kept = detection.suppress(ranked, options.nms_radius, threshold, exact=options.official)
+    kept = detection.clear_border(kept, options.border, width, height)
+
+    results = []
+    for b in range(image.shape[0]):
+        xy, _ = detection.best_points(ranked[b, 0], kept[b, 0], options.max_keypoints)
+        point_scores = scores[b, 0, xy[:, 1], xy[:, 0]]
+        keypoints = detection.refine(logits[b, 0], xy) if options.subpixel else xy.float()
+        padded_height, padded_width = x.shape[-2:]
+        descriptors = detection.sample(
+            maps.descriptors[b], keypoints, padded_width, padded_height, release=options.official
+        )
+        descriptors = F.normalize(descriptors, dim=1)
+        if options.descriptor_weighting == "attention":
+            descriptors = descriptors * detection.sample(
+                maps.attention[b], keypoints, padded_width, padded_height, release=options.official
+            )
+        results.append(
+            {
+                "keypoints": keypoints,
+                "keypoint_scores": point_scores,
+                "descriptors": descriptors.t().contiguous(),
+            }
+        )
+    return results
+
+
+def resized_shape(height: int, width: int, options: ExtractOptions) -> tuple[int, int]:
+    """Height and width at which an image goes through the network (before padding)."""
+    if options.resize is not None:
+        longer = max(height, width)
+        if options.resize_force or longer > options.resize:
+            scale = options.resize / longer
+            height, width = (max(1, round(side * scale)) for side in (height, width))
+    if options.official:
+        # numpy rounds half to even, as the release does.
+        height, width = (max(STRIDE, int(np.round(s / STRIDE)) * STRIDE) for s in (height, width))
+    return height, width
+
+
+def resize_image(image: np.ndarray, options: ExtractOptions) -> np.ndarray:
+    """Bring an RGB uint8 image (H, W, 3) to the size that the options ask for."""
+    height, width = resized_shape(image.shape[0], image.shape[1], options)
+    if (height, width) == image.shape[:2]:
+        return image
+    shrinks = width < image.shape[1] or height < image.shape[0]
+    area = shrinks and not options.official
+    return cv2.resize(
+        image, (width, height), interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR
+    )
+
+
+def as_array(image: np.ndarray | Tensor | str | Path) -> np.ndarray:
+    """An image in any accepted form as RGB uint8 (H, W, 3)."""
+    if isinstance(image, (str, Path)):
+        return read_image(Path(image))
+    if isinstance(image, Tensor):
+        if image.ndim != 3 or image.shape[0] not in (1, 3) or not image.is_floating_point():
+            raise SamfeatError(
+                f"image: a tensor of shape {tuple(image.shape)} and type {image.dtype} was given;"
+                " give (3, H, W) floats in [0, 1]"
+            )
+        image = (image.detach().clamp(0, 1) * 255).round().to(torch.uint8)
+        image = image.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, axis=2)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise SamfeatError(
+            f"image: an array of shape {image.shape} and type {image.dtype} was given;"
+            " give RGB uint8 (H, W, 3)"
+        )
+    return np.ascontiguousarray(image)
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 faster than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if device.type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return False

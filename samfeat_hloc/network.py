@@ -1,0 +1,220 @@
+"""The network of "Segment Anything Model is a Good Teacher for Local Feature Learning".
+
+One file, read from top to bottom as the paper's figure: a small VGG backbone with four levels
+(c1..c4 at 1, 1/2, 1/4 and 1/8 of the image), a distillation head that is taught SAM's relations
+(section 3.2), an edge head and the edge attention guidance built on it (section 3.4), four
+detection heads, an attention map and a descriptor head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import checkpoints
+from .extract import ExtractOptions, extract_batch
+
+DESCRIPTOR_DIM = 128
+FEATURE_DIM = 64 + 64 + 128 + 128  # c1, c2, c3 and c4, stacked at 1/4
+ATTENTION_SCALE = 100.0  # the softmax temperature of the edge attention
+
+
+class Maps(NamedTuple):
+    """What the network says of a batch of B images of (H, W) pixels, both multiples of 8.
+
+    keypoint_logits: (B, 1, H, W), before the sigmoid and before the edge map is added.
+    descriptors: (B, 128, H/4, W/4), not normalised.
+    attention: (B, 1, H/4, W/4), positive (softplus).
+    distillation: (B, 256, H/8, W/8), the map that the relation loss (ASRD) supervises.
+    edges: (B, 1, H/4, W/4) in (0, 1).
+    """
+
+    keypoint_logits: Tensor
+    descriptors: Tensor
+    attention: Tensor
+    distillation: Tensor
+    edges: Tensor
+
+
+def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
+    """A 3x3 convolution that keeps the size."""
+    return nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
+
+
+class Backbone(nn.Module):
+    """Eight 3x3 convolutions with ReLU, max-pooled after every second one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = [3, 64, 64, 128, 128]
+        self.levels = nn.ModuleList(
+            nn.ModuleList([conv3x3(before, width), conv3x3(width, width)])
+            for before, width in zip(widths, widths[1:], strict=False)
+        )
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) to [c1 (B, 64, H, W), c2 (B, 64, H/2, W/2), c3 (B, 128, H/4, W/4), c4]."""
+        maps: list[Tensor] = []
+        x = image
+        for index, level in enumerate(self.levels):
+            x = F.max_pool2d(x, 2) if index else x
+            for conv in level:  # type: ignore[attr-defined]
+                x = F.relu(conv(x), inplace=True)
+            maps.append(x)
+        return maps
+
+
+class EdgeAttention(nn.Module):
+    """Edge attention guidance: features attend to each other where edges are.
+
+    The paper draws attention from pixel to pixel; its code, which this follows, lets the rows of
+    the image attend to each other within a channel:
+    ``softmax(Q K^T / 100) V`` with Q, K, V of shape (B, C, h, w) multiplied as h x w matrices.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.query = nn.Conv2d(channels, channels, kernel_size=1)
+        self.key = nn.Conv2d(channels, channels, kernel_size=1)
+        self.value = nn.Conv2d(channels, channels, kernel_size=1)
+
+    def forward(self, features: Tensor, edges: Tensor) -> Tensor:
+        """(B, C, h, w) features and (B, 1, h, w) edges to guided features (B, C, h, w)."""
+        at_edges = features * edges
+        # Rows times columns: contiguous (h, w) planes let the products run as plain batched
+        # matrix products whatever the memory format of the convolutions.
+        query = self.query(at_edges).contiguous()
+        key = self.key(at_edges).contiguous()
+        value = self.value(at_edges).contiguous()
+        attention = torch.softmax(query @ key.transpose(-2, -1) / ATTENTION_SCALE, dim=-1)
+        return features + attention.to(value.dtype) @ value
+
+
+class SAMFeat(nn.Module):
+    """The local feature: keypoints, descriptors, and the attention that weights them.
+
+    Example::
+
+        model = SAMFeat.from_pretrained()
+        features = model.extract(image, resize=1024)
+
+    Arguments:
+        edge_attention: build the edge attention guidance (False leaves it out, as the paper's
+            ablation does; the edge map then still guides the detector).
+    """
+
+    def __init__(self, *, edge_attention: bool = True) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {"edge_attention": edge_attention}
+        self.metadata: dict[str, Any] = {}
+        self.weights_sha256 = "none: random weights"
+
+        self.backbone = Backbone()
+        # Distillation head: `distill` is compared with the teacher, `fuse` brings it back.
+        self.distill = conv3x3(128, 256)
+        self.fuse = conv3x3(256, 128)
+        # Detection heads, one for each level, and their learned shares.
+        self.detect = nn.ModuleList(conv3x3(width, 1) for width in (64, 64, 128, 128))
+        self.detect_share = nn.Parameter(torch.tensor([0.1, 0.2, 0.3, 0.4]))
+        # Edge head and edge attention guidance.
+        self.edge = nn.Conv2d(FEATURE_DIM, 1, kernel_size=1)
+        self.edge_attention = EdgeAttention(FEATURE_DIM) if edge_attention else None
+        # Attention map and descriptor head.
+        self.attention = conv3x3(1, 1)
+        self.describe = conv3x3(FEATURE_DIM, DESCRIPTOR_DIM)
+
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, image: Tensor) -> Maps:
+        """(B, 3, H, W) RGB in [-1, 1], H and W multiples of 8, to :class:`Maps`."""
+        c1, c2, c3, c4 = self.backbone(image)
+
+        distillation = self.distill(c4)
+        c4 = c4 + self.fuse(distillation)
+
+        quarter = c3.shape[-2:]
+        features = torch.cat([_resize(c1, quarter), _resize(c2, quarter), c3,
+                              _resize(c4, quarter)], dim=1)  # fmt: skip
+        edges = torch.sigmoid(self.edge(features))
+
+        keypoint_logits = torch.zeros_like(c1[:, :1])
+        levels = (c1, c2, c3 * edges + c3, c4)
+        for head, share, level in zip(self.detect, self.detect_share, levels, strict=True):
+            keypoint_logits = keypoint_logits + share * _resize(head(level), c1.shape[-2:])
+
+        if self.edge_attention is not None:
+            features = self.edge_attention(features, edges)
+        attention = F.softplus(self.attention(features.mean(dim=1, keepdim=True)))
+        descriptors = self.describe(features)
+        return Maps(keypoint_logits, descriptors, attention, distillation, edges)
+
+    @classmethod
+    def from_pretrained(
+        cls, weights: str | Path | None = None, *, official: bool = False,
+        sha256: str | None = None, device: str | torch.device | None = None,
+    ) -> SAMFeat:  # fmt: skip
+        """Load a checkpoint, ready for inference.
+
+        Arguments:
+            weights: a safetensors file of this package; None for the one shipped with it.
+            official: say that ``weights`` is a file of the paper's public release (a pickled
+                state dict; read with ``weights_only=True``, so it cannot run code). Its SHA-256
+                is logged.
+            sha256: the digest that the file must have.
+            device: where to put it; by default a GPU when there is one.
+
+        Raises:
+            SamfeatError: no such file, not a checkpoint, parameters that do not fit, or another
+                SHA-256 than the one asked for.
+        """
+        read = checkpoints.read_release if official else checkpoints.read_checkpoint
+        checkpoint = read(checkpoints.resolve(weights, official=official), sha256=sha256)
+        model = cls(**checkpoint.config)
+        checkpoints.load_parameters(model, checkpoint)
+        model.metadata = checkpoint.metadata
+        model.weights_sha256 = checkpoint.sha256
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return model.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    @torch.inference_mode()
+    def extract(
+        self,
+        image: np.ndarray | Tensor | str | Path | Sequence[np.ndarray | Tensor | str | Path],
+        **options: Any,
+    ) -> Any:
+        """Keypoints and descriptors of one image, or of a list of images.
+
+        Arguments:
+            image: RGB uint8 array (H, W, 3); or a float tensor (3, H, W) in [0, 1]; or a path; or
+                a list of these.
+            options: the fields of :class:`samfeat_hloc.extract.ExtractOptions`, such as
+                ``resize=1024, max_keypoints=4096``.
+
+        Returns:
+            A dict of tensors (a list of dicts for a list of images): ``keypoints`` (N, 2) float32
+            xy in pixels of the image given, the centre of its top-left pixel at (0, 0);
+            ``keypoint_scores`` (N,) float32, best first; ``descriptors`` (128, N) float32;
+            ``image_size`` (2,) width and height.
+
+        Raises:
+            SamfeatError: an image that cannot be read, an unknown option.
+        """
+        many = isinstance(image, (list, tuple))
+        images: Sequence[Any] = image if many else [image]  # type: ignore[assignment]
+        found = extract_batch(self, images, ExtractOptions.from_keywords(options))
+        results = [{k: torch.from_numpy(v) for k, v in f.items()} for f in found]
+        return results if many else results[0]
+
+
+def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)

@@ -1,0 +1,20 @@
+"""Named configurations, shared by the native pipeline and by hloc's."""
+
+from __future__ import annotations
+
+from .extract import RELEASE_DEFAULTS, ExtractOptions
+
+PRESETS: dict[str, ExtractOptions] = {
+    # Aachen Day-Night as hloc's own configurations run it.
+    "samfeat_aachen": ExtractOptions(resize=1024, max_keypoints=4096),
+    # Every image at 1600 px, smaller ones enlarged.
+    "samfeat_max": ExtractOptions(resize=1600, resize_force=True, max_keypoints=4096),
+    # For live localization.
+    "samfeat_fast": ExtractOptions(resize=640, max_keypoints=1024),
+    # The public release's extraction, for its own checkpoints.
+    "samfeat_official": ExtractOptions.from_keywords({**RELEASE_DEFAULTS, "resize": 1024}),
+}
+
+# Mutual nearest neighbours farther apart than this are dropped: hloc's `distance_threshold`,
+# on the distance sqrt(2 - 2 cos). None keeps all.
+MATCH_DISTANCE_THRESHOLD: float | None = None
