@@ -1,0 +1,100 @@
+"""Mends for hloc where it and pycolmap do not understand each other.
+
+Nothing of either package is changed on disk, and pycolmap not at all: in the hloc modules concerned
+the name ``pycolmap`` stands for a view of it in which a few names are answered differently.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+logger = logging.getLogger("hloc.samfeat")  # shown where hloc's own messages are
+
+
+class View(ModuleType):
+    """A module as another one sees it: ``answers`` first, everything else as it is."""
+
+    def __init__(self, module: ModuleType, answers: dict[str, Any]) -> None:
+        super().__init__(module.__name__, module.__doc__)
+        self.__dict__.update(answers, _viewed=module)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_viewed"], name)
+
+
+def mend(module: ModuleType) -> None:
+    """Give one of hloc's modules the mends that it needs with the pycolmap that it imported."""
+    pycolmap = getattr(module, "pycolmap", None)
+    if pycolmap is None or isinstance(pycolmap, View):
+        return
+    if module.__name__ == "hloc.triangulation":
+        answers = {"TwoViewGeometry": calibrated_two_view_geometry(pycolmap)}
+        module.pycolmap = View(pycolmap, answers)  # type: ignore[attr-defined]
+
+
+def is_legacy(hloc_version: str) -> bool:
+    """Whether this hloc (v1.4 or older) was written for the interface of pycolmap 0.x."""
+    numbers = [int(part) for part in hloc_version.split(".")[:2] if part.isdigit()]
+    return numbers < [1, 5]
+
+
+def calibrated_two_view_geometry(pycolmap: ModuleType) -> Callable[..., Any]:
+    """``pycolmap.TwoViewGeometry`` that says CALIBRATED of matches given without a configuration.
+
+    hloc writes its verified matches without saying of what kind their geometry is (UNDEFINED), and
+    triangulation in pycolmap 4 passes over such pairs: the map comes out empty, without a word.
+    hloc verifies them against known poses and intrinsics, so CALIBRATED is what they are.
+    """
+    said = False
+
+    def two_view_geometry(*args: Any, **kwargs: Any) -> Any:
+        nonlocal said
+        geometry = pycolmap.TwoViewGeometry(*args, **kwargs)
+        undefined = pycolmap.TwoViewGeometryConfiguration.UNDEFINED
+        if int(geometry.config) == int(undefined) and len(geometry.inlier_matches) > 0:
+            geometry.config = pycolmap.TwoViewGeometryConfiguration.CALIBRATED
+            if not said and int(pycolmap.__version__.split(".")[0]) >= 4:
+                said = True
+                logger.warning(
+                    "pycolmap %s ignores image pairs as this hloc writes them and would build a map"
+                    " without points; samfeat_hloc marks them as calibrated, so that they count.",
+                    pycolmap.__version__,
+                )
+        return geometry
+
+    return two_view_geometry
+
+
+class TriangulationParser(argparse.ArgumentParser):
+    """A parser for the command line of hloc's triangulation, as that module reads its result.
+
+    It reads ``mapper_options``, which it never declares, and passes ``reference_sfm_model`` on
+    to a function that knows it as ``reference_model``; so on its own it always fails.
+    """
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        if "--mapper_options" not in self._option_string_actions:
+            self.add_argument("--mapper_options", nargs="+", default=[], metavar="KEY=VALUE")
+        options = super().parse_args(*args, **kwargs)
+        if hasattr(options, "reference_sfm_model"):
+            options.reference_model = options.__dict__.pop("reference_sfm_model")
+        return options
+
+
+@contextlib.contextmanager
+def command_line(module: ModuleType) -> Iterator[None]:
+    """Mends that only a module's command line needs, for as long as it runs."""
+    if module.__name__ != "hloc.triangulation" or not hasattr(module, "argparse"):
+        yield
+        return
+    original = module.argparse
+    module.argparse = View(original, {"ArgumentParser": TriangulationParser})  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        module.argparse = original  # type: ignore[attr-defined]
