@@ -37,11 +37,22 @@ def suppress(scores: Tensor, radius: int, threshold: float, *, exact: bool = Fal
     kept = torch.zeros_like(scores, dtype=torch.bool)
     while True:
         peaks = torch.isfinite(left) & (left == local_maximum(left, radius))
+        peaks = first_of_equals(peaks, radius)
         kept |= peaks
         if not exact or not bool(peaks.any()):
             return kept
         near = local_maximum(peaks.to(left.dtype), radius) > 0
         left = left.masked_fill(near, -torch.inf)
+
+
+def first_of_equals(peaks: Tensor, radius: int) -> Tensor:
+    """Of peaks (B, 1, H, W) on one plateau, within ``radius`` of each other, keep the first."""
+    pixels = peaks.shape[-2] * peaks.shape[-1]
+    # Ranks have to be exact numbers: float32 holds whole ones up to 2^24.
+    dtype = torch.float32 if pixels < 2**24 else torch.float64
+    rank = torch.arange(pixels, 0, -1, device=peaks.device, dtype=dtype).view(peaks.shape[-2:])
+    rank = torch.where(peaks, rank, rank.new_tensor(0.0))
+    return peaks & (rank == local_maximum(rank, radius))
 
 
 def clear_border(kept: Tensor, border: int, width: int, height: int) -> Tensor:
@@ -108,23 +119,22 @@ def refine(logits: Tensor, xy: Tensor) -> Tensor:
 
 
 def sample(maps: Tensor, xy: Tensor, width: int, height: int, *, release: bool = False) -> Tensor:
-    """Bilinear samples of a map that covers an image of (width, height) pixels.
+    """Bilinear samples of maps that cover images of (width, height) pixels.
 
     Arguments:
-        maps: (C, h, w), any scale of the image.
-        xy: (N, 2) float, in the image's pixels.
-        width, height: the size that the map covers, padding included.
+        maps: (B, C, h, w), any scale of the images.
+        xy: (B, N, 2) float, in the images' pixels.
+        width, height: the size that the maps cover, padding included.
         release: the public release's positions instead of the true ones: it normalises by
             (size - 1) but samples with ``align_corners=False``.
 
     Returns:
-        (N, C).
+        (B, N, C) float32.
     """
     size = xy.new_tensor([width, height])
     grid = 2 * xy / (size - 1) - 1 if release else (2 * xy + 1) / size - 1
     padding = "zeros" if release else "border"
     found = F.grid_sample(
-        maps[None].float(), grid[None, None], mode="bilinear", padding_mode=padding,
-        align_corners=False,
-    )  # fmt: skip
-    return found[0, :, 0].t()
+        maps.float(), grid[:, None], mode="bilinear", padding_mode=padding, align_corners=False
+    )
+    return found[:, :, 0].transpose(1, 2)

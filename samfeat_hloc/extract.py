@@ -184,9 +184,7 @@ def detect_and_describe(
         maps = model(x)
 
     # The edge map guides the detector: it is added before the sigmoid.
-    edges = F.interpolate(
-        maps.edges.float(), x.shape[-2:], mode="bilinear", align_corners=False
-    )
+    edges = F.interpolate(maps.edges.float(), x.shape[-2:], mode="bilinear", align_corners=False)
     logits = maps.keypoint_logits.float() + edges
     scores = torch.sigmoid(logits)
     # Suppression looks at the logits: the sigmoid of large ones is the same number, a tie.
@@ -197,20 +195,20 @@ def detect_and_describe(
     kept = detection.suppress(ranked, options.nms_radius, threshold, exact=options.official)
     kept = detection.clear_border(kept, options.border, width, height)
 
+    def sampled(dense: Tensor, b: int, keypoints: Tensor) -> Tensor:
+        size = (x.shape[-1], x.shape[-2])
+        return detection.sample(dense[b : b + 1], keypoints[None], *size, release=options.official)[
+            0
+        ]
+
     results = []
     for b in range(image.shape[0]):
         xy, _ = detection.best_points(ranked[b, 0], kept[b, 0], options.max_keypoints)
         point_scores = scores[b, 0, xy[:, 1], xy[:, 0]]
         keypoints = detection.refine(logits[b, 0], xy) if options.subpixel else xy.float()
-        padded_height, padded_width = x.shape[-2:]
-        descriptors = detection.sample(
-            maps.descriptors[b], keypoints, padded_width, padded_height, release=options.official
-        )
-        descriptors = F.normalize(descriptors, dim=1)
+        descriptors = F.normalize(sampled(maps.descriptors, b, keypoints), dim=1)
         if options.descriptor_weighting == "attention":
-            descriptors = descriptors * detection.sample(
-                maps.attention[b], keypoints, padded_width, padded_height, release=options.official
-            )
+            descriptors = descriptors * sampled(maps.attention, b, keypoints)
         results.append(
             {
                 "keypoints": keypoints,
@@ -235,12 +233,18 @@ def resized_shape(height: int, width: int, options: ExtractOptions) -> tuple[int
 
 
 def resize_image(image: np.ndarray, options: ExtractOptions) -> np.ndarray:
-    """Bring an RGB uint8 image (H, W, 3) to the size that the options ask for."""
+    """Bring an RGB uint8 image (H, W, 3) to the size that the options ask for.
+
+    What was resized is float32 in [0, 255]: hloc resizes so, and rounding back to whole values
+    would move most keypoints by hundredths of a pixel. (The release resizes whole values.)
+    """
     height, width = resized_shape(image.shape[0], image.shape[1], options)
     if (height, width) == image.shape[:2]:
         return image
     shrinks = width < image.shape[1] or height < image.shape[0]
     area = shrinks and not options.official
+    if not options.official:
+        image = image.astype(np.float32)
     return cv2.resize(
         image, (width, height), interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR
     )

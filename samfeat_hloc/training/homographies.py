@@ -6,14 +6,14 @@ the top-left pixel at (0, 0)). All functions are batched and run on the tensors'
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass
 class HomographyOptions:
     """How far apart the two views of a photo are.
 
@@ -26,7 +26,7 @@ class HomographyOptions:
     scale: float = 2.0
     perspective: float = 0.17
     shift: float = 0.15
-    zoom: tuple[float, float] = (0.7, 1.2)
+    zoom: list[float] = field(default_factory=lambda: [0.7, 1.2])
 
 
 def uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
@@ -49,7 +49,7 @@ def sample_views(
     batch = len(sizes)
     device = sizes.device
     ratio = options.scale ** uniform((batch,), -1, 1, generator)
-    zoom = uniform((batch,), *options.zoom, generator)
+    zoom = uniform((batch,), options.zoom[0], options.zoom[1], generator)
     # A view much larger than its photo would be mostly empty.
     largest = 1.15 * sizes.amin(dim=1) / side
     centre = sizes * uniform((batch, 2), 0.1, 0.9, generator)

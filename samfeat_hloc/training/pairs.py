@@ -67,7 +67,7 @@ def load_photos(folder: Path, longest: int = 480) -> PhotoSet:
     return PhotoSet(torch.from_numpy(canvases).permute(0, 3, 1, 2), torch.from_numpy(sizes))
 
 
-@dataclass(frozen=True)
+@dataclass
 class PairOptions:
     """What a pair looks like.
 
@@ -145,9 +145,7 @@ def make_pairs(
 
     night = uniform((count, 1, 1, 1), 0, 1, generator) < options.night
     image0 = relight_day(view0, generator)
-    image1 = torch.where(
-        night, relight_night(view1, generator), relight_day(view1, generator)
-    )
+    image1 = torch.where(night, relight_night(view1, generator), relight_day(view1, generator))
     return PairBatch(
         image0, image1,
         splat(corners0, present, side), splat(corners1, present, side), seen0, seen1,
@@ -184,7 +182,7 @@ def _descriptor_points(
     corners: Tensor, present: Tensor, seen: Tensor, count: int, generator: torch.Generator
 ) -> Tensor:
     """``count`` points a pair: a random half of the corners, and random places that are seen."""
-    batch, side, _ = seen.shape
+    side = seen.shape[-1]
     weight = present * uniform(tuple(present.shape), 0.01, 1, generator)
     order = weight.topk(min(count // 2, weight.shape[1]), dim=1).indices
     on_corners = corners.gather(1, order[..., None].expand(-1, -1, 2))

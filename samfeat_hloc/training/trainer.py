@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 from tqdm import tqdm
+from yaml import YAMLError
 
 from .. import __version__, checkpoints
 from ..detection import sample
@@ -30,29 +31,54 @@ from .pairs import PairBatch, PairOptions, load_photos, make_pairs
 from .validation import matching_accuracy
 
 
-@dataclass(frozen=True)
+@dataclass
+class DataOptions:
+    """images: a folder of photos. licence: theirs; it is written into the checkpoint."""
+
+    images: Path = MISSING
+    licence: str = "unknown"
+
+
+@dataclass
+class LoopOptions:
+    """steps of batch pairs each. The learning rate rises over warmup steps and falls linearly to 0
+    over the last share decay of all steps. clip: the largest gradient norm."""
+
+    steps: int = 3000
+    batch: int = 8
+    learning_rate: float = 1e-3
+    warmup: int = 50
+    decay: float = 0.7
+    clip: float = 5.0
+    seed: int = 1
+    log_every: int = 20
+    save_every: int = 100
+    validate_every: int = 200
+
+
+@dataclass
+class LossWeights:
+    """How much each loss counts; 0 leaves it out."""
+
+    detection: float = 1.0
+    triplet: float = 1.0
+    matching: float = 0.5
+    edge: float = 1.0
+
+
+@dataclass
 class Recipe:
-    """A training recipe: the sections of its YAML file as typed values."""
+    """A training recipe: its YAML file has these sections and keys."""
 
-    images: Path
-    output: Path
-    licence: str
-    steps: int
-    batch: int
-    learning_rate: float
-    warmup: int
-    decay: float
-    clip: float
-    seed: int
-    log_every: int
-    save_every: int
-    validate_every: int
-    weights: dict[str, float]
-    pairs: PairOptions
-    homographies: HomographyOptions
+    output: Path = MISSING
+    data: DataOptions = field(default_factory=DataOptions)
+    train: LoopOptions = field(default_factory=LoopOptions)
+    losses: LossWeights = field(default_factory=LossWeights)
+    pairs: PairOptions = field(default_factory=PairOptions)
+    homographies: HomographyOptions = field(default_factory=HomographyOptions)
 
 
-def read_recipe(path: Path, overrides: list[str]) -> tuple[Recipe, DictConfig]:
+def read_recipe(path: Path, overrides: list[str]) -> Recipe:
     """Read a recipe and apply ``key=value`` overrides.
 
     Raises:
@@ -61,33 +87,17 @@ def read_recipe(path: Path, overrides: list[str]) -> tuple[Recipe, DictConfig]:
     if not path.is_file():
         raise SamfeatError(f"{path}: no such recipe; take one from configs/")
     try:
-        config = OmegaConf.load(path)
-        if not isinstance(config, DictConfig):
-            raise SamfeatError(f"{path}: is not a recipe; take one from configs/ as a start")
-        OmegaConf.set_struct(config, True)
-        config = OmegaConf.merge(config, OmegaConf.from_dotlist(overrides))
-        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        recipe = Recipe(
-            images=Path(plain["data"]["images"]),
-            licence=str(plain["data"]["licence"]),
-            output=Path(plain["output"]),
-            weights={k: float(v) for k, v in plain["losses"].items()},
-            pairs=PairOptions(**plain["pairs"]),
-            homographies=HomographyOptions(
-                **{**plain["homographies"], "zoom": tuple(plain["homographies"]["zoom"])}
-            ),
-            **plain["train"],
+        config = OmegaConf.merge(
+            OmegaConf.structured(Recipe), OmegaConf.load(path), OmegaConf.from_dotlist(overrides)
         )
-    except SamfeatError:
-        raise
-    except (OmegaConfBaseException, KeyError, TypeError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise SamfeatError(f"{path}: {reason}; compare it with the recipes in configs/") from None
-    except Exception as error:  # the YAML library's own errors share no public base class
-        reason = " ".join(str(error).split())
-        raise SamfeatError(f"{path}: is not valid YAML ({reason}); correct it there") from None
-    assert isinstance(config, DictConfig)
-    return recipe, config
+        recipe = OmegaConf.to_object(config)
+    except (OmegaConfBaseException, ValueError, OSError, YAMLError) as error:
+        key = getattr(error, "full_key", None)
+        reason = " ".join(str(getattr(error, "msg", None) or error).split())
+        where = f"{path}: {key}" if key else str(path)
+        raise SamfeatError(f"{where}: {reason}; compare it with the recipes in configs/") from None
+    assert isinstance(recipe, Recipe)
+    return recipe
 
 
 def batch_losses(maps: Maps, batch: PairBatch) -> dict[str, Tensor]:
@@ -97,13 +107,8 @@ def batch_losses(maps: Maps, batch: PairBatch) -> dict[str, Tensor]:
     # Extraction adds the edge map to the logits, so that sum is what has to be right.
     logits = (maps.keypoint_logits.float() + edges)[:, 0]
     points = torch.cat([batch.points0, batch.points1])
-    descriptors = torch.stack(
-        [sample(m, p, side, side) for m, p in zip(maps.descriptors, points, strict=True)]
-    )
-    descriptors = F.normalize(descriptors, dim=-1)
-    attention = torch.stack(
-        [sample(m, p, side, side) for m, p in zip(maps.attention, points, strict=True)]
-    )
+    descriptors = F.normalize(sample(maps.descriptors, points, side, side), dim=-1)
+    attention = sample(maps.attention, points, side, side)
     descriptors0, descriptors1 = descriptors.chunk(2)
     attention0, attention1 = attention.chunk(2)
     return {
@@ -115,21 +120,19 @@ def batch_losses(maps: Maps, batch: PairBatch) -> dict[str, Tensor]:
         "triplet": losses.triplet_loss(
             descriptors0, descriptors1, attention0, attention1, batch.valid, batch.not_search
         ),
-        "matching": losses.matching_loss(
-            descriptors0, descriptors1, batch.valid, batch.not_search
-        ),
+        "matching": losses.matching_loss(descriptors0, descriptors1, batch.valid, batch.not_search),
         "edge": losses.edge_loss(maps.edges, torch.cat([batch.edges0, batch.edges1])),
     }
 
 
-def learning_rate_at(step: int, recipe: Recipe) -> float:
+def learning_rate_at(step: int, loop: LoopOptions) -> float:
     """Linear warm-up, constant, then linear to 0 over the last ``decay`` share of the steps."""
-    warm = min(1.0, (step + 1) / max(recipe.warmup, 1))
-    left = (recipe.steps - step) / max(recipe.decay * recipe.steps, 1)
-    return recipe.learning_rate * min(warm, left, 1.0)
+    warm = (step + 1) / max(loop.warmup, 1)
+    left = (loop.steps - step) / max(loop.decay * loop.steps, 1)
+    return loop.learning_rate * min(warm, left, 1.0)
 
 
-def train(recipe: Recipe, config: DictConfig) -> Path:
+def train(recipe: Recipe) -> Path:
     """Train, or go on where the run folder left off.
 
     Returns:
@@ -139,38 +142,37 @@ def train(recipe: Recipe, config: DictConfig) -> Path:
         SamfeatError: no photos, another recipe's run folder, or a loss that is not a number (the
         batch is saved as ``nan-batch.pt``).
     """
+    loop = recipe.train
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(loop.seed)
     model = SAMFeat().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=loop.learning_rate)
     recipe.output.mkdir(parents=True, exist_ok=True)
     start, seconds = _resume(recipe, model, optimizer, device)
 
-    photos, held_back = load_photos(recipe.images).split()
+    photos, held_back = load_photos(recipe.data.images).split()
     fixed = torch.Generator(device).manual_seed(2024)
     validation = make_pairs(held_back, 32, recipe.pairs, recipe.homographies, fixed)
-    OmegaConf.save(config, recipe.output / "config.yaml")
+    OmegaConf.save(OmegaConf.structured(recipe), recipe.output / "config.yaml")
 
     generator = torch.Generator(device)
     bfloat16 = fast_bfloat16(device)
     began = time.monotonic() - seconds
     with (recipe.output / "log.jsonl").open("a") as log, tqdm(
-        total=recipe.steps, initial=start, desc="train", unit="step", mininterval=2
+        total=loop.steps, initial=start, desc="train", unit="step", mininterval=2
     ) as bar:  # fmt: skip
-        for step in range(start, recipe.steps):
+        for step in range(start, loop.steps):
             # Data depends on the step alone, so a resumed run sees what it would have seen.
-            generator.manual_seed(recipe.seed * 1_000_003 + step)
-            batch = make_pairs(
-                photos, recipe.batch, recipe.pairs, recipe.homographies, generator
-            )
+            generator.manual_seed(loop.seed * 1_000_003 + step)
+            batch = make_pairs(photos, loop.batch, recipe.pairs, recipe.homographies, generator)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate_at(step, recipe)
+                group["lr"] = learning_rate_at(step, loop)
             images = torch.cat([batch.image0, batch.image1]) * 2 - 1
             images = images.contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                 maps = model(images)
             parts = batch_losses(maps, batch)
-            loss = torch.stack([recipe.weights[k] * v for k, v in parts.items()]).sum()
+            loss = torch.stack([getattr(recipe.losses, k) * v for k, v in parts.items()]).sum()
             if not torch.isfinite(loss):
                 torch.save(
                     {f.name: getattr(batch, f.name).cpu() for f in fields(batch)},
@@ -182,17 +184,17 @@ def train(recipe: Recipe, config: DictConfig) -> Path:
                 )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), loop.clip)
             optimizer.step()
 
             done = step + 1
             bar.update()
             entry: dict[str, Any] = {}
-            if done % recipe.log_every == 0:
+            if done % loop.log_every == 0:
                 entry = {k: round(float(v.detach()), 4) for k, v in parts.items()}
                 entry["gradient"] = round(float(norm), 3)
                 bar.set_postfix(entry, refresh=False)
-            if done % recipe.validate_every == 0 or done == recipe.steps:
+            if done % loop.validate_every == 0 or done == loop.steps:
                 model.eval()
                 scores = matching_accuracy(model, validation)
                 entry |= {k: round(v, 4) for k, v in scores.items()}
@@ -202,7 +204,7 @@ def train(recipe: Recipe, config: DictConfig) -> Path:
                 record = {"step": done, "seconds": round(elapsed), **entry}
                 log.write(json.dumps(record) + "\n")
                 log.flush()
-            if done % recipe.save_every == 0 or done == recipe.steps:
+            if done % loop.save_every == 0 or done == loop.steps:
                 _save(recipe, model, optimizer, done, elapsed)
     return recipe.output / "samfeat.safetensors"
 
@@ -210,21 +212,22 @@ def train(recipe: Recipe, config: DictConfig) -> Path:
 def _save(
     recipe: Recipe, model: SAMFeat, optimizer: torch.optim.Adam, step: int, seconds: float
 ) -> None:
+    loop = recipe.train
     state = recipe.output / "state.pt"
     torch.save(
-        {"step": step, "seconds": seconds, "seed": recipe.seed, "model": model.state_dict(),
+        {"step": step, "seconds": seconds, "seed": loop.seed, "model": model.state_dict(),
          "optimizer": optimizer.state_dict()},
         state.with_suffix(".tmp"),
     )  # fmt: skip
     state.with_suffix(".tmp").replace(state)
     training = {
-        "data": f"random homographies of the photos in {recipe.images.name}/",
-        "licence": recipe.licence,
+        "data": f"random homographies of the photos in {recipe.data.images.name}/",
+        "licence": recipe.data.licence,
         "teacher": "none (corners as keypoint labels, image gradients as edges)",
         "steps": step,
-        "pairs": step * recipe.batch,
+        "pairs": step * loop.batch,
         "seconds": round(seconds),
-        "seed": recipe.seed,
+        "seed": loop.seed,
         "version": __version__,
     }
     path = recipe.output / "samfeat.safetensors"
@@ -234,14 +237,14 @@ def _save(
 def _resume(
     recipe: Recipe, model: SAMFeat, optimizer: torch.optim.Adam, device: torch.device
 ) -> tuple[int, float]:
+    loop = recipe.train
     path = recipe.output / "state.pt"
     if not path.exists():
         return 0, 0.0
     state = torch.load(path, map_location=device, weights_only=True)
-    if state["seed"] != recipe.seed:
+    if state["seed"] != loop.seed:
         raise SamfeatError(
-            f"{path}: is of a run with seed {state['seed']}, not {recipe.seed}; choose another"
-            " output"
+            f"{path}: is of a run with seed {state['seed']}, not {loop.seed}; choose another output"
         )
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])

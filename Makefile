@@ -1,0 +1,30 @@
+# `make demo` and `make test` need only Python and make; everything else goes into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python benchmarks/aachen/run.py --demo
+
+test: $(VENV)/.installed-dev lint
+	$(BIN)/python -m pytest --durations=10
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --upgrade pip
+	$(BIN)/pip install -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install -e .[dev]
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,45 @@
+"""The command line ``samfeat``: one command for each stage, and its errors in one line."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import typer
+
+from . import __version__
+from .commands import doctor, localization, stages, submission, training
+from .errors import SamfeatError
+
+app = typer.Typer(
+    help="SAMFeat local features for visual localization with hloc and COLMAP.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for commands in (stages, localization, submission, training, doctor):
+    commands.register(app)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """Run the command line; an error that people can mend is one line and exit code 1."""
+    run(app)
+
+
+def run(command: typer.Typer) -> None:
+    """Run a typer application with logging on standard error and one-line errors."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        command()
+    except SamfeatError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on from here", err=True)
+        sys.exit(130)

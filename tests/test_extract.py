@@ -1,0 +1,185 @@
+"""Extraction: positions, batches, options, and the pieces that it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from samfeat_hloc import detection
+from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.extract import ExtractOptions, extract_batch, resized_shape
+from samfeat_hloc.network import SAMFeat
+from samfeat_hloc.presets import PRESETS
+
+
+@pytest.fixture(scope="module")
+def model() -> SAMFeat:
+    return SAMFeat.from_pretrained()
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    """Random shapes: corners everywhere, at many scales."""
+    rng = np.random.default_rng(3)
+    image = np.full((240, 324, 3), 90, np.uint8)
+    for _ in range(150):
+        x, y = rng.integers(0, [324, 240])
+        w, h = rng.integers(4, 40, 2)
+        colour = tuple(int(c) for c in rng.integers(0, 255, 3))
+        cv2.rectangle(image, (int(x), int(y)), (int(x + w), int(y + h)), colour, -1)
+    return image
+
+
+class Blobs:
+    """A network whose heatmap is known: a quadratic peak at each given place."""
+
+    def __init__(self, places: list[tuple[float, float]]) -> None:
+        self.places = places
+
+    def parameters(self) -> Iterator[Tensor]:
+        yield torch.zeros(1)
+
+    def __call__(self, image: Tensor) -> SimpleNamespace:
+        height, width = image.shape[-2:]
+        y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        logits = torch.full((height, width), -50.0)
+        for px, py in self.places:
+            logits = torch.maximum(logits, 5 - (x - px) ** 2 - (y - py) ** 2)
+        # Descriptors hold their own true position: cell i covers pixels 4i to 4i + 3.
+        quarter_y, quarter_x = torch.meshgrid(
+            torch.arange(height // 4) * 4 + 1.5, torch.arange(width // 4) * 4 + 1.5, indexing="ij"
+        )
+        ones = torch.ones_like(quarter_x) * 100
+        maps = torch.stack([quarter_x, quarter_y, ones]).expand(len(image), -1, -1, -1)
+        return SimpleNamespace(
+            keypoint_logits=logits.expand(len(image), 1, -1, -1),
+            edges=torch.zeros(len(image), 1, height // 4, width // 4),
+            descriptors=maps,
+            attention=torch.full((len(image), 1, height // 4, width // 4), 2.0),
+        )
+
+
+def test_keypoints_are_sub_pixel_and_descriptors_are_sampled_there() -> None:
+    places = [(20.3, 30.6), (50.0, 41.25), (70.75, 10.1)]
+    image = np.zeros((77, 101, 3), np.uint8)  # not a multiple of 16: padded
+    found = extract_batch(Blobs(places), [image], ExtractOptions())[0]
+    order = np.argsort(found["keypoints"][:, 0])
+    np.testing.assert_allclose(found["keypoints"][order], places, atol=1e-3)
+    x, y, scale = found["descriptors"]
+    np.testing.assert_allclose(np.stack([x, y], 1) / scale[:, None] * 100, found["keypoints"],
+                               atol=1e-2)  # fmt: skip
+    np.testing.assert_allclose(np.linalg.norm(found["descriptors"], axis=0), 1, atol=1e-5)
+    weighted = extract_batch(
+        Blobs(places), [image], ExtractOptions(descriptor_weighting="attention")
+    )
+    np.testing.assert_allclose(np.linalg.norm(weighted[0]["descriptors"], axis=0), 2, atol=1e-5)
+
+
+def test_keypoints_come_back_in_the_original_image() -> None:
+    image = np.zeros((100, 160, 3), np.uint8)
+    found = extract_batch(Blobs([(19.5, 24.5)]), [image], ExtractOptions(resize=80))[0]
+    # The point between four pixels of the half-size image lies between four of the original.
+    np.testing.assert_allclose(found["keypoints"], [[39.5, 49.5]], atol=1e-3)
+    assert found["image_size"].tolist() == [160, 100]
+
+
+def test_border_limit_and_threshold() -> None:
+    places = [(2.0, 30.0), (98.0, 30.0), (40.0, 30.0), (60.0, 74.5)]
+    image = np.zeros((77, 101, 3), np.uint8)
+    network = Blobs(places)
+    assert len(extract_batch(network, [image], ExtractOptions(border=0))[0]["keypoints"]) == 4
+    inner = extract_batch(network, [image], ExtractOptions(border=4))[0]["keypoints"]
+    np.testing.assert_allclose(inner, [[40, 30]], atol=1e-3)
+    assert (
+        len(
+            extract_batch(network, [image], ExtractOptions(max_keypoints=2, border=0))[0][
+                "keypoints"
+            ]
+        )
+        == 2
+    )
+    none = extract_batch(network, [image], ExtractOptions(detection_threshold=0.999))[0]
+    assert none["keypoints"].shape == (0, 2)
+    assert none["descriptors"].shape == (3, 0)
+
+
+def test_a_batch_equals_its_images_one_by_one(model: SAMFeat, photo: np.ndarray) -> None:
+    images = [photo, photo[:, ::-1].copy(), photo[:200, :300].copy()]
+    options = {"precision": "float32", "max_keypoints": 200}
+    together = model.extract(images, **options)
+    for image, found in zip(images, together, strict=True):
+        alone = model.extract(image, **options)
+        assert len(found["keypoints"]) == 200
+        distance = torch.cdist(found["keypoints"], alone["keypoints"]).amin(1)
+        assert (distance < 0.2).float().mean() > 0.95
+
+
+def test_accepted_image_forms(model: SAMFeat, photo: np.ndarray, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "photo.png"
+    cv2.imwrite(str(path), photo[..., ::-1])
+    tensor = torch.from_numpy(photo).permute(2, 0, 1) / 255
+    expected = model.extract(photo)["keypoints"]
+    for form in (path, str(path), tensor):
+        assert torch.equal(model.extract(form)["keypoints"], expected)
+    assert len(model.extract(photo[..., 0])["keypoints"]) > 0
+    for wrong in (photo.astype(np.float64), photo[..., :2], np.zeros((0, 3, 3), np.uint8)):
+        with pytest.raises(SamfeatError, match="image:"):
+            model.extract(wrong)
+
+
+def test_an_empty_wall_has_no_keypoints_and_is_no_error(model: SAMFeat) -> None:
+    found = model.extract(np.zeros((64, 64, 3), np.uint8), detection_threshold=0.5)
+    assert found["keypoints"].shape == (0, 2)
+    assert found["descriptors"].shape == (128, 0)
+
+
+def test_tiny_images(model: SAMFeat) -> None:
+    for shape in ((1, 1, 3), (3, 500, 3), (17, 5, 3)):
+        found = model.extract(np.full(shape, 100, np.uint8))
+        assert found["keypoints"].shape[1] == 2
+
+
+def test_options_are_checked(model: SAMFeat) -> None:
+    bad = {"resize": 0, "max_keypoints": 0, "detection_threshold": 1.5, "nms_radius": -1,
+           "border": -1, "descriptor_weighting": "none", "precision": "int8"}  # fmt: skip
+    for name, value in bad.items():
+        with pytest.raises(SamfeatError, match=name):
+            ExtractOptions.from_keywords({name: value})
+    with pytest.raises(SamfeatError, match="no such extraction option"):
+        model.extract(np.zeros((32, 32, 3), np.uint8), keypoints=3)
+    with pytest.raises(SamfeatError, match="resize_force"):
+        ExtractOptions(resize_force=True)
+
+
+def test_resizing_as_hloc_and_as_the_release() -> None:
+    assert resized_shape(768, 1536, ExtractOptions(resize=1024)) == (512, 1024)
+    assert resized_shape(300, 400, ExtractOptions(resize=1024)) == (300, 400)
+    assert resized_shape(300, 400, PRESETS["samfeat_max"]) == (1200, 1600)
+    assert resized_shape(233, 310, PRESETS["samfeat_official"]) == (240, 304)
+
+
+def greedy(scores: np.ndarray, radius: int, threshold: float) -> set[tuple[int, int]]:
+    """Best point first, each removing its square: the textbook loop."""
+    left = np.where(scores >= threshold, scores, -np.inf)
+    kept = set()
+    while np.isfinite(left).any():
+        y, x = np.unravel_index(np.argmax(left), left.shape)
+        kept.add((int(x), int(y)))
+        left[max(y - radius, 0) : y + radius + 1, max(x - radius, 0) : x + radius + 1] = -np.inf
+    return kept
+
+
+@pytest.mark.parametrize("radius", [0, 1, 3])
+def test_exact_suppression_is_the_greedy_one(radius: int) -> None:
+    scores = np.random.default_rng(radius).random((40, 53)).astype(np.float32)
+    kept = detection.suppress(torch.from_numpy(scores)[None, None], radius, 0.3, exact=True)[0, 0]
+    points = {(int(x), int(y)) for y, x in torch.nonzero(kept)}
+    assert points == greedy(scores, radius, 0.3)
+    peaks = detection.suppress(torch.from_numpy(scores)[None, None], radius, 0.3)[0, 0]
+    assert bool((peaks <= kept).all())

@@ -1,0 +1,144 @@
+"""The network against the public release's outputs, and its checkpoints."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from samfeat_hloc import checkpoints
+from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.network import SAMFeat
+
+
+@pytest.fixture(scope="module")
+def reference(shared: Path) -> Path:
+    return shared / "reference" / "samfeat_official"
+
+
+@pytest.fixture(scope="module")
+def release(reference: Path) -> SAMFeat:
+    return SAMFeat.from_pretrained(reference / "state_dict.pt", official=True, device="cpu")
+
+
+def test_maps_equal_the_releases(release: SAMFeat, reference: Path) -> None:
+    image = np.array(Image.open(reference / "image.png"))
+    batch = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255 * 2 - 1
+    with torch.inference_mode():
+        maps = release(batch)
+    expected = np.load(reference / "outputs.npz")
+    found = {
+        "heatmap": maps.keypoint_logits,
+        "descriptor": maps.descriptors[:, :, ::4, ::4],
+        "attention": maps.attention,
+        "distill": maps.distillation[:, ::8],
+        "edge": maps.edges,
+    }
+    for name, value in found.items():
+        np.testing.assert_allclose(value.numpy(), expected[name], atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(("prefix", "height", "width"), [("", 240, 320), ("odd_", 233, 310)])
+def test_extraction_equals_the_releases(
+    release: SAMFeat, reference: Path, prefix: str, height: int, width: int
+) -> None:
+    image = np.array(Image.open(reference / "image.png"))[:height, :width]
+    found = release.extract(image, official=True)
+    expected = np.load(reference / "outputs.npz")
+    np.testing.assert_allclose(found["keypoints"], expected[prefix + "keypoints"], atol=1e-4)
+    np.testing.assert_allclose(found["keypoint_scores"], expected[prefix + "scores"], atol=1e-4)
+    descriptors = found["descriptors"].numpy().T[:200]
+    np.testing.assert_allclose(descriptors, expected[prefix + "descriptors"], atol=1e-4)
+
+
+def test_release_names_its_digest_and_what_it_does_not_use(
+    reference: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints.read_release(reference / "state_dict.pt")
+    digest = checkpoints.file_sha256(reference / "state_dict.pt")
+    assert digest in caplog.text
+    assert "conv_det.weight" in caplog.text
+    with pytest.raises(SamfeatError, match="SHA-256"):
+        checkpoints.read_release(reference / "state_dict.pt", sha256="0" * 64)
+
+
+def test_release_file_is_refused_unless_asked_for(reference: Path) -> None:
+    with pytest.raises(SamfeatError, match="official=True"):
+        SAMFeat.from_pretrained(reference / "state_dict.pt")
+
+
+class Code:
+    """Unpickled carelessly, this would run a command."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (exec, ("raise SystemExit('code of a checkpoint ran')",))
+
+
+def test_code_in_a_release_file_never_runs(tmp_path: Path) -> None:
+    path = tmp_path / "evil.pt"
+    torch.save({"conv1a.weight": Code()}, path)
+    with pytest.raises(SamfeatError, match="not a plain state dict"):
+        SAMFeat.from_pretrained(path, official=True)
+    path.write_bytes(pickle.dumps(Code()))
+    with pytest.raises(SamfeatError, match="not a plain state dict"):
+        SAMFeat.from_pretrained(path, official=True)
+
+
+def test_checkpoint_keeps_weights_and_metadata(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = SAMFeat()
+    path = tmp_path / "weights.safetensors"
+    checkpoints.write_checkpoint(
+        path, model.state_dict(), model.config, {"teacher": "none", "steps": 3}, dtype=torch.float32
+    )
+    loaded = SAMFeat.from_pretrained(path, device="cpu")
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name])
+    assert loaded.metadata["teacher"] == "none"
+    assert loaded.metadata["steps"] == 3
+    assert "date" in loaded.metadata
+    assert loaded.weights_sha256 == checkpoints.file_sha256(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_network_without_edge_attention(tmp_path: Path) -> None:
+    model = SAMFeat(edge_attention=False)
+    path = tmp_path / "weights.safetensors"
+    checkpoints.write_checkpoint(path, model.state_dict(), model.config, {})
+    assert SAMFeat.from_pretrained(path).edge_attention is None
+
+
+def test_damaged_and_foreign_checkpoints(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    whole = tmp_path / "whole.safetensors"
+    checkpoints.write_checkpoint(whole, SAMFeat().state_dict(), {"edge_attention": True}, {})
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(whole.read_bytes()[:-1000])
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"x": torch.zeros(3)}, foreign)
+    text = tmp_path / "text.safetensors"
+    text.write_text("hello")
+    partial = tmp_path / "partial.safetensors"
+    checkpoints.write_checkpoint(partial, {"edge.bias": torch.zeros(1)}, {}, {})
+    absurd = {name: value * torch.nan for name, value in SAMFeat().state_dict().items()}
+    nan = tmp_path / "nan.safetensors"
+    checkpoints.write_checkpoint(nan, absurd, {}, {})
+    unreadable = {tmp_path / "absent.safetensors": "cannot be read", tmp_path: "cannot be read"}
+    damaged = {cut: "complete", text: "complete", nan: "NaN", partial: "lacks", foreign: "format"}
+    cases = unreadable | damaged
+    for path, reason in cases.items():
+        with pytest.raises(SamfeatError, match=reason) as raised:
+            SAMFeat.from_pretrained(path)
+        assert str(path) in str(raised.value)
+        assert "\n" not in str(raised.value)
+
+
+def test_the_shipped_checkpoint_says_where_it_comes_from() -> None:
+    model = SAMFeat.from_pretrained()
+    assert {"data", "licence", "teacher", "steps", "date"} <= set(model.metadata)
+    assert checkpoints.SHIPPED.stat().st_size < 8e6

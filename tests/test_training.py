@@ -1,0 +1,205 @@
+"""Training: losses against the public release's values, exact pairs, a run that resumes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.network import SAMFeat
+from samfeat_hloc.training import corners, losses
+from samfeat_hloc.training.homographies import (
+    HomographyOptions,
+    homography_from_points,
+    pixel_grid,
+    transform,
+    warp,
+)
+from samfeat_hloc.training.pairs import PairOptions, PhotoSet, make_pairs
+from samfeat_hloc.training.trainer import learning_rate_at, read_recipe, train
+
+RECIPE = Path(__file__).parents[1] / "configs" / "homographies.yaml"
+
+
+def test_losses_equal_the_releases(shared: Path) -> None:
+    folder = shared / "reference" / "samfeat_official"
+    given = {k: torch.from_numpy(v) for k, v in np.load(folder / "losses_inputs.npz").items()}
+    expected = json.loads((folder / "losses_values.json").read_text())
+    triplet = losses.triplet_loss(
+        given["desc0"], given["desc1"], given["att0"], given["att1"], given["valid"],
+        given["not_search"],
+    )  # fmt: skip
+    detection = losses.detection_loss(given["det_logits"], given["det_gt"], given["det_mask"])
+    edge = losses.edge_loss(given["edge_pred"], given["edge_gt"] / 255)
+    assert triplet.item() == pytest.approx(expected["descriptor_T14"], abs=1e-4)
+    assert detection.item() == pytest.approx(expected["detection_w200"], abs=1e-4)
+    assert edge.item() == pytest.approx(expected["edge"], abs=1e-4)
+
+
+def test_matching_loss_by_hand() -> None:
+    # Two pairs of two points, all orthogonal but one that is confused across images.
+    descriptors = torch.eye(4).view(2, 2, 4)
+    everything = torch.ones(2, 2)
+    diagonal = torch.eye(2).expand(2, 2, 2)
+    loss = losses.matching_loss(descriptors, descriptors, everything, diagonal, temperature=1.0)
+    e = float(np.e)
+    assert loss.item() == pytest.approx(-np.log(e / (e + 3)), abs=1e-5)
+    # A point that is not valid is nobody's negative and has no loss.
+    valid = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
+    loss = losses.matching_loss(descriptors, descriptors, valid, diagonal, temperature=1.0)
+    assert loss.item() == pytest.approx(-np.log(e / (e + 2)), abs=1e-5)
+    # Neighbours within the not-search radius are no negatives either.
+    all_near = torch.ones(2, 2, 2)
+    loss = losses.matching_loss(descriptors, descriptors, everything, all_near, temperature=1.0)
+    assert loss.item() == pytest.approx(-np.log(e / (e + 2)), abs=1e-5)
+
+
+def test_homography_from_points_is_opencvs() -> None:
+    rng = np.random.default_rng(0)
+    source = np.array([[0, 0], [99, 0], [99, 99], [0, 99]], np.float32)
+    target = source + rng.uniform(-20, 20, (4, 2)).astype(np.float32)
+    expected = cv2.getPerspectiveTransform(source, target)
+    found = homography_from_points(torch.from_numpy(source)[None], torch.from_numpy(target)[None])
+    np.testing.assert_allclose(found[0].numpy(), expected, atol=1e-4)
+
+
+def test_warp_shows_what_the_matrix_says() -> None:
+    ramp = pixel_grid(64, 80).view(64, 80, 2).permute(2, 0, 1)  # a pixel holds its own xy
+    photo = torch.cat([ramp, torch.zeros(1, 64, 80)])[None]
+    matrix = torch.tensor([[[0.9, 0.1, 5.0], [-0.1, 0.8, 9.0], [0.0005, 0.0, 1.0]]])
+    view, inside = warp(photo, torch.tensor([[80.0, 64.0]]), matrix, 48)
+    expected = transform(matrix, pixel_grid(48, 48)[None])[0].T.view(2, 48, 48)
+    seen = inside[0] > 0
+    assert seen.float().mean() > 0.5
+    assert float((view[0, :2] - expected).abs()[:, seen].max()) < 0.02
+
+
+@pytest.fixture(scope="module")
+def photos() -> PhotoSet:
+    """Random textures with hard edges, of different sizes."""
+    rng = np.random.default_rng(1)
+    canvases = np.zeros((4, 240, 240, 3), np.uint8)
+    sizes = np.array([[240, 200], [210, 240], [240, 240], [220, 220]])
+    for canvas, (width, height) in zip(canvases, sizes, strict=True):
+        for _ in range(120):
+            x, y = (int(v) for v in rng.integers(0, [width, height]))
+            w, h = (int(v) for v in rng.integers(4, 40, 2))
+            colour = tuple(int(c) for c in rng.integers(0, 255, 3))
+            cv2.rectangle(canvas, (x, y), (x + w, y + h), colour, -1)
+        canvas[height:] = 0
+        canvas[:, width:] = 0
+    return PhotoSet(torch.from_numpy(canvases).permute(0, 3, 1, 2), torch.from_numpy(sizes))
+
+
+def test_pairs_correspond(photos: PhotoSet) -> None:
+    generator = torch.Generator().manual_seed(5)
+    options = PairOptions(crop=96, points=64, keypoints=64, night=0.0)
+    batch = make_pairs(photos, 8, options, HomographyOptions(), generator)
+    assert batch.valid.mean() > 0.9
+    moved = transform(batch.matrix01, batch.points0)
+    assert float(((moved - batch.points1) * batch.valid[..., None]).abs().max()) < 1e-3
+
+    # Corresponding places look alike: relighting changes them far less than another place does.
+    def grey_at(images: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+        grid = (2 * points[:, :, None] + 1) / 96 - 1
+        blurred = corners.gaussian_blur(images.mean(1, keepdim=True), 1.5)
+        found = torch.nn.functional.grid_sample(blurred, grid, align_corners=False)[:, 0, :, 0]
+        return (found - found.mean(1, keepdim=True)) / found.std(1, keepdim=True)
+
+    first, second = grey_at(batch.image0, batch.points0), grey_at(batch.image1, batch.points1)
+    valid = batch.valid > 0
+    right = (first - second)[valid].abs().mean()
+    wrong = (first - second.roll(1, dims=1))[valid].abs().mean()
+    assert right < 0.5 * wrong
+    # Labels lie where both views are seen, in equal number.
+    assert float(batch.labels0.sum()) == pytest.approx(float(batch.labels1.sum()), rel=0.02)
+
+
+def test_labels_keep_the_fraction_of_a_pixel() -> None:
+    labels = corners.splat(torch.tensor([[[10.25, 20.5]]]), torch.ones(1, 1), 40)[0]
+    y, x = torch.nonzero(labels, as_tuple=True)
+    weights = labels[y, x]
+    assert float((x * weights).sum() / weights.sum()) == pytest.approx(10.25)
+    assert float((y * weights).sum() / weights.sum()) == pytest.approx(20.5)
+
+
+@pytest.fixture(scope="module")
+def photo_folder(tmp_path_factory: pytest.TempPathFactory, photos: PhotoSet) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for index in range(26):
+        canvas = photos.canvases[index % 4].permute(1, 2, 0).numpy()
+        cv2.imwrite(str(folder / f"{index:02d}.png"), np.roll(canvas, index * 7, axis=1))
+    return folder
+
+
+def overrides(folder: Path, output: Path, steps: int) -> list[str]:
+    return [
+        f"data.images={folder}", f"output={output}", f"train.steps={steps}", "train.batch=2",
+        "train.log_every=1", "train.save_every=4", "train.validate_every=100", "train.warmup=1",
+        "pairs.crop=64", "pairs.points=32", "pairs.keypoints=32",
+    ]  # fmt: skip
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(photo_folder: Path, tmp_path: Path) -> None:
+    whole = train(read_recipe(RECIPE, overrides(photo_folder, tmp_path / "whole", 8)))
+
+    class Stop(Exception):
+        pass
+
+    def stop_at(step: int):  # type: ignore[no-untyped-def]
+        def wrapped(at: int, loop):  # type: ignore[no-untyped-def]
+            if at == step:
+                raise Stop
+            return learning_rate_at(at, loop)
+
+        return wrapped
+
+    arguments = overrides(photo_folder, tmp_path / "resumed", 8)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+        patch.setattr("samfeat_hloc.training.trainer.learning_rate_at", stop_at(6))
+        train(read_recipe(RECIPE, arguments))
+    resumed = train(read_recipe(RECIPE, arguments))
+    first, second = (SAMFeat.from_pretrained(path).state_dict() for path in (whole, resumed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    records = [json.loads(line) for line in (tmp_path / "whole/log.jsonl").read_text().splitlines()]
+    assert records[-1]["step"] == 8
+    assert "mma@3" in records[-1]
+
+
+def test_the_loss_falls(photo_folder: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(RECIPE, overrides(photo_folder, tmp_path / "run", 30))
+    train(recipe)
+    records = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    first = sum(r["detection"] + r["matching"] for r in records[:5])
+    last = sum(r["detection"] + r["matching"] for r in records[-5:])
+    assert last < 0.9 * first
+
+
+def test_recipes_are_checked_before_the_first_step(photo_folder: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("train: [1, 2\n")
+    cases: list[tuple[Path, list[str], str]] = [
+        (tmp_path / "absent.yaml", [], "no such recipe"),
+        (broken, [], "broken.yaml"),
+        (RECIPE, [], "data.images"),
+        (RECIPE, ["data.images=x", "train.stepz=3"], "stepz"),
+        (RECIPE, ["data.images=x", "train.steps=many"], "steps"),
+    ]
+    for path, extra, reason in cases:
+        with pytest.raises(SamfeatError, match=reason):
+            read_recipe(path, extra)
+    with pytest.raises(SamfeatError, match="nowhere"):
+        train(read_recipe(RECIPE, overrides(tmp_path / "nowhere", tmp_path / "out", 2)))
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(photo_folder: Path, tmp_path: Path) -> None:
+    arguments = [*overrides(photo_folder, tmp_path / "run", 3), "losses.edge=.nan"]
+    with pytest.raises(SamfeatError, match="not a number"):
+        train(read_recipe(RECIPE, arguments))
+    saved = torch.load(tmp_path / "run" / "nan-batch.pt", weights_only=True)
+    assert saved["image0"].shape == (2, 3, 64, 64)
