@@ -1,0 +1,1 @@
+"""Measures of results against ground truth."""
