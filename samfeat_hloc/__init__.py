@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from .hloc_plugin import register
 
+if TYPE_CHECKING:
+    from .network import SAMFeat
+
+__all__ = ["SAMFeat", "__version__", "register"]
 __version__ = "0.1.0"
 
 register(quiet=True)
+
+
+def __getattr__(name: str) -> Any:
+    # torch takes a second to import, which neither hloc's other extractors nor --help should pay.
+    if name == "SAMFeat":
+        from .network import SAMFeat
+
+        return SAMFeat
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
