@@ -211,9 +211,12 @@ def _binary_images(path: Path, cameras: set[int]) -> list[tuple[str, Pose]]:
 def _binary_points(path: Path) -> int:
     with _walk(path) as cursor:
         number = cursor.count(43 + 8)
-        for _ in range(number):
-            cursor.skip(1, 43)
-            cursor.skip(cursor.count(8), 8)
+        track_length, data, at = struct.Struct("<Q").unpack_from, cursor.data, cursor.at
+        for _ in range(number):  # Millions: no calls but this one.
+            at += 43 + 8 + 8 * track_length(data, at + 43)[0]
+            if at > len(data):
+                raise ValueError("it is cut off")
+        cursor.at = at
     return number
 
 
