@@ -44,7 +44,7 @@ def test_a_submission_of_the_town(shared: Path, tmp_path: Path) -> None:
     assert town.ground_truth is not None
     poses = {query.name: town.ground_truth[query.base_name] for query in town.queries}
     path = make(poses, town, tmp_path / "outputs")
-    assert path == tmp_path / "outputs" / "Aachen_v1_1_eval_samfeat.txt"
+    assert path == tmp_path / "outputs" / "Aachen_v1_1_eval_[samfeat].txt"
     assert check(path, town) == []
     lines = path.read_text().splitlines()
     assert [line.split()[0] for line in lines] == [query.base_name for query in town.queries]
@@ -55,7 +55,7 @@ def test_lines_are_base_names_and_unit_quaternions_in_list_order(
     dataset: AachenDataset, poses: dict[str, Pose], tmp_path: Path
 ) -> None:
     path = make(poses, dataset, tmp_path, method="my-method.2")
-    assert path.name == "Aachen_v1_1_eval_my-method.2.txt"
+    assert path.name == "Aachen_v1_1_eval_[my-method.2].txt"
     assert list(read_poses(path)) == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
     values = np.array([line.split()[1:5] for line in path.read_text().splitlines()], float)
     np.testing.assert_allclose(np.linalg.norm(values, axis=1), 1, atol=1e-15)

@@ -16,7 +16,8 @@ from samfeat_hloc.localization.dataset import AachenDataset, Query, base_name
 from samfeat_hloc.localization.poses import Pose, poses_text
 from samfeat_hloc.localization.textlines import parse_number, read_text, write_atomically
 
-FILE_NAME = "Aachen_v1_1_eval_{method}.txt"
+# The brackets are part of the name that the benchmark's own scripts give.
+FILE_NAME = "Aachen_v1_1_eval_[{method}].txt"
 NORM_TOLERANCE = 1e-4
 _METHOD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -42,7 +43,7 @@ def make(
     Args:
         poses: one pose for every query of the dataset, by full query name.
         dataset: whose query lists say what belongs in the file, and in which order.
-        output_dir: where ``Aachen_v1_1_eval_<method>.txt`` goes; made when missing.
+        output_dir: where ``Aachen_v1_1_eval_[<method>].txt`` goes; made when missing.
         method: name of the method for the file name.
 
     Raises:
