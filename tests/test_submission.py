@@ -172,7 +172,7 @@ def test_commands(
         app,
         ["submission", "make", str(tmp_path / "poses.txt"), *options, *outputs],
     )
-    path = tmp_path / "out" / "Aachen_v1_1_eval_mine.txt"
+    path = tmp_path / "out" / "Aachen_v1_1_eval_[mine].txt"
     assert result.exit_code == 0 and result.stdout.strip() == str(path)
 
     result = runner.invoke(app, ["submission", "check", str(path), *options])
