@@ -216,11 +216,12 @@ def _hloc_mapping(version: str) -> list[Finding]:
     both = f"hloc {version} with pycolmap {pycolmap.__version__}"
     if compat.is_legacy(version):
         text = (
-            f"{both}: extraction, pairs and matching work; its mapping and localization were"
-            " written for pycolmap 0.x, so --engine hloc does those two stages natively;"
-            f' for hloc\'s own: pip install --upgrade "hloc @ {HLOC_ADDRESS}"'
+            f"{both}: its mapping and localization were written for pycolmap 0.x, so samfeat_hloc"
+            f' does them; to have hloc do them: pip install --upgrade "hloc @ {HLOC_ADDRESS}"'
         )
-        return [Finding("note", "hloc mapping", text)]
+        findings = [Finding("note", "hloc mapping", text)]
+    else:
+        findings = []
     with tempfile.TemporaryDirectory() as folder:
         try:
             count = trial.hloc_points(Path(folder) / "hloc")
@@ -230,8 +231,10 @@ def _hloc_mapping(version: str) -> list[Finding]:
                 f' pip install --upgrade "hloc @ {HLOC_ADDRESS}"'
             )
             return [Finding("wrong", "hloc mapping", text)]
-        findings = [_mapped("hloc mapping", count)]
-        if count and trial.pycolmap_ignores_undefined(Path(folder) / "pycolmap"):
+        findings.append(_mapped("hloc mapping", count))
+        if not compat.is_legacy(version) and trial.pycolmap_ignores_undefined(
+            Path(folder) / "pycolmap"
+        ):
             text = (
                 f"{both} would build maps without points (pairs of undefined geometry are"
                 " ignored); samfeat_hloc mends it: import samfeat_hloc before you map, or run"

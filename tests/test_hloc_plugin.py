@@ -83,7 +83,9 @@ def hloc_path(request: pytest.FixtureRequest, stand_in: Path) -> list[Path]:
 
 
 def python(*arguments: str, path: list[Path] | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*(path or []), ROOT]))}
+    given = os.environ.get("PYTHONPATH")  # where the real hloc may be
+    folders = [*map(str, path or []), str(ROOT), *([given] if given else [])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
     return subprocess.run(
         [sys.executable, *arguments],
         env=environment,

@@ -54,7 +54,7 @@ _COMPLETE: dict[str, Callable[[ModuleType], None]] = {
     "hloc.match_features": _add_matchers,
     "hloc.triangulation": _mend,
     "hloc.localize_sfm": _mend,
-    "hloc.utils.parsers": _mend,
+    "hloc.utils.database": _mend,  # only v1.4 has it
 }
 
 
@@ -145,7 +145,13 @@ class _CompletingLoader(Loader):
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        self.loader.exec_module(module)
+        if module.__name__ == "hloc.utils.database":
+            from .legacy import numpy_names
+
+            with numpy_names():
+                self.loader.exec_module(module)
+        else:
+            self.loader.exec_module(module)
         _complete(module)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -32,7 +33,19 @@ def mend(module: ModuleType) -> None:
     pycolmap = getattr(module, "pycolmap", None)
     if pycolmap is None or isinstance(pycolmap, View):
         return
-    if module.__name__ == "hloc.triangulation":
+    if is_legacy(sys.modules["hloc"].__version__):
+        from . import legacy
+
+        stages = {"hloc.triangulation": legacy.triangulate, "hloc.localize_sfm": legacy.localize}
+        if module.__name__ in stages and int(pycolmap.__version__.split(".")[0]) >= 3:
+            module.main = stages[module.__name__]  # type: ignore[attr-defined]
+            logger.warning(
+                "%s was written for pycolmap 0.x and cannot work with %s: samfeat_hloc does its"
+                " work. Update hloc to have its own.",
+                module.__name__,
+                pycolmap.__version__,
+            )
+    elif module.__name__ == "hloc.triangulation":
         answers = {"TwoViewGeometry": calibrated_two_view_geometry(pycolmap)}
         module.pycolmap = View(pycolmap, answers)  # type: ignore[attr-defined]
 

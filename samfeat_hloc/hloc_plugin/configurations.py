@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..checkpoints import file_sha256
 from ..extract import ExtractOptions
+from ..network import SAMFeat
 from ..presets import MATCH_DISTANCE_THRESHOLD, PRESETS
 
 MATCHER = "NN-samfeat"
 MATCHER_OFFICIAL = "NN-samfeat_official"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network in memory, given as the ``weights`` of a configuration.
+
+    hloc prints its configurations; the network itself would fill the screen.
+    """
+
+    model: SAMFeat = field(repr=False)
 
 
 def extractor(

@@ -13,13 +13,17 @@ from hloc.utils.base_model import BaseModel
 from torch import Tensor
 
 from samfeat_hloc.extract import ExtractOptions, detect_and_describe, resized_shape
+from samfeat_hloc.hloc_plugin.configurations import Loaded
 from samfeat_hloc.network import SAMFeat as Network
 
 
 class SAMFeat(BaseModel):  # type: ignore[misc]
-    """Configuration: ``weights`` (a file, None for the shipped checkpoint), ``official_weights``
-    (it is a file of the public release), and the fields of
-    :class:`samfeat_hloc.extract.ExtractOptions` except the resizing, which hloc does.
+    """SAMFeat for hloc.
+
+    Configuration: ``weights`` (a file, None for the shipped checkpoint, or a network in memory as
+    :class:`samfeat_hloc.hloc_plugin.configurations.Loaded`), ``official_weights`` (the file is one
+    of the public release), and the fields of :class:`samfeat_hloc.extract.ExtractOptions` except
+    the resizing, which hloc does.
     """
 
     default_conf = {  # noqa: RUF012
@@ -32,9 +36,13 @@ class SAMFeat(BaseModel):  # type: ignore[misc]
     def _init(self, conf: dict[str, Any]) -> None:
         options = {k: v for k, v in conf.items() if k not in SAMFeat.default_conf}
         self.options = ExtractOptions.from_keywords(options)
-        self.net = Network.from_pretrained(
-            conf["weights"], official=conf["official_weights"], device="cpu"
-        )
+        weights = conf["weights"]
+        if isinstance(weights, Loaded):
+            self.net = weights.model
+        else:
+            self.net = Network.from_pretrained(
+                weights, official=conf["official_weights"], device="cpu"
+            )
 
     def _forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
         """(B, 3, H, W) RGB in [0, 1] to keypoints (B, N, 2), keypoint_scores (B, N) and
