@@ -174,8 +174,8 @@ def test_a_failure_of_ours_leaves_hloc_working(stand_in: Path) -> None:
 def test_a_folder_named_hloc_is_not_hloc(tmp_path: Path) -> None:
     (tmp_path / "hloc").mkdir()
     code = """
-        import sys
-        sys.path = [p for p in sys.path if "site-packages" not in p]
+        import pathlib, sys
+        sys.path = [p for p in sys.path if not pathlib.Path(p, "hloc", "__init__.py").exists()]
         from importlib.util import spec_from_file_location, module_from_spec
         import importlib, types
         package = types.ModuleType("samfeat_hloc"); package.__path__ = [sys.argv[1]]

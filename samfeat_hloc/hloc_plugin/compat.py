@@ -33,7 +33,7 @@ def mend(module: ModuleType) -> None:
     pycolmap = getattr(module, "pycolmap", None)
     if pycolmap is None or isinstance(pycolmap, View):
         return
-    if is_legacy(sys.modules["hloc"].__version__):
+    if is_legacy(getattr(sys.modules.get("hloc"), "__version__", "1.5")):
         from . import legacy
 
         stages = {"hloc.triangulation": legacy.triangulate, "hloc.localize_sfm": legacy.localize}

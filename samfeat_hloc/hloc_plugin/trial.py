@@ -90,10 +90,10 @@ def write_scene(folder: Path) -> TrialScene:
 
 def hloc_points(folder: Path) -> int:
     """Map the scene with hloc's triangulation; how many points came out, of ``NUM_POINTS``."""
-    from hloc import triangulation
-
     scene = write_scene(folder)
     with quiet():
+        from hloc import triangulation
+
         reconstruction = triangulation.main(
             folder / "map",
             scene.reference_model,
