@@ -171,6 +171,14 @@ def test_a_resumed_run_is_the_uninterrupted_one(photo_folder: Path, tmp_path: Pa
     assert "mma@3" in records[-1]
 
 
+def test_a_run_can_start_from_a_checkpoint(photo_folder: Path, tmp_path: Path) -> None:
+    first = train(read_recipe(RECIPE, overrides(photo_folder, tmp_path / "first", 2)))
+    arguments = [*overrides(photo_folder, tmp_path / "second", 1), f"start_from={first}"]
+    second = train(read_recipe(RECIPE, [*arguments, "train.learning_rate=0.0"]))
+    states = [SAMFeat.from_pretrained(path).state_dict() for path in (first, second)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
 def test_the_loss_falls(photo_folder: Path, tmp_path: Path) -> None:
     recipe = read_recipe(RECIPE, overrides(photo_folder, tmp_path / "run", 30))
     train(recipe)

@@ -71,6 +71,7 @@ class Recipe:
     """A training recipe: its YAML file has these sections and keys."""
 
     output: Path = MISSING
+    start_from: Path | None = None  # a checkpoint; None starts from random weights
     data: DataOptions = field(default_factory=DataOptions)
     train: LoopOptions = field(default_factory=LoopOptions)
     losses: LossWeights = field(default_factory=LossWeights)
@@ -145,7 +146,8 @@ def train(recipe: Recipe) -> Path:
     loop = recipe.train
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(loop.seed)
-    model = SAMFeat().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = SAMFeat.from_pretrained(recipe.start_from).train() if recipe.start_from else SAMFeat()
+    model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(model.parameters(), lr=loop.learning_rate)
     recipe.output.mkdir(parents=True, exist_ok=True)
     start, seconds = _resume(recipe, model, optimizer, device)
@@ -223,6 +225,7 @@ def _save(
     training = {
         "data": f"random homographies of the photos in {recipe.data.images.name}/",
         "licence": recipe.data.licence,
+        "started_from": str(recipe.start_from.name) if recipe.start_from else "random weights",
         "teacher": "none (corners as keypoint labels, image gradients as edges)",
         "steps": step,
         "pairs": step * loop.batch,
