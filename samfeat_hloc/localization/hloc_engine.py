@@ -17,12 +17,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from ..errors import SamfeatError
 from ..extract import ExtractOptions
 from ..hloc_plugin import HLOC_ADDRESS, NOT_INSTALLED, compat, configurations, register
+from ..images import check_name
 from ..network import SAMFeat
 from . import localize as native_localize
 from . import mapping as native_mapping
@@ -67,7 +67,7 @@ def features(
     conf = configurations.extractor("samfeat", options)
     conf["model"]["weights"] = configurations.Loaded(model)
     made_by = _made_by(
-        "features", options.asdict(), {"names": provenance.names_hash(names)}, model.weights_sha256
+        "features", options.asdict(), _images_hash(image_dir, names), model.weights_sha256
     )
     return _extract(conf, image_dir, names, output, made_by, overwrite)
 
@@ -89,9 +89,7 @@ def global_descriptors(
             f"{configuration}: is no global descriptor of this hloc; choose from {', '.join(known)}"
         )
     conf = confs[configuration]
-    made_by = _made_by(
-        "global_descriptors", {"conf": conf}, {"names": provenance.names_hash(names)}
-    )
+    made_by = _made_by("global_descriptors", {"conf": conf}, _images_hash(image_dir, names))
     return _extract(conf, image_dir, names, output, made_by, overwrite)
 
 
@@ -383,16 +381,23 @@ def _extract(
     made_by: dict[str, Any],
     overwrite: bool,
 ) -> Path:
-    for name in names:
-        if not (image_dir / name).is_file():
-            raise SamfeatError(f"{image_dir / name}: no such image; complete the image folder")
-
     def extract(temporary: Path) -> None:
         _hloc("extract_features").main(
             conf, image_dir, image_list=list(names), feature_path=temporary
         )
 
     return hdf5_file(output, made_by, overwrite, extract)
+
+
+def _images_hash(image_dir: Path, names: Sequence[str]) -> dict[str, str]:
+    """The images as an input: names and sizes in bytes, as the native stage has it."""
+    sizes = []
+    for name in names:
+        path = image_dir / check_name(name)
+        if not path.is_file():
+            raise SamfeatError(f"{path}: no such image; complete the image folder")
+        sizes.append(f"{name} {path.stat().st_size} bytes")
+    return {"images": provenance.names_hash(sizes)}
 
 
 def _model_hash(model: Path) -> str:
@@ -406,7 +411,7 @@ def _model_hash(model: Path) -> str:
 
 def _check_counts(features: Path, names: Sequence[str]) -> None:
     """Refuse features whose matches hloc would store as garbage."""
-    with h5py.File(features, "r") as file:
+    with provenance.open_hdf5(features) as file:
         for name in dict.fromkeys(names):
             if f"{name}/keypoints" not in file:
                 raise SamfeatError(f"{features}: no features of {name}; extract them first")
