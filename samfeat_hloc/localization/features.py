@@ -1,0 +1,247 @@
+"""Local features of many images into one file of hloc's format."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from .. import images
+from ..errors import SamfeatError
+from ..extract import ExtractOptions, Network, extract_batch, resized_shape
+from . import provenance
+from .h5store import Group, SegmentWriter
+
+logger = logging.getLogger(__name__)
+
+DETECTION_NOISE = 1.0  # pixels of the resized image, as hloc assumes
+_BATCH_SIZE = {"cpu": 2, "cuda": 8}
+_AHEAD = 2  # batches decoded while one is in the network
+
+
+class Model(Network, Protocol):
+    """A network that knows its weights."""
+
+    weights_sha256: str
+
+
+Extract = Callable[[Model, Sequence[np.ndarray], ExtractOptions], list[dict[str, np.ndarray]]]
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A decoded image, upright, and how it is stored."""
+
+    name: str
+    pixels: np.ndarray
+    orientation: int
+    stored_size: tuple[int, int]  # width, height
+
+
+def main(
+    image_dir: Path,
+    names: Sequence[str],
+    output: Path,
+    *,
+    model: Model,
+    options: ExtractOptions,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+    extract: Extract = extract_batch,
+) -> Path:
+    """Extract features of ``names`` into ``output``.
+
+    A group an image: ``keypoints`` (N, 2) float32 xy in pixels of the stored image (centre of the
+    top-left pixel at (0, 0); attribute ``uncertainty``, pixels), ``keypoint_scores`` (N,) float32,
+    ``descriptors`` (D, N) float16, ``image_size`` (2,) int64 width and height. Photos with an EXIF
+    orientation are turned upright for the network and their keypoints turned back.
+
+    Images that the file already has are kept when the model, the options and the image (by its
+    size in bytes) are the same; new and changed ones are added.
+
+    Arguments:
+        image_dir: folder of the images.
+        names: images relative to it, with ``/``.
+        model: the network, on the device to compute on.
+        options: how to extract.
+        batch_size: images of equal size through the network at once; None for 2 on a CPU, 8 on
+            a GPU.
+        workers: threads that decode images; None for as many as there are processors, at most 8.
+        overwrite: extract all images anew.
+        extract: what turns images into features.
+
+    Raises:
+        SamfeatError: an image that is missing or broken, a name that is not allowed, an output
+            made with another model or other options. What is extracted so far is kept.
+    """
+    names = list(dict.fromkeys(names))
+    if not names:
+        raise SamfeatError(f"{image_dir}: no images to extract from; check the image lists")
+    sources = _sources(image_dir, names)
+    device = next(iter(model.parameters())).device.type
+    if batch_size is None:
+        batch_size = _BATCH_SIZE.get(device, 2)
+    workers = min(8, os.cpu_count() or 1) if workers is None else workers
+    if batch_size < 1 or workers < 1:
+        raise SamfeatError(f"batch_size {batch_size}, workers {workers}: give numbers from 1")
+    made_by = provenance.made_by("features", options.asdict(), {}, model.weights_sha256)
+    with SegmentWriter(output, made_by, overwrite=overwrite, compare_inputs=False) as writer:
+        if writer.is_finished(sources):
+            logger.info("features: %s is there already, skipped", output)
+            return output
+        batches = [
+            batch
+            for batch in _batches(image_dir, names, options, batch_size)
+            if any(writer.done.get(name) != sources[name] for name in batch)
+        ]
+        left = sum(len(batch) for batch in batches)
+        if left < len(names):
+            logger.info("features: %d of %d images are done already", len(names) - left, len(names))
+        empty = []
+        with tqdm(total=left, desc="features", unit="image") as progress:
+            for photos in _decoded(image_dir, batches, workers):
+                groups = _extract(model, photos, options, extract)
+                empty += [name for name, g in groups.items() if len(g.datasets["keypoints"]) == 0]
+                writer.add(
+                    {name: Group(g.datasets, g.attributes, sources[name])
+                     for name, g in groups.items()}
+                )  # fmt: skip
+                progress.update(len(photos))
+        if empty:
+            more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
+            logger.warning(
+                "features: no keypoints in %s%s; nothing can be matched there",
+                ", ".join(empty[:3]),
+                more,
+            )
+        everything = [f"{name} {source}" for name, source in writer.done.items()]
+        inputs = {"images": provenance.names_hash(everything)}
+        return writer.finish(made_by={**made_by, "inputs": inputs})
+
+
+def _sources(image_dir: Path, names: Sequence[str]) -> dict[str, str]:
+    """What stands for each image: its size in bytes. A list of hashes would mean reading all."""
+    sources, missing = {}, []
+    if not image_dir.is_dir():
+        raise SamfeatError(f"{image_dir}: no such image folder; check the path")
+    for name in names:
+        images.check_name(name)
+        path = image_dir / name
+        if path.is_file():
+            sources[name] = f"{path.stat().st_size} bytes"
+        else:
+            missing.append(name)
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise SamfeatError(
+            f"{image_dir}: no image {', '.join(missing[:3])}{more}; "
+            "complete the folder or the image list"
+        )
+    return sources
+
+
+def _batches(
+    image_dir: Path, names: Sequence[str], options: ExtractOptions, batch_size: int
+) -> list[list[str]]:
+    """Images that are equally large once resized, together.
+
+    Batches depend on the whole list alone, not on what is done: the network's rounding can depend
+    on the batch, and a resumed run has to give what an uninterrupted one gives.
+    """
+    open_batches: dict[tuple[int, int], list[str]] = {}
+    batches = []
+    for name in tqdm(names, desc="image sizes", delay=2, leave=False):
+        shape = resized_shape(*_upright_shape(image_dir / name), options)
+        if shape not in open_batches:
+            open_batches[shape] = []
+            batches.append(open_batches[shape])
+        open_batches[shape].append(name)
+        if len(open_batches[shape]) == batch_size:
+            del open_batches[shape]
+    return batches
+
+
+def _upright_shape(path: Path) -> tuple[int, int]:
+    """Height and width of the upright image, from its header."""
+    orientation = images.exif_orientation(path)
+    with Image.open(path) as image:
+        width, height = image.size
+    return (width, height) if orientation >= 5 else (height, width)
+
+
+def _decoded(
+    image_dir: Path, batches: Sequence[Sequence[str]], workers: int
+) -> Iterator[list[Photo]]:
+    """Batches of photos, decoded by threads a few batches ahead."""
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        waiting: deque[list[Future[Photo]]] = deque()
+        try:
+            for batch in batches:
+                waiting.append([pool.submit(_read, image_dir, name) for name in batch])
+                if len(waiting) > _AHEAD:
+                    yield [future.result() for future in waiting.popleft()]
+            while waiting:
+                yield [future.result() for future in waiting.popleft()]
+        finally:
+            for batch_futures in waiting:
+                for future in batch_futures:
+                    future.cancel()
+
+
+def _read(image_dir: Path, name: str) -> Photo:
+    path = image_dir / name
+    stored = images.read_image(path)
+    orientation = images.exif_orientation(path)
+    upright = images.to_upright(stored, orientation) if orientation != 1 else stored
+    return Photo(name, upright, orientation, (stored.shape[1], stored.shape[0]))
+
+
+def _extract(
+    model: Model, photos: Sequence[Photo], options: ExtractOptions, extract: Extract
+) -> dict[str, Group]:
+    try:
+        results = extract(model, [photo.pixels for photo in photos], options)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _out_of_memory(photos) from error
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error):  # torch's allocator on a CPU
+            raise _out_of_memory(photos) from error
+        raise
+    return {
+        photo.name: _group(photo, found, options)
+        for photo, found in zip(photos, results, strict=True)
+    }
+
+
+def _out_of_memory(photos: Sequence[Photo]) -> SamfeatError:
+    return SamfeatError(
+        f"{photos[0].name}: not enough memory for {len(photos)} such images at once; "
+        "lower --batch-size or --resize"
+    )
+
+
+def _group(photo: Photo, found: dict[str, np.ndarray], options: ExtractOptions) -> Group:
+    keypoints = found["keypoints"].astype(np.float32).reshape(-1, 2)
+    if photo.orientation != 1:
+        keypoints = images.keypoints_to_stored(keypoints, photo.orientation, photo.stored_size)
+    height, width = photo.pixels.shape[:2]
+    resized_height, resized_width = resized_shape(height, width, options)
+    scale = (width / resized_width + height / resized_height) / 2
+    datasets: dict[str, np.ndarray] = {
+        "keypoints": keypoints,
+        "keypoint_scores": found["keypoint_scores"].astype(np.float32),
+        "descriptors": found["descriptors"].astype(np.float16),
+        "image_size": np.array(photo.stored_size, dtype=np.int64),
+    }
+    return Group(datasets, {"keypoints": {"uncertainty": DETECTION_NOISE * scale}})

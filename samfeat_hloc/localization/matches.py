@@ -1,0 +1,243 @@
+"""Matches of many pairs of images into one file of hloc's format."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..errors import SamfeatError
+from ..matching import nearest_neighbours
+from . import provenance
+from .h5store import Group, SegmentWriter, group_names
+from .pairs import read_pairs, unique_pairs
+
+logger = logging.getLogger(__name__)
+
+CACHE_BYTES = 1 << 30
+_MOST_VALUES = 1 << 28  # of one image's descriptors: a file that claims more is broken
+
+
+@dataclass(frozen=True)
+class MatchConfig:
+    """How to match.
+
+    mutual: keep a match only where each descriptor is the other's nearest.
+    distance_threshold: least upper bound of the distance ``sqrt(2 - 2 cos)``; None keeps all.
+    ratio_threshold: bound of the nearest's distance over the second nearest's; None keeps all.
+    """
+
+    mutual: bool = True
+    distance_threshold: float | None = None
+    ratio_threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("distance_threshold", "ratio_threshold"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 2:
+                raise SamfeatError(f"{name}: {value!r} is not possible; give a number in (0, 2]")
+
+    def asdict(self) -> dict[str, Any]:
+        """The options as plain values."""
+        return asdict(self)
+
+
+def main(
+    pairs: Path,
+    features: Path,
+    output: Path,
+    *,
+    features_ref: Path | None = None,
+    config: MatchConfig | None = None,
+    device: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Match the pairs of a pairs file into ``output``.
+
+    A group a pair, named as :func:`pair_name` says: ``matches0`` (N0,) int16 (int32 where image
+    1 has more than 32767 keypoints), the index of the keypoint in image 1 or -1, and
+    ``matching_scores0`` (N0,) float16. A pair and its reverse are matched once. Pairs that the
+    file already has are kept when it was made from the same features with the same configuration.
+
+    Arguments:
+        pairs: the pairs file.
+        features: features of the images named first.
+        features_ref: features of the images named second, where they are in another file.
+        config: how to match; None for mutual nearest neighbours without thresholds.
+        device: where to compute; None for a GPU where there is one.
+        overwrite: match all pairs anew.
+
+    Raises:
+        SamfeatError: images without features; descriptors of different length, of another shape
+            or with NaN; an output made from other features or with another configuration.
+    """
+    config = config or MatchConfig()
+    wanted = unique_pairs(read_pairs(pairs))
+    inputs = {"features": provenance.file_hash(features)}
+    if features_ref is not None:
+        inputs["features_ref"] = provenance.file_hash(features_ref)
+    made_by = provenance.made_by("matches", config.asdict(), inputs)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+    with SegmentWriter(output, made_by, overwrite=overwrite) as writer:
+        by_group = {pair_name(*pair): pair for pair in wanted}
+        if len(by_group) < len(wanted):
+            clash = next(pair for pair in wanted if by_group[pair_name(*pair)] != pair)
+            raise SamfeatError(
+                f"{pairs}: two pairs have the same place {pair_name(*clash)} in a match file; "
+                "rename one image"
+            )
+        missing = {
+            group: pair
+            for group, pair in by_group.items()
+            if group not in writer.done and pair_name(pair[1], pair[0]) not in writer.done
+        }
+        if not missing and writer.is_finished(
+            {group: "" for group in by_group if group in writer.done}
+        ):
+            logger.info("matches: %s is there already, skipped", output)
+            return output
+        if len(missing) < len(by_group):
+            done = len(by_group) - len(missing)
+            logger.info("matches: %d of %d pairs are done already", done, len(by_group))
+        with (
+            DescriptorCache(features, device) as cache0,
+            DescriptorCache(features_ref or features, device) as cache1,
+        ):
+            todo = list(missing.values())
+            cache0.check_names((name for name, _ in todo), pairs)
+            cache1.check_names((name for _, name in todo), pairs)
+            reference = cache1 if features_ref is not None else cache0
+            for name0, name1 in tqdm(for_locality(todo), desc="matches", unit="pair"):
+                group = _match(name0, cache0, name1, reference, config)
+                writer.add({pair_name(name0, name1): group})
+        return writer.finish()
+
+
+def pair_name(name0: str, name1: str) -> str:
+    """The group of a pair in hloc's match files."""
+    return f"{name0.replace('/', '-')}/{name1.replace('/', '-')}"
+
+
+def for_locality(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Order pairs so that the images of neighbouring pairs are mostly the same.
+
+    Images are numbered breadth-first over the graph of pairs, from the first on; pairs then go by
+    their later image, as in an elimination of a banded matrix. Depends on the list alone.
+    """
+    neighbours: dict[str, list[str]] = defaultdict(list)
+    for name0, name1 in pairs:
+        neighbours[name0].append(name1)
+        neighbours[name1].append(name0)
+    number: dict[str, int] = {}
+    for start in neighbours:
+        if start in number:
+            continue
+        number[start] = len(number)
+        waiting = deque([start])
+        while waiting:
+            for name in neighbours[waiting.popleft()]:
+                if name not in number:
+                    number[name] = len(number)
+                    waiting.append(name)
+    return sorted(
+        pairs,
+        key=lambda pair: sorted((number[pair[0]], number[pair[1]]), reverse=True),
+    )
+
+
+class DescriptorCache:
+    """Descriptors of a feature file, the most recently used ones kept on the device."""
+
+    def __init__(self, path: Path, device: str, *, limit: int = CACHE_BYTES) -> None:
+        self.path = path
+        self.device = device
+        self.limit = limit
+        self.reads = 0
+        self._bytes = 0
+        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        self._file: h5py.File = provenance.open_hdf5(path)
+
+    def __enter__(self) -> DescriptorCache:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._kept.clear()
+
+    def check_names(self, names: Any, pairs: Path) -> None:
+        """Raise a SamfeatError that names the images without features."""
+        known = set(group_names(self._file, "descriptors"))
+        missing = [name for name in dict.fromkeys(names) if name not in known]
+        if missing:
+            more = f" (and {len(missing) - 3} more)" if len(missing) > 3 else ""
+            raise SamfeatError(
+                f"{pairs}: no features in {self.path} of {', '.join(missing[:3])}{more}; "
+                "extract them first or correct the pairs"
+            )
+
+    def get(self, name: str) -> Tensor:
+        """Descriptors (D, N) float32 on the device."""
+        found = self._kept.get(name)
+        if found is not None:
+            self._kept.move_to_end(name)
+            return found
+        found = self._read(name)
+        self.reads += 1
+        self._kept[name] = found
+        self._bytes += found.numel() * 4
+        while self._bytes > self.limit and len(self._kept) > 2:
+            _, dropped = self._kept.popitem(last=False)
+            self._bytes -= dropped.numel() * 4
+        return found
+
+    def _read(self, name: str) -> Tensor:
+        mend = "extract it again"
+        dataset = self._file[name]["descriptors"]
+        if dataset.ndim != 2 or dataset.size > _MOST_VALUES or dataset.dtype.kind != "f":
+            raise SamfeatError(
+                f"{self.path}: descriptors of {name} are {dataset.dtype} of shape {dataset.shape}"
+                f" where floats (D, N) belong; {mend}"
+            )
+        try:
+            values = dataset[()]
+        except OSError as error:
+            why = " ".join(str(error).split())
+            raise SamfeatError(f"{self.path}: {name} cannot be read ({why}); {mend}") from None
+        if not np.isfinite(values).all():
+            raise SamfeatError(f"{self.path}: descriptors of {name} are not finite; {mend}")
+        return torch.from_numpy(values.astype(np.float32)).to(self.device)
+
+
+def _match(
+    name0: str, cache0: DescriptorCache, name1: str, cache1: DescriptorCache, config: MatchConfig
+) -> Group:
+    descriptors0, descriptors1 = cache0.get(name0), cache1.get(name1)
+    if descriptors0.shape[0] != descriptors1.shape[0]:
+        raise SamfeatError(
+            f"{cache1.path}: descriptors of {name1} have {descriptors1.shape[0]} values, those of "
+            f"{name0} in {cache0.path} {descriptors0.shape[0]}; extract both alike"
+        )
+    matches, scores = nearest_neighbours(
+        descriptors0,
+        descriptors1,
+        mutual=config.mutual,
+        distance_threshold=config.distance_threshold,
+        ratio_threshold=config.ratio_threshold,
+    )
+    small = descriptors1.shape[1] <= np.iinfo(np.int16).max + 1
+    return Group(
+        {
+            "matches0": matches.to(torch.int16 if small else torch.int32).cpu().numpy(),
+            "matching_scores0": scores.half().cpu().numpy(),
+        }
+    )

@@ -1,0 +1,279 @@
+"""Which images to match: pairs from covisibility in a reference model and from retrieval."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+from tqdm import tqdm
+
+from ..errors import SamfeatError
+from ..images import check_name
+from . import provenance
+from .h5store import group_names
+from .map_model import is_model, read_map
+from .textlines import data_lines
+
+logger = logging.getLogger(__name__)
+
+_QUERY_BLOCK = 1024
+_DB_BLOCK = 2048
+
+
+def read_pairs(path: Path) -> list[tuple[str, str]]:
+    """The pairs of a pairs file, "name0 name1" a line, in their order.
+
+    Raises:
+        SamfeatError: a missing or empty file, a line that is not two names (``file:line``), or
+            a name that :func:`samfeat_hloc.images.check_name` refuses.
+    """
+    pairs = []
+    for number, tokens in data_lines(path):
+        if len(tokens) != 2:
+            raise SamfeatError(
+                f"{path}:{number}: {len(tokens)} words where two image names are needed; "
+                "write 'name0 name1' (names have no white space)"
+            )
+        try:
+            pairs.append((check_name(tokens[0]), check_name(tokens[1])))
+        except SamfeatError as error:
+            raise SamfeatError(f"{path}:{number}: {error}") from None
+    if not pairs:
+        raise SamfeatError(f"{path}: there are no pairs in it; make them again")
+    return pairs
+
+
+def unique_pairs(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Each pair once, as it first appears; its reverse counts as the same pair."""
+    seen: dict[frozenset[str], tuple[str, str]] = {}
+    for pair in pairs:
+        seen.setdefault(frozenset(pair), pair)
+    return list(seen.values())
+
+
+def from_covisibility(
+    model: Path, output: Path, *, num_matched: int = 20, overwrite: bool = False
+) -> Path:
+    """Pair every image of a COLMAP model with those that see most of its points.
+
+    Arguments:
+        model: folder of the model, binary or text.
+        output: the pairs file to write.
+        num_matched: at most so many pairs for each image.
+
+    Raises:
+        SamfeatError: no model, a damaged one, or one without points; an output that was made
+            differently.
+    """
+    _check_count(num_matched)
+    if not is_model(model):
+        raise SamfeatError(
+            f"{model}: not a COLMAP model; it needs cameras, images and points3D, .bin or .txt"
+        )
+    images_file = model / "images.bin"
+    if not images_file.is_file():
+        images_file = model / "images.txt"
+    made_by = provenance.made_by(
+        "pairs",
+        {"from": "covisibility", "num_matched": num_matched},
+        {"model": provenance.file_hash(images_file)},
+    )
+    if provenance.is_made(output, made_by, overwrite=overwrite):
+        logger.info("pairs: %s is there already, skipped", output)
+        return output
+    names, seen = _observations(model)
+    pairs = []
+    alone = []
+    for name, neighbours in tqdm(
+        most_covisible(seen, num_matched), total=len(names), desc="covisibility", delay=2
+    ):
+        pairs += [(names[name], names[other]) for other in neighbours]
+        if len(neighbours) == 0:
+            alone.append(names[name])
+    if not pairs:
+        raise SamfeatError(f"{model}: no two images see a common point; take a triangulated model")
+    if alone:
+        logger.warning("%s share no point with another image: %s", len(alone), _some(alone))
+    return _write(output, pairs, made_by)
+
+
+def from_retrieval(
+    descriptors: Path,
+    query_names: Sequence[str],
+    db_names: Sequence[str],
+    output: Path,
+    *,
+    num_matched: int = 50,
+    overwrite: bool = False,
+) -> Path:
+    """Pair every query with the database images of most similar global descriptors.
+
+    As in hloc, similarity is the dot product, an image is not paired with itself, and negative
+    similarities do not count. Of equal similarities the earlier in ``db_names`` comes first.
+
+    Arguments:
+        descriptors: file with a ``global_descriptor`` for each image.
+        query_names, db_names: the images to pair; names may be in both.
+        output: the pairs file to write.
+        num_matched: so many pairs for each query; fewer where the database is smaller.
+
+    Raises:
+        SamfeatError: names without a descriptor, descriptors of different length or with NaN, a
+            query with no similar image; an output that was made differently.
+    """
+    _check_count(num_matched)
+    for what, names in (("query", query_names), ("database image", db_names)):
+        if not names:
+            raise SamfeatError(f"{output}: there is no {what} to pair; check the lists")
+    made_by = provenance.made_by(
+        "pairs",
+        {"from": "retrieval", "num_matched": num_matched},
+        {
+            "descriptors": provenance.file_hash(descriptors),
+            "queries": provenance.names_hash(query_names),
+            "db": provenance.names_hash(db_names),
+        },
+    )
+    if provenance.is_made(output, made_by, overwrite=overwrite):
+        logger.info("pairs: %s is there already, skipped", output)
+        return output
+    queries, database = list(dict.fromkeys(query_names)), list(dict.fromkeys(db_names))
+    with provenance.open_hdf5(descriptors) as file:
+        known = set(group_names(file, "global_descriptor"))
+        missing = [name for name in dict.fromkeys(queries + database) if name not in known]
+        if missing:
+            raise SamfeatError(
+                f"{descriptors}: no global descriptor of {_some(missing)}; "
+                "extract those of all images first"
+            )
+        pairs = [
+            pair
+            for block in range(0, len(queries), _QUERY_BLOCK)
+            for pair in _retrieve(
+                file, queries[block : block + _QUERY_BLOCK], database, num_matched, descriptors
+            )
+        ]
+    found = {query for query, _ in pairs}
+    without = [query for query in queries if query not in found]
+    if without:
+        raise SamfeatError(
+            f"{descriptors}: no database image is similar to {_some(without)}; "
+            "look at these images, or leave them out of the query lists"
+        )
+    return _write(output, pairs, made_by)
+
+
+def most_covisible(
+    seen: Sequence[np.ndarray], num_matched: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """For each image the indices of those that share most points, most first.
+
+    Arguments:
+        seen: for each image the indices of the points it observes, one entry an observation.
+        num_matched: at most so many neighbours.
+    """
+    lengths = np.array([len(points) for points in seen])
+    points = np.concatenate([np.asarray(points) for points in seen])
+    image_of = np.repeat(np.arange(len(seen)), lengths)
+    order = np.argsort(points, kind="stable")
+    observers = image_of[order]  # grouped by point
+    starts = np.concatenate([[0], np.cumsum(np.bincount(points))]).astype(np.int64)
+    for image, own in enumerate(seen):
+        first, count = starts[own], starts[np.asarray(own) + 1] - starts[own]
+        # all ranges [first, first + count) one after the other
+        offsets = np.repeat(first - (np.cumsum(count) - count), count)
+        common = np.bincount(observers[offsets + np.arange(len(offsets))], minlength=len(seen))
+        common[image] = 0
+        best = np.argsort(-common, kind="stable")[:num_matched]
+        yield image, best[common[best] > 0]
+
+
+def _observations(model: Path) -> tuple[list[str], list[np.ndarray]]:
+    """Image names, and the rows of the points that each one sees, in the order of image ids."""
+    if not (model / "images.bin").is_file():
+        import pycolmap
+
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                pycolmap.Reconstruction(model).write_binary(folder)
+            except Exception as error:  # pycolmap raises several types
+                why = " ".join(str(error).split())
+                raise SamfeatError(
+                    f"{model}: cannot be read as a COLMAP model ({why}); copy it again"
+                ) from None
+            content = read_map(Path(folder))
+    else:
+        content = read_map(model)
+    if len(content.point_ids) == 0:
+        raise SamfeatError(f"{model}: the model has no points; triangulate it first")
+    images = sorted(content.images.values(), key=lambda image: image.image_id)
+    return [i.name for i in images], [i.points[i.points >= 0] for i in images]
+
+
+def _retrieve(
+    file: h5py.File, queries: list[str], database: list[str], count: int, path: Path
+) -> list[tuple[str, str]]:
+    """The best ``count`` of the database for each query; the database is streamed in blocks."""
+    wanted = _descriptors(file, queries, path)
+    best = np.full((len(queries), 0), 0, dtype=np.float32)
+    index = np.zeros((len(queries), 0), dtype=np.int64)
+    query_names = np.array(queries)[:, None]
+    for start in tqdm(range(0, len(database), _DB_BLOCK), desc="retrieval", delay=2):
+        names = database[start : start + _DB_BLOCK]
+        block = _descriptors(file, names, path)
+        if block.shape[1] != wanted.shape[1]:
+            raise SamfeatError(
+                f"{path}: descriptors of {block.shape[1]} and of {wanted.shape[1]} values; "
+                "extract all images alike"
+            )
+        similarity = wanted @ block.T
+        similarity[(similarity < 0) | (query_names == np.array(names)[None])] = -np.inf
+        best = np.concatenate([best, similarity], axis=1)
+        here = np.broadcast_to(np.arange(start, start + len(names)), similarity.shape)
+        index = np.concatenate([index, here], axis=1)
+        order = np.argsort(-best, axis=1, kind="stable")[:, :count]
+        best = np.take_along_axis(best, order, axis=1)
+        index = np.take_along_axis(index, order, axis=1)
+    return [
+        (query, database[j])
+        for query, scores, found in zip(queries, best, index, strict=True)
+        for score, j in zip(scores, found, strict=True)
+        if np.isfinite(score)
+    ]
+
+
+def _descriptors(file: h5py.File, names: list[str], path: Path) -> np.ndarray:
+    """(N, D) float32."""
+    rows: list[np.ndarray] = []
+    for name in names:
+        dataset = file[name]["global_descriptor"]
+        if dataset.ndim != 1 or (rows and dataset.shape != rows[0].shape):
+            raise SamfeatError(
+                f"{path}: the global descriptor of {name} has shape {dataset.shape}; "
+                "extract all images alike"
+            )
+        rows.append(dataset[()].astype(np.float32))
+    stacked = np.stack(rows)
+    if not np.isfinite(stacked).all():
+        bad = names[int(np.flatnonzero(~np.isfinite(stacked).all(axis=1))[0])]
+        raise SamfeatError(f"{path}: the global descriptor of {bad} is not finite; extract again")
+    return stacked
+
+
+def _check_count(num_matched: int) -> None:
+    if num_matched < 1:
+        raise SamfeatError(f"num_matched: {num_matched} is not possible; give a number from 1")
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _write(output: Path, pairs: Sequence[tuple[str, str]], made_by: dict) -> Path:
+    logger.info("pairs: %s, %d pairs", output, len(pairs))
+    return provenance.write_text(output, "".join(f"{a} {b}\n" for a, b in pairs), made_by)
