@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# Before anyone imports pycolmap: its version 4.2.1 exports a zlib of its own, which the system's
+# picks up when it is loaded later; the first PNG or .npz written then aborts Python.
+import zlib  # noqa: F401
 from typing import TYPE_CHECKING, Any
 
 from .hloc_plugin import register

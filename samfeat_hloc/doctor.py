@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import logging
 import platform
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -19,6 +21,8 @@ from .errors import SamfeatError
 from .hloc_plugin import HLOC_ADDRESS, hloc_installed, register
 
 Level = Literal["ok", "note", "wrong"]
+# In a process of its own: where pycolmap's zlib and the system's mix, this one dies.
+_COMPRESS = "import pycolmap, zlib; zlib.compress(bytes(1000000))"
 LEAST_PYTHON = (3, 10)
 LEAST_PYCOLMAP = (3, 13)
 
@@ -53,11 +57,16 @@ def examine() -> list[Finding]:
         ("native mapping", _native_mapping),
         ("hloc", _hloc),
     ]
-    for subject, check in checks:
-        try:
-            findings += check()
-        except Exception as error:  # one broken package must not hide what ails the others
-            findings.append(Finding("wrong", subject, f"{type(error).__name__}: {_line(error)}"))
+    logging.disable(logging.WARNING)  # the report is all there is to read
+    try:
+        for subject, check in checks:
+            try:
+                findings += check()
+            except Exception as error:  # one broken package must not hide what ails the others
+                text = f"{type(error).__name__}: {_line(error)}"
+                findings.append(Finding("wrong", subject, text))
+    finally:
+        logging.disable(logging.NOTSET)
     return findings
 
 
@@ -116,7 +125,14 @@ def _pycolmap() -> list[Finding]:
         text = f'{version} is too old; pip install --upgrade "pycolmap>=3.13"'
         return [Finding("wrong", "pycolmap", text)]
     cuda = "with CUDA" if pycolmap.has_cuda else "CPU only"
-    return [Finding("ok", "pycolmap", f"{version}, {cuda}")]
+    findings = [Finding("ok", "pycolmap", f"{version}, {cuda}")]
+    if subprocess.run([sys.executable, "-c", _COMPRESS], capture_output=True).returncode < 0:
+        text = (
+            "Python aborts when it compresses (a PNG, an .npz) after `import pycolmap` as the first"
+            " import; in scripts of your own, import samfeat_hloc or zlib before pycolmap"
+        )
+        findings.append(Finding("note", "pycolmap", text))
+    return findings
 
 
 def _opencv() -> list[Finding]:

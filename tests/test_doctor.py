@@ -62,6 +62,20 @@ def test_tells_of_hloc(findings: list[doctor.Finding]) -> None:
         assert "would build maps without points" in mapping[1]
 
 
+def test_compression_after_pycolmap() -> None:
+    """pycolmap 4.2.1 breaks zlib where it is imported first; with the package it is not."""
+    code = "import samfeat_hloc, pycolmap, zlib; print(len(zlib.compress(bytes(1000000))) > 0)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
@@ -76,7 +90,7 @@ def test_tells_of_hloc(findings: list[doctor.Finding]) -> None:
 )
 def test_what_is_broken_makes_it_fail(broken: str, says: list[str]) -> None:
     code = f"""
-import sys
+import sys, samfeat_hloc
 {broken}
 import typer
 from samfeat_hloc.commands import doctor
