@@ -95,14 +95,36 @@ def read_image(path: Path) -> np.ndarray:
         SamfeatError: missing file, folder, no image, truncated or broken, more than
             ``MAX_PIXELS`` by its header (not decoded then), or 32-bit samples.
     """
+    return read_photo(path)[0]
+
+
+def read_photo(path: Path) -> tuple[np.ndarray, int]:
+    """A photo as ``read_image`` reads it, and its EXIF orientation; decoded once.
+
+    Raises:
+        SamfeatError: as ``read_image``.
+    """
     with _opened(path) as image:
-        orientation = _orientation_of(image) if image.format == "TIFF" else 1
-        image.load()
-        pixels = _as_rgb(image, path)
         # Pillow turns TIFFs (and only those) upright while loading and then drops the tag.
-        if orientation != 1 and _orientation_of(image) == 1:
+        orientation = _orientation_of(image) if image.format == "TIFF" else None
+        image.load()
+        after = _orientation_of(image)
+        if orientation is None:  # a PNG's may come behind the pixels
+            orientation = after
+        pixels = _as_rgb(image, path)
+        if orientation != after:
             pixels = to_upright(pixels, {6: 8, 8: 6}.get(orientation, orientation))
-    return np.ascontiguousarray(pixels)
+    return np.ascontiguousarray(pixels), orientation
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of the stored photo, from its header; nothing is decoded.
+
+    Raises:
+        SamfeatError: no image, or one that claims too many pixels.
+    """
+    with _opened(path) as image:
+        return image.size
 
 
 def exif_orientation(path: Path) -> int:

@@ -13,7 +13,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from .. import images
@@ -162,7 +161,8 @@ def _batches(
     open_batches: dict[tuple[int, int], list[str]] = {}
     batches = []
     for name in tqdm(names, desc="image sizes", delay=2, leave=False):
-        shape = resized_shape(*_upright_shape(image_dir / name), options)
+        width, height = images.image_size(image_dir / name)
+        shape = resized_shape(height, width, options)
         if shape not in open_batches:
             open_batches[shape] = []
             batches.append(open_batches[shape])
@@ -170,14 +170,6 @@ def _batches(
         if len(open_batches[shape]) == batch_size:
             del open_batches[shape]
     return batches
-
-
-def _upright_shape(path: Path) -> tuple[int, int]:
-    """Height and width of the upright image, from its header."""
-    orientation = images.exif_orientation(path)
-    with Image.open(path) as image:
-        width, height = image.size
-    return (width, height) if orientation >= 5 else (height, width)
 
 
 def _decoded(
@@ -200,9 +192,7 @@ def _decoded(
 
 
 def _read(image_dir: Path, name: str) -> Photo:
-    path = image_dir / name
-    stored = images.read_image(path)
-    orientation = images.exif_orientation(path)
+    stored, orientation = images.read_photo(image_dir / name)
     upright = images.to_upright(stored, orientation) if orientation != 1 else stored
     return Photo(name, upright, orientation, (stored.shape[1], stored.shape[0]))
 

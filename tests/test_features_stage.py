@@ -1,0 +1,176 @@
+"""The features stage: hloc's file, any photo, resumed where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_h5store import assert_equal
+
+from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.extract import ExtractOptions, extract_batch
+from samfeat_hloc.localization import features, provenance
+from samfeat_hloc.network import SAMFeat
+
+OPTIONS = ExtractOptions(resize=64, max_keypoints=100, detection_threshold=0.0, precision="float32")
+
+
+@pytest.fixture(scope="module")
+def model() -> SAMFeat:
+    torch.manual_seed(0)
+    return SAMFeat().eval()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Six photos of noise with structure, two sizes, one lying on its side by EXIF."""
+    folder = tmp_path / "images"
+    random = np.random.default_rng(0)
+    for i in range(6):
+        height, width = (120, 160) if i % 2 else (160, 120)
+        coarse = random.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+        photo = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        path = folder / ("db" if i < 4 else "query/day") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        photo.save(path)
+    return folder
+
+
+NAMES = ["db/0.png", "db/1.png", "db/2.png", "db/3.png", "query/day/4.png", "query/day/5.png"]
+
+
+class Counting:
+    """Extraction that says what went through it."""
+
+    def __init__(self, fail_after: int | None = None) -> None:
+        self.sizes: list[int] = []
+        self.fail_after = fail_after
+
+    def __call__(
+        self, model: features.Model, images: Sequence[np.ndarray], options: ExtractOptions
+    ) -> list[dict[str, np.ndarray]]:
+        if self.fail_after is not None and len(self.sizes) >= self.fail_after:
+            raise KeyboardInterrupt
+        assert len({image.shape for image in images}) == 1
+        self.sizes.append(len(images))
+        return extract_batch(model, images, options)
+
+
+def run(photos: Path, output: Path, model: SAMFeat, names: Sequence[str] = NAMES, **more) -> Path:  # type: ignore[no-untyped-def]
+    keywords = {"options": OPTIONS, "batch_size": 2, "workers": 2, **more}
+    return features.main(photos, names, output, model=model, **keywords)
+
+
+def test_file_is_hlocs(photos: Path, tmp_path: Path, model: SAMFeat) -> None:
+    output = run(photos, tmp_path / "f.h5", model)
+    with h5py.File(output) as file:
+        assert set(file) == {"db", "query"} and set(file["query/day"]) == {"4.png", "5.png"}
+        group = file["db/1.png"]
+        count = len(group["keypoints"])
+        assert 0 < count <= 100
+        assert group["keypoints"].dtype == np.float32 and group["keypoints"].shape == (count, 2)
+        assert group["keypoint_scores"].shape == (count,)
+        assert group["descriptors"].shape == (128, count)
+        assert group["descriptors"].dtype == np.float16
+        assert group["image_size"][()].tolist() == [160, 120]
+        assert group["keypoints"].attrs["uncertainty"] == pytest.approx(160 / 64)
+        keypoints = group["keypoints"][()]
+        assert (keypoints >= 0).all() and (keypoints <= [159, 119]).all()
+        expected = extract_batch(model, [photos / "db/1.png"], OPTIONS)[0]
+        assert np.abs(keypoints - expected["keypoints"]).max() < 0.01
+    record = provenance.read_hdf5(output)
+    assert record is not None and record["config"]["resize"] == 64
+    assert record["weights_sha256"] == model.weights_sha256
+
+
+def test_skips_adds_and_redoes(photos: Path, tmp_path: Path, model: SAMFeat) -> None:
+    output, count = tmp_path / "f.h5", Counting()
+    run(photos, output, model, NAMES[:4], extract=count)
+    assert count.sizes == [2, 2]
+    run(photos, output, model, NAMES[:4], extract=count)
+    assert count.sizes == [2, 2]
+    before = provenance.file_hash(output)
+    run(photos, output, model, extract=count)  # two more, of two sizes
+    assert count.sizes == [2, 2, 1, 1] and provenance.file_hash(output) != before
+    Image.new("RGB", (120, 160), (9, 9, 9)).save(photos / "db/0.png")
+    run(photos, output, model, extract=count)  # one has changed; its batch is done again
+    assert count.sizes == [2, 2, 1, 1, 2]
+    with pytest.raises(SamfeatError, match="max_keypoints was 100 and is now 50"):
+        options = ExtractOptions(**{**OPTIONS.asdict(), "max_keypoints": 50})
+        run(photos, output, model, options=options)
+    other = SAMFeat().eval()
+    other.weights_sha256 = "f" * 64
+    with pytest.raises(SamfeatError, match=r"weights_sha256 was .* and is now"):
+        run(photos, output, other)
+    run(photos, output, other, overwrite=True, extract=count)
+    assert sum(count.sizes) == 8 + 6
+
+
+def test_interrupted_run_goes_on(photos: Path, tmp_path: Path, model: SAMFeat) -> None:
+    whole, output = run(photos, tmp_path / "whole.h5", model), tmp_path / "f.h5"
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, output, model, extract=Counting(fail_after=2))
+    assert not output.exists()
+    count = Counting()
+    run(photos, output, model, extract=count)
+    assert len(count.sizes) == 2
+    assert_equal(output, whole)
+
+
+def test_exif_orientation(photos: Path, tmp_path: Path, model: SAMFeat) -> None:
+    """A photo lying on its side has the features of the upright one, in stored pixels."""
+    upright = Image.open(photos / "db/1.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it by 90 degrees clockwise to see it upright
+    upright.transpose(Image.Transpose.ROTATE_90).save(photos / "side.png", exif=exif)
+    output = run(photos, tmp_path / "f.h5", model, ["db/1.png", "side.png"], batch_size=1)
+    with h5py.File(output) as file:
+        expected, found = file["db/1.png/keypoints"][()], file["side.png/keypoints"][()]
+        assert file["side.png/image_size"][()].tolist() == [120, 160]
+        assert np.array_equal(file["db/1.png/descriptors"], file["side.png/descriptors"])
+    turned = np.stack([expected[:, 1], 159 - expected[:, 0]], axis=1)
+    assert np.abs(found - turned).max() < 1e-3
+
+
+def test_image_without_keypoints(
+    photos: Path, tmp_path: Path, model: SAMFeat, caplog: pytest.LogCaptureFixture
+) -> None:
+    def nothing(model, images, options):  # type: ignore[no-untyped-def]
+        found = extract_batch(model, images, options)
+        return [
+            {**f, "keypoints": f["keypoints"][:0], "keypoint_scores": f["keypoint_scores"][:0],
+             "descriptors": f["descriptors"][:, :0]}
+            for f in found
+        ]  # fmt: skip
+
+    output = run(photos, tmp_path / "f.h5", model, NAMES[:1], extract=nothing)
+    assert "no keypoints in db/0.png" in caplog.text
+    with h5py.File(output) as file:
+        assert file["db/0.png/keypoints"].shape == (0, 2)
+        assert file["db/0.png/descriptors"].shape == (128, 0)
+
+
+def test_bad_images(photos: Path, tmp_path: Path, model: SAMFeat) -> None:
+    output = tmp_path / "f.h5"
+    with pytest.raises(SamfeatError, match=r"no image db/7\.png, db/8\.png; complete"):
+        run(photos, output, model, [*NAMES, "db/7.png", "db/8.png"])
+    with pytest.raises(SamfeatError, match="climbs out"):
+        run(photos, output, model, ["../images/db/0.png"])
+    with pytest.raises(SamfeatError, match="no images to extract"):
+        run(photos, output, model, [])
+    with pytest.raises(SamfeatError, match="no such image folder"):
+        run(tmp_path / "absent", output, model)
+    whole = (photos / "query/day/5.png").read_bytes()
+    (photos / "query/day/5.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SamfeatError, match=r"5\.png: the image is truncated"):
+        run(photos, output, model)
+    assert not output.exists()
+    (photos / "query/day/5.png").write_bytes(whole)
+    count = Counting()
+    run(photos, output, model, extract=count)
+    assert sum(count.sizes) == 1  # all but the broken one had been kept
