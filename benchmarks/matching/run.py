@@ -1,0 +1,146 @@
+"""How SAMFeat matches, beside RootSIFT, on any number of folders in HPatches' layout.
+
+    python benchmarks/matching/run.py FOLDER FOLDER --outputs outputs/matching
+    python benchmarks/matching/run.py --photos DIR --seed 0
+
+Mutual nearest neighbours of 2,048 keypoints, longer side at most 1,024 pixels. For each folder and
+each kind of sequence (the letter before the underscore): mean matching accuracy at 1, 3, 5 and 10
+pixels, matches a pair, and the area under the curve of the homography's corner errors. Features
+are kept in the outputs folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from samfeat_hloc.cli import run as run_application
+from samfeat_hloc.commands.evaluation import (
+    FeatureFiles,
+    MaxKeypoints,
+    Methods,
+    Official,
+    Overwrite,
+    Weights,
+    named_files,
+    open_methods,
+)
+from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.evaluation import curves, hpatches, matching
+from samfeat_hloc.evaluation.homography import RANSAC_THRESHOLD
+from samfeat_hloc.evaluation.photo_pairs import make_pairs
+from samfeat_hloc.evaluation.predictions import FeatureFile
+from samfeat_hloc.evaluation.record import measurement
+from samfeat_hloc.localization.textlines import write_atomically
+
+PAPER = "published for the 108 sequences: SAMFeat MMA@3 82.1 (its paper)"
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    folders: Annotated[list[Path] | None, typer.Argument(help="HPatches-layout folders.")] = None,
+    photos: Annotated[
+        Path | None, typer.Option(help="Make illumination, night and viewpoint sets of photos.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the sets made from photos.")] = 0,
+    count: Annotated[int, typer.Option(help="Photos to make sets of.")] = 25,
+    method: Methods = None,
+    features: FeatureFiles = None,
+    weights: Weights = None,
+    official: Official = False,
+    max_keypoints: MaxKeypoints = 2048,
+    resize: Annotated[int, typer.Option(min=0, help="Longer side at most; 0 keeps it.")] = 1024,
+    short_side: Annotated[
+        int, typer.Option(min=0, help="Homographies at this shorter side; 0 for the images'.")
+    ] = 0,
+    outputs: Annotated[Path, typer.Option(help="Folder for all files.")] = Path("outputs/matching"),
+    overwrite: Overwrite = False,
+) -> None:
+    """Measure SAMFeat and RootSIFT, and other features, in one run."""
+    folders = list(folders or [])
+    if photos is not None:
+        made = outputs / f"photos-seed{seed}"
+        folders.append(make_pairs(photos, made, seed=seed, count=count, overwrite=overwrite))
+    if not folders:
+        raise SamfeatError("folders: none given; give folders in HPatches' layout, or --photos DIR")
+    if len({folder.resolve().name for folder in folders}) < len(folders):
+        raise SamfeatError("folders: two have the same name; rename one, or measure them apart")
+    measured: dict[str, list[matching.PairResult]] = {}
+    notes: list[str] = []
+    for folder in folders:
+        for name, results in _measure(
+            folder, outputs / folder.resolve().name, method or ["samfeat", "rootsift"], features,
+            weights, official, max_keypoints or None, resize or None, short_side or None,
+            overwrite, notes,
+        ).items():  # fmt: skip
+            measured.setdefault(name, []).extend(results)
+    comparison = hpatches.Comparison(
+        title="matching accuracy and homographies, in percent",
+        results={
+            name: {k: r for k, r in matching.by_kind(results).items() if k != "all"}
+            for name, results in measured.items()
+        },
+        note="; ".join(dict.fromkeys(notes)),
+    )
+    configuration = {
+        "folders": folders, "photos": photos, "seed": seed, "count": count, "weights": weights,
+        "official": official, "max_keypoints": max_keypoints or None, "resize": resize or None,
+        "features": features, "short_side": short_side or None,
+        "ransac_threshold": RANSAC_THRESHOLD,
+    }  # fmt: skip
+    document: dict[str, Any] = {
+        **comparison.as_json(),
+        "pairs": {name: hpatches.pairs_as_json(results) for name, results in measured.items()},
+        "made_by": measurement(configuration),
+    }
+    typer.echo(comparison.table())
+    write_atomically(outputs / "matching.txt", comparison.table() + "\n")
+    write_atomically(outputs / "matching.json", json.dumps(document, indent=1) + "\n")
+    curves.save(curves.accuracy_figure(comparison), outputs / "matching.png")
+    typer.echo(f"written: {outputs / 'matching.json'}, matching.txt, matching.png")
+
+
+def _measure(
+    folder: Path, outputs: Path, method: list[str], features: list[str] | None,
+    weights: Path | None, official: bool, limit: int | None, resize: int | None,
+    short_side: int | None, overwrite: bool, notes: list[str],
+) -> dict[str, list[matching.PairResult]]:  # fmt: skip
+    """Results of all methods on one folder; kinds are named after the folder and the prefix."""
+    pairs = hpatches.read_pairs(folder)
+    label = folder.resolve().name
+    pairs = [
+        hpatches.Pair(pair.images, f"{label} {pair.kind}", pair.homography, pair.sizes)
+        for pair in pairs
+    ]
+    if not hpatches.missing_sequences(folder):
+        notes.append(PAPER)
+    names = hpatches.image_names(pairs)
+    usable = []
+    for name, path in named_files(features, "--features"):
+        with FeatureFile(path, folder=label) as file:
+            missing = sum(not file.has(image) for image in names)
+        if missing:
+            notes.append(f"{name} left out on {label}: no features of {missing} images")
+        else:
+            usable.append(f"{name}={path}")
+    with contextlib.ExitStack() as stack:
+        methods = open_methods(
+            stack, folder, names, outputs, method=method, features=usable, weights=weights,
+            official=official, limit=limit, resize=resize, overwrite=overwrite,
+        )  # fmt: skip
+        return {
+            name: hpatches.evaluate(
+                pairs, predictions, label=f"{label} {name}", short_side=short_side
+            )
+            for name, predictions in methods.items()
+        }
+
+
+if __name__ == "__main__":
+    run_application(app)

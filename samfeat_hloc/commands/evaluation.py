@@ -1,0 +1,368 @@
+"""``samfeat eval hpatches`` and ``samfeat eval pairs``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import SamfeatError
+from ..localization.textlines import write_atomically
+from .submission import _group
+
+if TYPE_CHECKING:
+    from ..evaluation.predictions import Predictions
+    from ..extract import ExtractOptions
+    from ..network import SAMFeat
+
+METHODS = ("samfeat", "rootsift")
+
+Methods = Annotated[
+    list[str] | None,
+    typer.Option("--method", help="Extract and measure samfeat or rootsift; can be repeated."),
+]
+FeatureFiles = Annotated[
+    list[str] | None,
+    typer.Option("--features", help="FILE.h5 or NAME=FILE.h5: measure a feature file of hloc's."),
+]
+Weights = Annotated[Path | None, typer.Option("--weights", help="Checkpoint; else the shipped.")]
+Official = Annotated[
+    bool, typer.Option("--official", help="--weights is of the public release; extract as it does.")
+]
+MaxKeypoints = Annotated[
+    int, typer.Option("--max-keypoints", min=0, help="The best so many an image; 0 for all.")
+]
+Outputs = Annotated[Path, typer.Option("--outputs", help="Folder for features and figures.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Extract features anew.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application's ``eval`` group."""
+    group = _group(app, "eval", "Measure results against ground truth.")
+    group.command("hpatches")(_hpatches)
+    group.command("pairs")(_pairs)
+
+
+def _hpatches(
+    root: Annotated[Path, typer.Option("--root", help="Folder of the sequences.")],
+    method: Methods = None,
+    features: FeatureFiles = None,
+    npz: Annotated[
+        list[str] | None,
+        typer.Option("--npz", help="NAME of files 1.ppm.NAME beside the images (D2-Net's)."),
+    ] = None,
+    curve: Annotated[
+        list[str] | None,
+        typer.Option("--curve", help="NAME=FILE.npy: add a published curve to table and plot."),
+    ] = None,
+    weights: Weights = None,
+    official: Official = False,
+    max_keypoints: MaxKeypoints = 2048,
+    resize: Annotated[
+        int, typer.Option("--resize", min=0, help="Longer side when extracting; 0 keeps images.")
+    ] = 0,
+    short_side: Annotated[
+        int,
+        typer.Option("--short-side", min=0, help="Homographies at this size; 0 for the images'."),
+    ] = 480,
+    ransac_threshold: Annotated[
+        float, typer.Option("--ransac-threshold", min=0.01, help="Of the homography, in pixels.")
+    ] = 3.0,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Measure on what is there, and say so.")
+    ] = False,
+    outputs: Outputs = Path("outputs/hpatches"),
+    overwrite: Overwrite = False,
+) -> None:
+    """Matching accuracy and homographies on HPatches, for any local features.
+
+    The protocol of D2-Net: 108 sequences, mutual nearest neighbours, mean matching accuracy at 1
+    to 10 pixels of the images as they are. A folder with other sequences needs --partial.
+    """
+    from ..evaluation import curves, hpatches
+    from ..evaluation.matching import by_kind
+    from ..evaluation.published import read_curve
+    from ..evaluation.record import measurement
+
+    if not root.is_dir():
+        raise SamfeatError(f"{root}: no such folder; give the folder of the sequences")
+    missing = hpatches.missing_sequences(root)
+    if missing and not partial:
+        raise SamfeatError(
+            f"{root}: {len(missing)} of the {len(hpatches.SEQUENCES)} sequences are missing: "
+            f"{', '.join(missing)}; complete the folder, or give --partial to measure what is there"
+        )
+    pairs = hpatches.read_pairs(root, skip_incomplete=partial)
+    if not missing:
+        pairs = [pair for pair in pairs if pair.images[0].split("/")[0] in hpatches.SEQUENCES]
+    published = {name: read_curve(path) for name, path in named_files(curve, "--curve")}
+
+    limit = max_keypoints or None
+    notes = []
+    with contextlib.ExitStack() as stack:
+        methods = open_methods(
+            stack, root, hpatches.image_names(pairs), outputs, method=method, features=features,
+            npz=npz, weights=weights, official=official, limit=limit, resize=resize or None,
+            overwrite=overwrite,
+        )  # fmt: skip
+        pairs, note = _with_features(pairs, methods, partial)
+        if missing:
+            sequences = len({pair.images[0].split("/")[0] for pair in pairs})
+            notes.append(
+                f"PARTIAL: {len(pairs)} pairs of {sequences} sequences, not the 540 pairs of the "
+                "108; not comparable with published figures"
+            )
+        notes += [note] if note else []
+        measured = {
+            name: hpatches.evaluate(
+                pairs, predictions, label=name, short_side=short_side or None,
+                ransac_threshold=ransac_threshold,
+            )
+            for name, predictions in methods.items()
+        }  # fmt: skip
+    comparison = hpatches.Comparison(
+        title=f"{'HPatches' if not missing else root.resolve().name}: mean matching accuracy",
+        results={name: by_kind(results) for name, results in measured.items()},
+        published=published,
+        note="; ".join(notes),
+    )
+    configuration = {
+        "root": root, "max_keypoints": limit, "resize": resize or None, "weights": weights,
+        "official": official, "short_side": short_side or None,
+        "ransac_threshold": ransac_threshold, "features": features, "npz": npz, "curves": curve,
+    }  # fmt: skip
+    document = {
+        **comparison.as_json(),
+        "partial": bool(missing),
+        "missing_sequences": missing,
+        "pairs": {name: hpatches.pairs_as_json(results) for name, results in measured.items()},
+        "made_by": measurement(configuration),
+    }
+    typer.echo(comparison.table())
+    write_atomically(outputs / "hpatches.txt", comparison.table() + "\n")
+    write_atomically(outputs / "hpatches.json", json.dumps(document, indent=1) + "\n")
+    picture = curves.save(curves.accuracy_figure(comparison), outputs / "hpatches.png")
+    typer.echo(f"written: {picture}, {picture.with_suffix('.json').name}")
+
+
+def _pairs(
+    pairs: Annotated[
+        Path, typer.Argument(help="name0 name1 rot0 rot1 K0(9) K1(9) T_0to1(16) a line.")
+    ],
+    images: Annotated[Path, typer.Option("--images", help="Folder that the names are below.")],
+    method: Methods = None,
+    features: FeatureFiles = None,
+    weights: Weights = None,
+    official: Official = False,
+    max_keypoints: MaxKeypoints = 2048,
+    resize: Annotated[
+        int, typer.Option("--resize", min=0, help="Longer side when extracting; 0 keeps images.")
+    ] = 1600,
+    estimator: Annotated[
+        str, typer.Option("--estimator", help="poselib or pycolmap; PoseLib where it is installed.")
+    ] = "",
+    ransac_threshold: Annotated[
+        float, typer.Option("--ransac-threshold", min=0.01, help="In pixels.")
+    ] = 1.0,
+    outputs: Outputs = Path("outputs/pairs"),
+    overwrite: Overwrite = False,
+) -> None:
+    """Relative pose of image pairs: AUC at 5, 10 and 20 degrees."""
+    from tqdm import tqdm
+
+    from ..evaluation import relative_pose
+    from ..evaluation.record import measurement
+
+    estimator = estimator or relative_pose.default_estimator()
+    relative_pose.check_estimator(estimator)
+    posed = relative_pose.read_list(pairs)
+    turns: dict[str, int] = {}
+    for pair in posed:
+        for name, turn in zip(pair.names, pair.turns, strict=True):
+            if turns.setdefault(name, turn) != turn:
+                raise SamfeatError(
+                    f"{pairs}: {name} is turned by {turns[name]} and by {turn}; an image has one "
+                    "way to stand upright"
+                )
+    summaries, per_pair = {}, {}
+    with contextlib.ExitStack() as stack:
+        methods = open_methods(
+            stack, images, list(turns), outputs, method=method, features=features,
+            weights=weights, official=official, limit=max_keypoints or None,
+            resize=resize or None, overwrite=overwrite, turns=turns,
+        )  # fmt: skip
+        for name, predictions in methods.items():
+            results = [
+                relative_pose.evaluate_pair(
+                    pair, predictions.read(pair.names[0]), predictions.read(pair.names[1]),
+                    estimator=estimator, threshold=ransac_threshold,
+                )
+                for pair in tqdm(posed, desc=name, unit="pair", delay=2)
+            ]  # fmt: skip
+            summaries[name] = relative_pose.summarize(results)
+            per_pair[name] = [
+                {"names": list(r.names), "matches": r.num_matches, "inliers": r.num_inliers,
+                 "rotation_degrees": _finite(r.rotation_error),
+                 "translation_degrees": _finite(r.translation_error)}
+                for r in results
+            ]  # fmt: skip
+    title = f"{pairs.name}: relative pose of {len(posed)} pairs ({estimator})"
+    configuration = {
+        "pairs": pairs, "images": images, "max_keypoints": max_keypoints or None,
+        "resize": resize or None, "weights": weights, "official": official,
+        "estimator": estimator, "ransac_threshold": ransac_threshold, "features": features,
+    }  # fmt: skip
+    document = {"title": title, "methods": summaries, "pairs": per_pair,
+                "made_by": measurement(configuration)}  # fmt: skip
+    typer.echo(relative_pose.table(summaries, title))
+    write_atomically(outputs / "pairs.json", json.dumps(document, indent=1) + "\n")
+    typer.echo(f"written: {outputs / 'pairs.json'}")
+
+
+def named_files(options: Sequence[str] | None, option: str) -> list[tuple[str, Path]]:
+    """``NAME=FILE`` or ``FILE`` as (name, file); a file without a name has its stem's.
+
+    Raises:
+        SamfeatError: a name twice, or no such file.
+    """
+    found: dict[str, Path] = {}
+    for text in options or []:
+        name, equals, path = text.partition("=")
+        if not equals:
+            name, path = Path(text).stem, text
+        if name in found:
+            raise SamfeatError(f"{option}: '{name}' is given twice; write NAME=FILE with two names")
+        if not name or not Path(path).is_file():
+            raise SamfeatError(f"{option} {text}: no such file; write NAME=FILE")
+        found[name] = Path(path)
+    return list(found.items())
+
+
+def open_methods(
+    stack: contextlib.ExitStack,
+    root: Path,
+    names: Sequence[str],
+    outputs: Path,
+    *,
+    method: Sequence[str] | None = None,
+    features: Sequence[str] | None = None,
+    npz: Sequence[str] | None = None,
+    weights: Path | None = None,
+    official: bool = False,
+    limit: int | None = None,
+    resize: int | None = None,
+    overwrite: bool = False,
+    turns: dict[str, int] | None = None,
+) -> dict[str, Predictions]:
+    """The features to measure, by the name to show; what is not there yet is extracted.
+
+    Features that are made here are kept in ``outputs`` and used again.
+
+    Arguments:
+        stack: closes the files.
+        root, names: the images.
+        method: of :data:`METHODS`; "samfeat" when nothing at all is given.
+        features: ``NAME=FILE`` of feature files. npz: names of D2-Net's files.
+        limit: the best so many keypoints, None for all. resize: longer side, None for the images'.
+        turns: see :func:`samfeat_hloc.evaluation.predictions.make_features`.
+
+    Raises:
+        SamfeatError: unknown methods, missing files, a name twice.
+    """
+    from ..evaluation import predictions
+
+    chosen = list(dict.fromkeys(method or []))
+    if not (chosen or features or npz):
+        chosen = ["samfeat"]
+    for name in chosen:
+        if name not in METHODS:
+            raise SamfeatError(
+                f"--method {name}: unknown; choose from {', '.join(METHODS)}, and give other "
+                "features with --features NAME=FILE"
+            )
+    opened: dict[str, Predictions] = {}
+
+    def add(name: str, found: Any) -> None:
+        if name in opened:
+            raise SamfeatError(f"'{name}' is given twice; write --features OTHERNAME=FILE")
+        opened[name] = found
+
+    files = named_files(features, "--features")
+    for name in chosen:
+        path = outputs / f"features-{name}.h5"
+        if name == "rootsift":
+            most = limit or 100_000
+            predictions.make_features(
+                root, names, path,
+                lambda image, most=most: predictions.extract_rootsift(  # type: ignore[misc]
+                    image, max_keypoints=most, resize=resize
+                ),
+                predictions.rootsift_config(most, resize), turns=turns, overwrite=overwrite,
+            )  # fmt: skip
+        else:
+            _make_samfeat(root, names, path, weights, official, limit, resize, turns, overwrite)
+        add(name, stack.enter_context(predictions.FeatureFile(path)))
+    for name, path in files:
+        add(name, stack.enter_context(
+            predictions.FeatureFile(path, max_keypoints=limit, folder=root.resolve().name)
+        ))  # fmt: skip
+    for name in npz or []:
+        add(name, predictions.NpzFiles(root, name, max_keypoints=limit))
+    return opened
+
+
+def _make_samfeat(
+    root: Path, names: Sequence[str], output: Path, weights: Path | None, official: bool,
+    limit: int | None, resize: int | None, turns: dict[str, int] | None, overwrite: bool,
+) -> None:  # fmt: skip
+    from ..evaluation.predictions import make_features
+    from ..extract import ExtractOptions, extract_batch
+    from ..localization import features
+    from ..network import SAMFeat
+
+    model: SAMFeat = SAMFeat.from_pretrained(weights, official=official)
+    keywords: dict[str, Any] = {"resize": resize, "max_keypoints": limit}
+    options: ExtractOptions = ExtractOptions.from_keywords(
+        {**keywords, "official": True} if official else keywords
+    )
+    if not any((turns or {}).values()):
+        features.main(root, names, output, model=model, options=options, overwrite=overwrite)
+        return
+    make_features(
+        root, names, output, lambda image: extract_batch(model, [image], options)[0],
+        {"method": "samfeat", **options.asdict()}, turns=turns,
+        weights_sha256=model.weights_sha256, overwrite=overwrite,
+    )  # fmt: skip
+
+
+def _with_features(
+    pairs: Sequence[Any], methods: dict[str, Predictions], partial: bool
+) -> tuple[list[Any], str]:
+    """The pairs of which all methods have features, and what to say of the others."""
+    from ..evaluation.hpatches import missing_features
+
+    lacking: set[str] = set()
+    for name, predictions in methods.items():
+        missing = missing_features(pairs, predictions)
+        if missing and not partial:
+            raise SamfeatError(
+                f"{name}: no features of {len(missing)} images ({', '.join(missing[:3])}…); "
+                "extract them (images are named as below --root), or give --partial"
+            )
+        lacking.update(missing)
+    kept = [pair for pair in pairs if not lacking & set(pair.images)]
+    if not kept:
+        raise SamfeatError(
+            f"features: there is no pair of which {', '.join(methods)} all have both images "
+            f"(missing: {', '.join(sorted(lacking)[:3])}…); name images as below --root"
+        )
+    dropped = len(pairs) - len(kept)
+    return kept, f"{dropped} pairs left out, not all methods have features" if dropped else ""
+
+
+def _finite(value: float) -> float | None:
+    return value if value < float("inf") else None

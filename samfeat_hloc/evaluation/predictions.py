@@ -1,0 +1,281 @@
+"""Cached features to evaluate: files of hloc's format, files of D2-Net's protocol, and RootSIFT."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from ..errors import SamfeatError
+from ..extract import ExtractOptions, resize_image
+from ..images import keypoints_to_stored, read_image, to_upright
+from ..localization import provenance
+from ..localization.h5store import Group, SegmentWriter
+from .matching import Features
+
+logger = logging.getLogger(__name__)
+
+_ORIENTATION_OF_TURNS = {0: 1, 1: 8, 2: 3, 3: 6}  # quarter turns counter-clockwise, EXIF's numbers
+
+# Looser than OpenCV's 0.04 and 10, which leave too few keypoints in night photos. With them this
+# is the RootSIFT of the tables that the shipped weights are compared with.
+CONTRAST_THRESHOLD = 0.01
+EDGE_THRESHOLD = 20.0
+
+
+class Predictions(Protocol):
+    """Features of images by name, whoever made them."""
+
+    def has(self, name: str) -> bool: ...
+
+    def read(self, name: str) -> Features: ...
+
+
+class FeatureFile:
+    """A feature file of hloc's format, open for reading; a context manager.
+
+    Arguments:
+        path: the file.
+        max_keypoints: keep the best so many of each image (the file then needs scores).
+        folder: look for "FOLDER/name" where there is no "name".
+
+    Raises:
+        SamfeatError: no such file, or not HDF5.
+    """
+
+    def __init__(self, path: Path, *, max_keypoints: int | None = None, folder: str = "") -> None:
+        self.path = Path(path)
+        self.max_keypoints = max_keypoints
+        self.folder = folder
+        self._file = provenance.open_hdf5(self.path)
+
+    def __enter__(self) -> FeatureFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def has(self, name: str) -> bool:
+        """Whether the file has features of this image."""
+        return self._group(name) is not None
+
+    def read(self, name: str) -> Features:
+        """Features of an image.
+
+        Raises:
+            SamfeatError: it has none, or arrays that do not belong together.
+        """
+        group = self._group(name)
+        if group is None:
+            raise SamfeatError(f"{self.path}: no features of {name}; extract them first")
+        try:
+            group = self._file[group]
+            arrays = {key: np.asarray(group[key][()]) for key in group}
+        except (OSError, KeyError, TypeError) as error:
+            why = " ".join(str(error).split())
+            raise SamfeatError(
+                f"{self.path}: features of {name} cannot be read ({why}); extract them again"
+            ) from None
+        scores = arrays.get("keypoint_scores", arrays.get("scores"))
+        size = arrays.get("image_size")
+        return _checked(
+            arrays.get("keypoints"), arrays.get("descriptors"), scores, size,
+            self.max_keypoints, f"{self.path}: features of {name}",
+        )  # fmt: skip
+
+    def _group(self, name: str) -> str | None:
+        for group in (name, f"{self.folder}/{name}"):
+            if f"{group}/keypoints" in self._file:
+                return group
+        return None
+
+
+class NpzFiles:
+    """Files of D2-Net's protocol beside the images: ``1.ppm.NAME``, written by ``np.savez``.
+
+    They hold ``keypoints`` (N, 2 or more), ``descriptors`` (N, D) and ``scores`` (N,).
+    """
+
+    def __init__(self, root: Path, name: str, *, max_keypoints: int | None = None) -> None:
+        self.root, self.name, self.max_keypoints = Path(root), name, max_keypoints
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file for this image."""
+        return self._path(name).is_file()
+
+    def read(self, name: str) -> Features:
+        """Features of an image.
+
+        Raises:
+            SamfeatError: no such file, not such a file, or arrays that do not belong together.
+        """
+        path = self._path(name)
+        if not path.is_file():
+            raise SamfeatError(f"{path}: no such file; extract the features of {name} first")
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {key: np.asarray(file[key]) for key in file.files}
+        except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile):
+            raise SamfeatError(
+                f"{path}: not an .npz file of plain arrays; extract the features of {name} again"
+            ) from None
+        descriptors = arrays.get("descriptors")
+        if descriptors is not None and descriptors.ndim == 2:
+            descriptors = descriptors.T
+        return _checked(
+            arrays.get("keypoints"), descriptors, arrays.get("scores"), None,
+            self.max_keypoints, str(path),
+        )  # fmt: skip
+
+    def _path(self, name: str) -> Path:
+        return self.root / f"{name}.{self.name}"
+
+
+def _checked(
+    keypoints: np.ndarray | None, descriptors: np.ndarray | None, scores: np.ndarray | None,
+    size: np.ndarray | None, limit: int | None, where: str,
+) -> Features:  # fmt: skip
+    """Arrays of a file as features, the best ``limit`` of them."""
+    if keypoints is None or descriptors is None:
+        raise SamfeatError(f"{where}: they need keypoints and descriptors; extract them again")
+    if keypoints.ndim != 2 or keypoints.shape[1] < 2:
+        if keypoints.size:
+            raise SamfeatError(
+                f"{where}: keypoints of shape {keypoints.shape}; they have to be (N, 2)"
+            )
+        keypoints = np.zeros((0, 2))
+    if descriptors.ndim != 2 or descriptors.shape[1] != len(keypoints):
+        if len(keypoints):
+            raise SamfeatError(
+                f"{where}: {len(keypoints)} keypoints, but descriptors of shape "
+                f"{descriptors.shape}; they have to be one a keypoint"
+            )
+        descriptors = np.zeros((1, 0))
+    xy = keypoints[:, :2].astype(np.float64)
+    descriptors = descriptors.astype(np.float32)
+    if not (np.isfinite(xy).all() and np.isfinite(descriptors).all()):
+        raise SamfeatError(f"{where}: they hold NaN or infinity; extract them again")
+    if limit is not None and len(xy) > limit:
+        if scores is None or scores.reshape(-1).shape[0] != len(xy):
+            raise SamfeatError(
+                f"{where}: no score for each keypoint, so the best {limit} are not known; "
+                "give --max-keypoints 0 for all"
+            )
+        best = np.argsort(-scores.reshape(-1), kind="stable")[:limit]
+        xy, descriptors = xy[best], descriptors[:, best]
+    wh = None if size is None else (int(size.reshape(-1)[0]), int(size.reshape(-1)[1]))
+    return Features(xy, descriptors, wh)
+
+
+def extract_rootsift(
+    image: np.ndarray, *, max_keypoints: int = 2048, resize: int | None = 1024
+) -> dict[str, np.ndarray]:
+    """SIFT of OpenCV with descriptors as in RootSIFT: the square root of their share of the sum.
+
+    Arguments:
+        image: RGB uint8 (H, W, 3).
+        max_keypoints: the best so many (OpenCV may return a few more: equal scores, and points
+            with several orientations).
+        resize: bring the longer side down to so many pixels; None keeps the size.
+
+    Returns:
+        As :func:`samfeat_hloc.extract.extract_batch`, with 128-dimensional unit descriptors.
+    """
+    resized = resize_image(image, ExtractOptions(resize=resize))
+    grey = cv2.cvtColor(np.clip(np.rint(resized), 0, 255).astype(np.uint8), cv2.COLOR_RGB2GRAY)
+    sift = cv2.SIFT_create(  # type: ignore[attr-defined]
+        nfeatures=max_keypoints,
+        contrastThreshold=CONTRAST_THRESHOLD,
+        edgeThreshold=EDGE_THRESHOLD,
+    )
+    points, descriptors = sift.detectAndCompute(grey, None)
+    order = np.argsort([-point.response for point in points], kind="stable").astype(int)
+    scale = np.array(image.shape[1::-1]) / np.array(grey.shape[::-1])
+    xy = np.array([points[i].pt for i in order], dtype=np.float64).reshape(-1, 2)
+    if descriptors is None:
+        descriptors = np.zeros((0, 128), dtype=np.float32)
+    descriptors = np.maximum(descriptors[order], 0)
+    share = descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-12)
+    return {
+        "keypoints": ((xy + 0.5) * scale - 0.5).astype(np.float32),
+        "keypoint_scores": np.array([points[i].response for i in order], dtype=np.float32),
+        "descriptors": np.sqrt(share).T.astype(np.float32),
+        "image_size": np.array(image.shape[1::-1], dtype=np.int64),
+    }
+
+
+def rootsift_config(max_keypoints: int, resize: int | None) -> dict[str, Any]:
+    """Everything that decides what :func:`extract_rootsift` finds."""
+    return {
+        "method": "rootsift", "max_keypoints": max_keypoints, "resize": resize,
+        "contrast_threshold": CONTRAST_THRESHOLD, "edge_threshold": EDGE_THRESHOLD,
+        "opencv": cv2.__version__,
+    }  # fmt: skip
+
+
+def make_features(
+    root: Path,
+    names: Sequence[str],
+    output: Path,
+    extract: Callable[[np.ndarray], dict[str, np.ndarray]],
+    config: Mapping[str, Any],
+    *,
+    turns: Mapping[str, int] | None = None,
+    weights_sha256: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Features of images below ``root``, by any function, in a file of hloc's format.
+
+    What the file has already is kept when it was made so from the same images.
+
+    Arguments:
+        extract: from an RGB uint8 image to the arrays of its group.
+        config: all that decides what ``extract`` finds.
+        turns: quarter turns counter-clockwise that stand an image upright before extraction;
+            keypoints are turned back to the image as it is stored.
+        weights_sha256: of the network that ``extract`` runs, if any.
+
+    Raises:
+        SamfeatError: an image that cannot be read, or a file that was made otherwise.
+    """
+    turns = turns or {}
+    record = provenance.made_by("features-to-evaluate", config, {}, weights_sha256)
+    sources = {
+        name: f"{_size_of(root / name)} bytes, turned {turns.get(name, 0)}"
+        for name in dict.fromkeys(names)
+    }
+    with SegmentWriter(output, record, overwrite=overwrite, compare_inputs=False) as writer:
+        if writer.is_finished(sources):
+            logger.info("features: %s is there already, skipped", output)
+            return output
+        left = [name for name, source in sources.items() if writer.done.get(name) != source]
+        for name in tqdm(left, desc="features", unit="image", delay=2):
+            stored = read_image(root / name)
+            size = (stored.shape[1], stored.shape[0])
+            orientation = _ORIENTATION_OF_TURNS[turns.get(name, 0)]
+            found = dict(extract(to_upright(stored, orientation)))
+            found["keypoints"] = keypoints_to_stored(found["keypoints"], orientation, size)
+            found["image_size"] = np.array(size, dtype=np.int64)
+            writer.add({name: Group(found, {}, sources[name])})
+        everything = [f"{name} {source}" for name, source in writer.done.items()]
+        return writer.finish(
+            made_by={**record, "inputs": {"images": provenance.names_hash(everything)}}
+        )
+
+
+def _size_of(path: Path) -> int:
+    if not path.is_file():
+        raise SamfeatError(f"{path}: no such image; complete the folder")
+    return path.stat().st_size
