@@ -83,6 +83,29 @@ def calibrated_two_view_geometry(pycolmap: ModuleType) -> Callable[..., Any]:
     return two_view_geometry
 
 
+@contextlib.contextmanager
+def corner_origin(triangulation: Any) -> Iterator[None]:
+    """hloc's verification of matches with keypoints where its cameras have them.
+
+    hloc adds the half pixel between its origin and COLMAP's to what it writes to the database, but
+    not to what it verifies against the known poses (and there alone it asks for the uncertainty).
+    A few matches at the threshold, and with them points of the map, come out differently.
+    """
+    original = triangulation.get_keypoints
+
+    def get_keypoints(path: Any, name: str, return_uncertainty: bool = False) -> Any:
+        if not return_uncertainty:
+            return original(path, name)
+        keypoints, uncertainty = original(path, name, return_uncertainty=True)
+        return keypoints + 0.5, uncertainty
+
+    triangulation.get_keypoints = get_keypoints
+    try:
+        yield
+    finally:
+        triangulation.get_keypoints = original
+
+
 class TriangulationParser(argparse.ArgumentParser):
     """A parser for the command line of hloc's triangulation, as that module reads its result.
 

@@ -38,7 +38,7 @@ from .poses import Pose
 
 logger = logging.getLogger(__name__)
 
-_SEED = 0  # of RANSAC, as in the native stage
+_SEED = 0  # as in the native stages
 _MOST_KEYPOINTS = 32767  # hloc stores matches as int16
 
 
@@ -185,6 +185,8 @@ def mapping(
 ) -> Path:
     """``hloc.triangulation``; see :func:`.mapping.main`.
 
+    Two things are not as hloc has them, so that the map is the native one to the bit: a seed, and
+    half a pixel in its verification (:func:`samfeat_hloc.hloc_plugin.compat.corner_origin`).
     hloc v1.4 does not know this generation of pycolmap: there, the native stage is used.
     """
     if compat.is_legacy(check_installed()):
@@ -207,10 +209,12 @@ def mapping(
         return output
     with temporary_folder(output) as work:
         model = work / "model"
-        with hloc_errors("triangulation", matches):
-            mapped = _hloc("triangulation").main(
-                model, reference_model, image_dir, pairs, features, matches
-            )
+        triangulation = _hloc("triangulation")
+        with hloc_errors("triangulation", matches), compat.corner_origin(triangulation):
+            mapped = triangulation.main(
+                model, reference_model, image_dir, pairs, features, matches,
+                mapper_options=_seeded(),
+            )  # fmt: skip
         if len(mapped.points3D) == 0:
             raise SamfeatError(
                 f"{matches}: hloc's map has 0 points; `samfeat doctor` tells whether this hloc and"
@@ -398,6 +402,20 @@ def _images_hash(image_dir: Path, names: Sequence[str]) -> dict[str, str]:
             raise SamfeatError(f"{path}: no such image; complete the image folder")
         sizes.append(f"{name} {path.stat().st_size} bytes")
     return {"images": provenance.names_hash(sizes)}
+
+
+def _seeded() -> dict[str, Any]:
+    """Options of triangulation with a seed, where this pycolmap takes one."""
+    import pycolmap
+
+    options = pycolmap.IncrementalPipelineOptions()
+    seeded: dict[str, Any] = {}
+    if hasattr(options, "random_seed"):
+        seeded["random_seed"] = _SEED
+    for part in ("mapper", "triangulation"):
+        if hasattr(getattr(options, part), "random_seed"):
+            seeded[part] = {"random_seed": _SEED}
+    return seeded
 
 
 def _model_hash(model: Path) -> str:
