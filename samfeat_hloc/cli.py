@@ -8,7 +8,7 @@ import sys
 import typer
 
 from . import __version__
-from .commands import doctor, localization, stages, submission, training
+from .commands import doctor, localization, reconstruction, stages, submission, training
 from .errors import SamfeatError
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for commands in (stages, localization, submission, training, doctor):
+for commands in (stages, localization, reconstruction, submission, training, doctor):
     commands.register(app)
 
 

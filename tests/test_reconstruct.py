@@ -1,0 +1,209 @@
+"""Structure from motion without poses: synthetic scenes with a known answer, and real photos."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+import pytest
+import synthetic_scene
+from PIL import Image
+from synthetic_scene import Scene
+from typer.testing import CliRunner
+
+from samfeat_hloc.cli import app
+from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.evaluation import reconstruction
+from samfeat_hloc.localization import matches, structure_from_motion
+from samfeat_hloc.localization.map_model import read_map
+from samfeat_hloc.localization.reconstruct import (
+    ReconstructOptions,
+    exhaustive_pairs,
+    run,
+)
+from samfeat_hloc.localization.structure_from_motion import SfmConfig
+
+NAMES = [f"walk/{i}.jpg" for i in range(6)]
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return synthetic_scene.build(NAMES)
+
+
+@pytest.fixture(scope="module")
+def folder(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos, features, pairs and matches of the scene, and its reconstruction in sparse/."""
+    root = tmp_path_factory.mktemp("scene")
+    synthetic_scene.write_images(scene, root / "images")
+    features = synthetic_scene.write_features(scene, root / "features.h5")
+    pairs = exhaustive_pairs(NAMES, root / "pairs.txt")
+    matches.main(pairs, features, root / "matches.h5")
+    reconstruct(root)
+    return root
+
+
+def reconstruct(root: Path, config: SfmConfig | None = None, sparse: str = "sparse") -> list[Path]:
+    database = structure_from_motion.verified_database(
+        root / "images", root / "pairs.txt", root / "features.h5", root / "matches.h5",
+        root / f"{sparse}.db", config=config,
+    )  # fmt: skip
+    return structure_from_motion.main(root / "images", database, root / sparse, config=config)
+
+
+def shape_error(scene: Scene, model: Path) -> float:
+    """Largest distance of a camera centre to the true one, after the best similarity, metres."""
+    found = read_map(model).images
+    names = sorted(found)
+    a = np.array([found[name].pose.centre for name in names])
+    b = np.array([scene.poses[name].centre for name in names])
+    a, b_mean = a - a.mean(axis=0), b.mean(axis=0)
+    u, s, vt = np.linalg.svd((b - b_mean).T @ a)
+    sign = np.diag([1, 1, np.sign(np.linalg.det(u @ vt))])
+    scale = np.trace(np.diag(s) @ sign) / (a**2).sum()
+    return float(np.linalg.norm(scale * a @ (u @ sign @ vt).T - (b - b_mean), axis=1).max())
+
+
+def test_shape_of_a_known_scene(scene: Scene, folder: Path) -> None:
+    models = structure_from_motion.models(folder / "sparse")
+    assert [path.name for path in models] == ["0"]
+    assert len(read_map(models[0]).images) == len(NAMES)
+    assert len(read_map(models[0]).point_ids) > 250
+    assert shape_error(scene, models[0]) < 0.1  # on an arc of 9 m
+
+
+@pytest.mark.skipif(not hasattr(pycolmap, "global_mapping"), reason="needs pycolmap 4's mapper")
+def test_global_mapper(scene: Scene, folder: Path) -> None:
+    models = reconstruct(folder, SfmConfig(global_mapper=True), "global")
+    assert len(read_map(models[0]).images) == len(NAMES)
+    assert shape_error(scene, models[0]) < 0.1
+
+
+def test_figures_agree_with_own_counts(folder: Path) -> None:
+    model = folder / "sparse" / "0"
+    figures = reconstruction.evaluate(folder)
+    own = read_map(model)
+    seen = [image.points[image.points >= 0] for image in own.images.values()]
+    assert figures.registered_images == len(own.images)
+    assert figures.points == len(own.point_ids)
+    assert figures.observations == sum(map(len, seen)) == own.num_observations
+    assert figures.mean_track_length == pytest.approx(figures.observations / figures.points)
+    assert figures.observations_per_image == pytest.approx(np.mean([len(s) for s in seen]))
+    # the error again, from the keypoints and COLMAP's definition of its camera model
+    errors = np.zeros(len(own.point_ids))
+    opened = pycolmap.Reconstruction(str(model))
+    for image in own.images.values():
+        f, cx, cy, k = opened.cameras[image.camera_id].params
+        has = image.points >= 0
+        xyz = own.xyz[image.points[has]] @ image.pose.rotation.T + image.pose.tvec
+        flat = xyz[:, :2] / xyz[:, 2:]
+        flat *= 1 + k * (flat**2).sum(axis=1, keepdims=True)
+        keypoints = np.array([p.xy for p in opened.images[image.image_id].points2D])[has]
+        errors[image.points[has]] += np.linalg.norm(flat * f + [cx, cy] - keypoints, axis=1)
+    assert figures.mean_reprojection_error == pytest.approx(
+        (errors / own.track_lengths).mean(), rel=1e-6
+    )
+    assert figures.mean_reprojection_error < 0.6  # of keypoints with 0.3 px of noise
+
+
+def test_stages_are_skipped_and_other_configurations_refused(folder: Path) -> None:
+    written = (folder / "sparse" / "0" / "points3D.bin").stat().st_mtime_ns
+    reconstruct(folder)
+    assert (folder / "sparse" / "0" / "points3D.bin").stat().st_mtime_ns == written
+    with pytest.raises(SamfeatError, match="camera_model was"):
+        reconstruct(folder, SfmConfig(camera_model="PINHOLE"))
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_single_camera(folder: Path) -> None:
+    database = structure_from_motion.verified_database(
+        folder / "images", folder / "pairs.txt", folder / "features.h5", folder / "matches.h5",
+        folder / "single.db", config=SfmConfig("OPENCV", single_camera=True),
+    )  # fmt: skip
+    with pycolmap.Database.open(str(database)) as opened:
+        (camera,) = opened.read_all_cameras()
+        assert camera.model.name == "OPENCV"
+        assert opened.num_verified_image_pairs() > 0
+
+
+@pytest.mark.parametrize(
+    ("num_points", "message"), [(60, "no two photos to start"), (14, "fit one geometry")]
+)
+def test_photos_that_do_not_match(num_points: int, message: str, tmp_path: Path) -> None:
+    """Matches all over the place; of many some fit a geometry by chance."""
+    scene = synthetic_scene.build(NAMES, num_points)
+    synthetic_scene.write_images(scene, tmp_path / "images")
+    features = synthetic_scene.write_features(scene, tmp_path / "features.h5", frozenset(NAMES))
+    pairs = exhaustive_pairs(NAMES, tmp_path / "pairs.txt")
+    matches.main(pairs, features, tmp_path / "matches.h5")
+    with pytest.raises(SamfeatError, match=message):
+        reconstruct(tmp_path)
+    assert not (tmp_path / "sparse").exists()
+
+
+def test_focal_length_from_exif_and_stored_orientation(tmp_path: Path) -> None:
+    """A photo with EXIF data: its focal length counts, its orientation does not."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif.get_ifd(0x8769).update({0x920A: 50.0, 0xA405: 50})
+    Image.new("RGB", (360, 240)).save(tmp_path / "turned.jpg", exif=exif)
+    structure_from_motion._import_images(tmp_path / "a.db", tmp_path, ["turned.jpg"], SfmConfig())
+    with pycolmap.Database.open(str(tmp_path / "a.db")) as opened:
+        (camera,) = opened.read_all_cameras()
+    assert (camera.width, camera.height) == (360, 240)
+    assert camera.has_prior_focal_length
+    assert camera.params[0] == pytest.approx(500, rel=0.03)  # 50 mm on 36 mm film
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "orb"}, "--method orb: choose from samfeat, rootsift"),
+        ({"pairing": "some"}, "--pairing some: choose from"),
+        ({"num_retrieved": 0}, "--num-retrieved: give a number from 1"),
+        ({"method": "rootsift", "weights": Path("a")}, "--weights: RootSIFT has none"),
+    ],
+)
+def test_options_that_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(SamfeatError, match=message):
+        ReconstructOptions(**options)
+
+
+def test_camera_model_that_is_refused() -> None:
+    with pytest.raises(SamfeatError, match="--camera-model FISH: no such model"):
+        SfmConfig(camera_model="FISH")
+
+
+def test_folders_that_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SamfeatError, match="no image in this folder"):
+        run(tmp_path, tmp_path / "outputs")
+    Image.new("RGB", (64, 64)).save(tmp_path / "one.jpg")
+    with pytest.raises(SamfeatError, match="a single photo"):
+        run(tmp_path, tmp_path / "outputs")
+    assert not (tmp_path / "outputs").exists()
+    with pytest.raises(SamfeatError, match="no COLMAP model in it"):
+        reconstruction.evaluate(tmp_path)
+
+
+def test_sacre_coeur_by_rootsift(shared: Path, tmp_path: Path) -> None:
+    """Real photos through the commands: reconstruction, then its figures."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for path in sorted((shared / "data/sacre_coeur/mapping").glob("*.jpg"))[:6]:
+        image = Image.open(path)
+        image.thumbnail((560, 560))
+        image.save(photos / path.name, quality=95)
+    outputs = tmp_path / "outputs"
+    command = ["reconstruct", str(photos), "--outputs", str(outputs), "--method", "rootsift",
+               "--conf", "samfeat_fast"]  # fmt: skip
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert json.loads((outputs / "summary.json").read_text())["registered_images"] >= 5
+    figures = tmp_path / "figures.json"
+    done = CliRunner().invoke(app, ["eval", "reconstruction", str(outputs), "--json", str(figures)])
+    assert done.exit_code == 0, done.output
+    (row,) = json.loads(figures.read_text())
+    assert row["points"] > 100
+    assert 2 < row["mean_track_length"] <= row["registered_images"]
