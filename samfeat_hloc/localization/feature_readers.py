@@ -1,0 +1,94 @@
+"""Read single images and pairs out of hloc's feature and match files, opened once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+import h5py
+import numpy as np
+
+from ..errors import SamfeatError
+
+
+class _File:
+    def __init__(self, path: Path, what: str, mend: str) -> None:
+        self.path = path
+        if not path.is_file():
+            raise SamfeatError(f"{path}: no such {what} file; {mend}")
+        try:
+            self._file = h5py.File(path, "r")
+        except OSError as error:
+            raise SamfeatError(
+                f"{path}: cannot be read as HDF5 ({error}); delete it and {mend}"
+            ) from error
+
+    def __enter__(self):  # type: ignore[no-untyped-def]  # typing.Self needs Python 3.11
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+
+class FeatureReader(_File):
+    """Keypoints, their noise and the image size of a feature file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "feature", "extract the features first")
+
+    def has(self, name: str) -> bool:
+        return f"{name}/keypoints" in self._file
+
+    def missing(self, names: list[str]) -> list[str]:
+        return [name for name in names if not self.has(name)]
+
+    def keypoints(self, name: str) -> np.ndarray:
+        """(N, 2) float64 xy with the centre of the top-left pixel at (0.5, 0.5), as in COLMAP."""
+        return np.asarray(self._get(name)["keypoints"][()], dtype=np.float64).reshape(-1, 2) + 0.5
+
+    def uncertainty(self, name: str) -> float:
+        """Detection noise in pixels of the original image; 1 where the file does not say."""
+        return float(self._get(name)["keypoints"].attrs.get("uncertainty", 1.0))
+
+    def image_size(self, name: str) -> tuple[int, int] | None:
+        """Width and height of the image that the features were extracted from."""
+        group = self._get(name)
+        if "image_size" not in group:
+            return None
+        width, height = np.asarray(group["image_size"][()]).astype(int)[:2]
+        return int(width), int(height)
+
+    def _get(self, name: str) -> h5py.Group:
+        if not self.has(name):
+            raise SamfeatError(f"{self.path}: no features of {name}; extract them first")
+        return self._file[name]
+
+
+class MatchReader(_File):
+    """Matches of a pair of images, whichever way round the file has it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "match", "match the pairs first")
+
+    def matches(self, name0: str, name1: str) -> np.ndarray:
+        """(K, 2) int64: index of the keypoint in image 0, in image 1."""
+        direct, reverse = _pair_key(name0, name1), _pair_key(name1, name0)
+        for key, flipped in ((direct, False), (reverse, True)):
+            dataset = self._file.get(f"{key}/matches0")
+            if dataset is not None:
+                matches0 = dataset[()]
+                index = np.flatnonzero(matches0 >= 0)
+                pair = (index, matches0[index].astype(np.int64))
+                return np.stack(pair[::-1] if flipped else pair, axis=1)
+        raise SamfeatError(
+            f"{self.path}: no matches of the pair {name0} {name1}; match this list of pairs first"
+        )
+
+
+def _pair_key(name0: str, name1: str) -> str:
+    return f"{name0.replace('/', '-')}/{name1.replace('/', '-')}"

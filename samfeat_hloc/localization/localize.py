@@ -1,0 +1,432 @@
+"""Localization: the pose of every query from its matches with the map, by PnP in LO-RANSAC.
+
+A query's matches with its retrieved database images become 2D-3D correspondences through arrays
+(database keypoint -> point of the map); RANSAC and refinement run in pycolmap, several queries at
+a time because it releases Python's lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycolmap
+from tqdm import tqdm
+
+from ..errors import SamfeatError
+from . import provenance
+from .dataset import Query
+from .feature_readers import FeatureReader, MatchReader
+from .map_model import MapModel, is_model, read_map
+from .pairs import read_pairs
+from .poses import Pose, read_poses, write_poses
+from .textlines import read_text, write_atomically
+
+logger = logging.getLogger(__name__)
+
+LOCALIZED = "localized"
+FALLBACK = "failed: fallback"
+_MIN_CORRESPONDENCES = 4  # three give up to four poses, the fourth tells them apart
+_SEED = 0  # of RANSAC, the same for every query: a rerun gives the same poses
+
+
+@dataclass(frozen=True, eq=False)
+class QueryResult:
+    """How one query was localized.
+
+    Attributes:
+        pose: cam_from_world; with status FALLBACK that of the first retrieved image.
+        status: LOCALIZED or FALLBACK.
+        num_keypoints: of the query.
+        num_matches: matches with keypoints that have a point, summed over the retrieved images.
+        num_correspondences: different (keypoint, point) pairs among them.
+        retrieved: name of a database image and its share of `num_matches`, in retrieval order.
+        inlier_keypoints: (I,) int32, indices of the query's keypoints.
+        inlier_points: (I,) int64, ids of the map's points.
+        condition: of the query, as "day".
+    """
+
+    name: str
+    condition: str
+    pose: Pose
+    status: str
+    num_keypoints: int
+    num_matches: int
+    num_correspondences: int
+    retrieved: list[tuple[str, int]]
+    inlier_keypoints: np.ndarray
+    inlier_points: np.ndarray
+
+    @property
+    def num_inliers(self) -> int:
+        return len(self.inlier_keypoints)
+
+    @property
+    def localized(self) -> bool:
+        return self.status == LOCALIZED
+
+
+@dataclass(frozen=True, eq=False)
+class LocalizationResult:
+    """All queries in the order of their lists; `skipped` when it was read from an earlier run."""
+
+    queries: dict[str, QueryResult]
+    skipped: bool = field(default=False)
+
+    @property
+    def poses(self) -> dict[str, Pose]:
+        """cam_from_world of every query by full name."""
+        return {name: query.pose for name, query in self.queries.items()}
+
+    @property
+    def num_localized(self) -> int:
+        return sum(query.localized for query in self.queries.values())
+
+
+@dataclass(frozen=True)
+class Correspondences:
+    """2D-3D matches of a query, each once; the points of a keypoint together, else as they came.
+
+    keypoints, points: (K,) int64 rows of the query's keypoints and of the map's points.
+    matches_per_image: matches with a point in every retrieved image, before duplicates go.
+    """
+
+    keypoints: np.ndarray
+    points: np.ndarray
+    matches_per_image: list[int]
+
+
+def correspondences(
+    map_model: MapModel, name: str, retrieved: Sequence[str], matches: MatchReader
+) -> Correspondences:
+    """Follow a query's matches to points of the map.
+
+    Args:
+        map_model: the map.
+        name: the query.
+        retrieved: database images in the map.
+        matches: of the query with each of them.
+
+    Raises:
+        SamfeatError: a pair has no matches in the file, or they go to keypoints that the map
+            does not have.
+    """
+    keypoints, points, counts = [], [], []
+    for db_name in retrieved:
+        pair = matches.matches(name, db_name)
+        to_point = map_model.images[db_name].points
+        if len(pair) and pair[:, 1].max() >= len(to_point):
+            raise SamfeatError(
+                f"{matches.path}: the pair {name} {db_name} matches keypoint {pair[:, 1].max()} "
+                f"of {db_name}, which has {len(to_point)} in the map; map and match the same "
+                "features"
+            )
+        rows = to_point[pair[:, 1]].astype(np.int64)
+        seen = rows >= 0
+        keypoints.append(pair[seen, 0])
+        points.append(rows[seen])
+        counts.append(int(seen.sum()))
+    if not any(counts):
+        none = np.zeros(0, dtype=np.int64)
+        return Correspondences(none, none, counts)
+    num_points = len(map_model.point_ids)
+    unique, first = np.unique(
+        np.concatenate(keypoints) * num_points + np.concatenate(points), return_index=True
+    )
+    found = unique // num_points
+    starts = np.flatnonzero(np.diff(found, prepend=-1))
+    first_of_keypoint = np.repeat(
+        np.minimum.reduceat(first, starts), np.diff(starts, append=len(found))
+    )
+    # RANSAC draws by position: in hloc's order both engines find the very same pose.
+    order = np.lexsort((first, first_of_keypoint))
+    return Correspondences(found[order], unique[order] % num_points, counts)
+
+
+def estimate_pose(
+    keypoints: np.ndarray, points: np.ndarray, camera: Any, *, max_error: float = 12.0
+) -> tuple[Pose, np.ndarray] | None:
+    """PnP in LO-RANSAC, refined on the inliers.
+
+    Args:
+        keypoints: (K, 2) float64 pixels, the corner of the image at (0, 0).
+        points: (K, 3) float64.
+        camera: a `pycolmap.Camera`.
+        max_error: of inliers, in pixels.
+
+    Returns:
+        cam_from_world and the inliers, (K,) bool; None where no pose was found.
+    """
+    if len(keypoints) < _MIN_CORRESPONDENCES:
+        return None
+    found = pycolmap.estimate_and_refine_absolute_pose(
+        keypoints, points, camera, estimation_options=_ransac(max_error)
+    )
+    if found is None:
+        return None
+    pose = Pose.from_rigid3d(found["cam_from_world"])
+    if not (np.isfinite(pose.qvec).all() and np.isfinite(pose.tvec).all()):
+        return None
+    return pose, np.asarray(found["inlier_mask"], dtype=bool)
+
+
+def _ransac(max_error: float) -> pycolmap.AbsolutePoseEstimationOptions:
+    options = pycolmap.AbsolutePoseEstimationOptions()
+    options.ransac.max_error = max_error
+    options.ransac.random_seed = _SEED
+    return options
+
+
+def main(
+    map_dir: Path,
+    queries: Sequence[Query],
+    pairs: Path,
+    features: Path,
+    matches: Path,
+    output: Path,
+    *,
+    max_error: float = 12.0,
+    overwrite: bool = False,
+    workers: int = 2,
+) -> LocalizationResult:
+    """Localize every query in the map; write poses and a log of how each came about.
+
+    Args:
+        map_dir: folder of the map, a binary COLMAP model.
+        queries: names and intrinsics.
+        pairs: list of "query database-image" in order of retrieval.
+        features, matches: files in hloc's format.
+        output: poses file, "name qw qx qy qz tx ty tz" (cam_from_world); `log_path(output)` holds
+            the log and is written first.
+        max_error: of inliers, in pixels.
+        overwrite: replace results that were made differently.
+        workers: queries solved at a time.
+
+    Raises:
+        SamfeatError: a file is missing or damaged, a query has no pair or no features, features
+            and camera differ in size, or `output` was made differently.
+    """
+    made_by = provenance.made_by(
+        "localize",
+        {"max_error": max_error},
+        {
+            "map": map_hash(map_dir),
+            "queries": _queries_hash(queries),
+            "pairs": provenance.file_hash(pairs),
+            "features": provenance.file_hash(features),
+            "matches": provenance.file_hash(matches),
+        },
+    )
+    if output.exists() and not overwrite:
+        provenance.check(provenance.read_sidecar(output), made_by, output)
+        logger.info("localize: %s is there already, skipped", output)
+        return read_result(output)
+
+    retrieved = _retrieved(pairs, queries)
+    map_model = read_map(map_dir)
+    _check_retrieved(map_model, map_dir, retrieved, pairs)
+    with FeatureReader(features) as feature_file, MatchReader(matches) as match_file:
+        missing = feature_file.missing([query.name for query in queries])
+        if missing:
+            raise SamfeatError(
+                f"{features}: no features of query {missing[0]}"
+                f"{f' and {len(missing) - 1} others' if len(missing) > 1 else ''}; "
+                "extract the features of all queries"
+            )
+        for query in queries:
+            _check_size(feature_file, query)
+
+        def localize(query: Query) -> QueryResult:
+            return _localize_query(
+                map_model, query, retrieved[query.name], feature_file, match_file, max_error
+            )
+
+        with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
+            try:
+                results = {
+                    result.name: result
+                    for result in tqdm(
+                        pool.map(localize, queries),
+                        total=len(queries),
+                        desc="localize",
+                        unit="query",
+                    )
+                }
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # else an error waits for all other queries
+                raise
+
+    write_result(results, output, made_by)
+    result = LocalizationResult(results)
+    logger.info("localize: %d of %d queries", result.num_localized, len(queries))
+    return result
+
+
+def map_hash(map_dir: Path) -> str:
+    """Hash of a map: of its own record where it has one, of its images and points otherwise."""
+    if not is_model(map_dir):
+        raise SamfeatError(f"{map_dir}: no map in this folder; run the mapping first")
+    files = [map_dir / "made_by.json"]
+    if not files[0].is_file():
+        files = [map_dir / "images.bin", map_dir / "points3D.bin"]
+    parts = [provenance.file_hash(path) for path in files if path.is_file()]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+def log_path(output: Path) -> Path:
+    """The log that belongs to a poses file: localization.json beside poses.txt."""
+    name = "localization.json" if output.name == "poses.txt" else f"{output.stem}.localization.json"
+    return output.with_name(name)
+
+
+def write_result(
+    results: dict[str, QueryResult], output: Path, made_by: dict[str, Any] | None = None
+) -> None:
+    """Write the log and the record, then the poses: where these are, the others are too."""
+    output.unlink(missing_ok=True)
+    write_atomically(log_path(output), _log_text(results))
+    if made_by is not None:
+        provenance.write_sidecar(output, made_by)
+    write_poses(output, {name: result.pose for name, result in results.items()})
+
+
+def read_result(output: Path) -> LocalizationResult:
+    """What `write_result` wrote for the poses file `output`."""
+    poses = read_poses(output)
+    log = log_path(output)
+    try:
+        entries = json.loads(read_text(log))
+        results = {
+            name: QueryResult(
+                name=name,
+                condition=entry["condition"],
+                pose=poses[name],
+                status=entry["status"],
+                num_keypoints=entry["num_keypoints"],
+                num_matches=entry["num_matches"],
+                num_correspondences=entry["num_correspondences"],
+                retrieved=[(db_name, count) for db_name, count in entry["retrieved"]],
+                inlier_keypoints=np.array(entry["inlier_keypoints"], dtype=np.int32),
+                inlier_points=np.array(entry["inlier_points"], dtype=np.int64),
+            )
+            for name, entry in entries.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SamfeatError(
+            f"{log}: not the log of {output.name}; delete both and localize again"
+        ) from error
+    return LocalizationResult(results, skipped=True)
+
+
+def _log_text(results: dict[str, QueryResult]) -> str:
+    """One line a query, so that a log of a city stays readable with `grep`."""
+
+    def lines() -> Iterator[str]:
+        for name, r in results.items():
+            entry = {
+                "condition": r.condition,
+                "status": r.status,
+                "num_keypoints": r.num_keypoints,
+                "num_matches": r.num_matches,
+                "num_correspondences": r.num_correspondences,
+                "num_inliers": r.num_inliers,
+                "retrieved": r.retrieved,
+                "inlier_keypoints": r.inlier_keypoints.tolist(),
+                "inlier_points": r.inlier_points.tolist(),
+            }
+            yield f"{json.dumps(name)}: {json.dumps(entry, separators=(',', ':'))}"
+
+    return "{\n" + ",\n".join(lines()) + "\n}\n"
+
+
+def _localize_query(
+    map_model: MapModel,
+    query: Query,
+    retrieved: Sequence[str],
+    features: FeatureReader,
+    matches: MatchReader,
+    max_error: float,
+) -> QueryResult:
+    keypoints = features.keypoints(query.name)
+    if not len(keypoints):
+        logger.warning("%s has no keypoints: it gets the pose of %s", query.name, retrieved[0])
+    found = correspondences(map_model, query.name, retrieved, matches)
+    if len(found.keypoints) and found.keypoints.max() >= len(keypoints):
+        raise SamfeatError(
+            f"{matches.path}: {query.name} has matches of keypoints that {features.path} does "
+            "not have; match these features again"
+        )
+    solved = estimate_pose(
+        keypoints[found.keypoints],
+        map_model.xyz[found.points],
+        query.camera.to_pycolmap(),
+        max_error=max_error,
+    )
+    if solved is None:
+        pose, inliers = map_model.images[retrieved[0]].pose, np.zeros(len(found.keypoints), bool)
+    else:
+        pose, inliers = solved
+    return QueryResult(
+        name=query.name,
+        condition=query.condition,
+        pose=pose,
+        status=FALLBACK if solved is None else LOCALIZED,
+        num_keypoints=len(keypoints),
+        num_matches=sum(found.matches_per_image),
+        num_correspondences=len(found.keypoints),
+        retrieved=list(zip(retrieved, found.matches_per_image, strict=True)),
+        inlier_keypoints=found.keypoints[inliers].astype(np.int32),
+        inlier_points=map_model.point_ids[found.points[inliers]],
+    )
+
+
+def _retrieved(pairs: Path, queries: Sequence[Query]) -> dict[str, list[str]]:
+    retrieved: dict[str, list[str]] = {}
+    for name, db_name in dict.fromkeys(read_pairs(pairs)):
+        retrieved.setdefault(name, []).append(db_name)
+    without = [query.name for query in queries if query.name not in retrieved]
+    if without:
+        raise SamfeatError(
+            f"{pairs}: no retrieved image for query {without[0]}"
+            f"{f' and {len(without) - 1} others' if len(without) > 1 else ''}; "
+            "give a list with a pair for every query"
+        )
+    return {query.name: retrieved[query.name] for query in queries}
+
+
+def _check_retrieved(
+    map_model: MapModel, map_dir: Path, retrieved: dict[str, list[str]], pairs: Path
+) -> None:
+    for name, db_names in retrieved.items():
+        for db_name in db_names:
+            if db_name not in map_model.images:
+                raise SamfeatError(
+                    f"{pairs}: {db_name}, retrieved for {name}, is not in the map {map_dir}; "
+                    "retrieve from the images of the map"
+                )
+
+
+def _check_size(features: FeatureReader, query: Query) -> None:
+    size = features.image_size(query.name)
+    wanted = (query.camera.width, query.camera.height)
+    if size is None or size == wanted:
+        return
+    mend = "give the intrinsics of the image as it is stored"
+    if size == wanted[::-1]:
+        mend = "the photo is stored rotated: save it upright, or give intrinsics as it is stored"
+    raise SamfeatError(
+        f"{query.name}: the image is {size[0]}x{size[1]} but its intrinsics are for "
+        f"{wanted[0]}x{wanted[1]}; {mend}"
+    )
+
+
+def _queries_hash(queries: Sequence[Query]) -> str:
+    text = "\n".join(f"{q.name} {q.condition} {q.camera}" for q in queries)
+    return hashlib.sha256(text.encode()).hexdigest()

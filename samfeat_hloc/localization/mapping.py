@@ -1,0 +1,408 @@
+"""Mapping: triangulate the database images' keypoints into a COLMAP model, poses and cameras fixed.
+
+The reference model gives cameras and poses; matches are verified against the epipolar geometry
+that those poses fix, so no two-view geometry is estimated. pycolmap then builds and refines the
+points. Keypoint (0, 0), a pixel's centre here, is (0.5, 0.5) in COLMAP.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+from tqdm import tqdm
+
+from ..errors import SamfeatError
+from . import provenance
+from .feature_readers import FeatureReader, MatchReader
+from .map_model import is_model, read_map
+from .pairs import read_pairs, unique_pairs
+from .reference_model import read_model
+
+logger = logging.getLogger(__name__)
+
+_CACHED_IMAGES = 512  # keypoints of so many images are kept while their pairs are verified
+_MIN_PAIR_MATCHES = 15  # COLMAP drops pairs with fewer verified matches
+
+
+@dataclass(frozen=True)
+class MappingConfig:
+    """How to map.
+
+    max_error: largest distance to the epipolar line, in pixels times the detector's `uncertainty`.
+    extract_colors: colour the points by the images.
+    seed: of pycolmap's random numbers, where it takes one.
+    """
+
+    max_error: float = 4.0
+    extract_colors: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What geometric verification kept: sums over all pairs."""
+
+    pairs: int
+    matches: int
+    inliers: int
+    usable_pairs: int  # pairs with enough inliers for COLMAP
+
+
+def epipolar_errors(
+    cam1_from_cam0: np.ndarray, rays0: np.ndarray, rays1: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distances of matched points to the epipolar lines of their partners, in both images.
+
+    Args:
+        cam1_from_cam0: (3, 4) rotation and translation.
+        rays0, rays1: (K, 2) matched points on the plane z = 1 of their cameras.
+
+    Returns:
+        Two (K,) arrays in units of that plane. A relative pose without translation has no
+        epipolar geometry: the errors are then NaN.
+    """
+    rotation, t = cam1_from_cam0[:, :3], cam1_from_cam0[:, 3]
+    norm = np.linalg.norm(t)
+    if norm < 1e-12:
+        return np.full(len(rays0), np.nan), np.full(len(rays1), np.nan)
+    tx, ty, tz = t / norm
+    essential = np.array([[0, -tz, ty], [tz, 0, -tx], [-ty, tx, 0]]) @ rotation
+    points0 = np.column_stack([rays0, np.ones(len(rays0))])
+    points1 = np.column_stack([rays1, np.ones(len(rays1))])
+    lines1 = points0 @ essential.T
+    lines0 = points1 @ essential
+    residual = np.abs(np.einsum("ij,ij->i", points1, lines1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (
+            residual / np.hypot(lines0[:, 0], lines0[:, 1]),
+            residual / np.hypot(lines1[:, 0], lines1[:, 1]),
+        )
+
+
+def main(
+    reference_model: Path,
+    image_dir: Path,
+    pairs: Path,
+    features: Path,
+    matches: Path,
+    output: Path,
+    *,
+    config: MappingConfig | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Triangulate a COLMAP model in the poses and cameras of `reference_model`.
+
+    Args:
+        reference_model: folder of a COLMAP model, binary or text; its image names are those of
+            `features`. Poses, cameras and all ids are kept as they are.
+        image_dir: folder of the images, for the colours of the points.
+        pairs: list of matched pairs of reference images.
+        features, matches: files in hloc's format; keypoints in pixels of the stored image.
+        output: folder of the new model (binary); written beside it first and then renamed.
+        overwrite: replace a map that was made differently.
+
+    Returns:
+        `output`.
+
+    Raises:
+        SamfeatError: a file is missing or damaged, a name is not in the model or has no features
+            or image, the matches are of other features, the map has no points, or `output` was
+            made differently.
+    """
+    config = config or MappingConfig()
+    made_by = provenance.made_by(
+        "mapping",
+        asdict(config),
+        {
+            **_model_hashes(reference_model),
+            "pairs": provenance.file_hash(pairs),
+            "features": provenance.file_hash(features),
+            "matches": provenance.file_hash(matches),
+        },
+    )
+    if finished(output, made_by, overwrite):
+        logger.info("map: %s is there already, skipped", output)
+        return output
+
+    reference = _read_reference(reference_model)
+    listed = [pair for pair in unique_pairs(read_pairs(pairs)) if pair[0] != pair[1]]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    try:
+        database = work / "database.db"
+        with FeatureReader(features) as feature_file, MatchReader(matches) as match_file:
+            _check_names(reference, listed, feature_file, pairs, image_dir)
+            verification = _fill_database(
+                database, reference, listed, feature_file, match_file, config
+            )
+        model = work / "model"
+        model.mkdir()
+        triangulate(reference, database, image_dir, model, config)
+        _check_map(model, verification, pairs, matches)
+        provenance.write_sidecar(model, made_by)
+        model.chmod(0o755)
+        _replace_folder(model, output)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return output
+
+
+def finished(output: Path, made_by: dict[str, object], overwrite: bool) -> bool:
+    """Whether the map `output` is there and was made just so; a SamfeatError where it differs."""
+    if not output.exists() or overwrite:
+        return False
+    if not is_model(output):
+        if not any(output.iterdir()):
+            return False
+        raise SamfeatError(
+            f"{output}: there is something in this folder that is not a map; "
+            "give another --outputs or --overwrite"
+        )
+    provenance.check(provenance.read_sidecar(output), made_by, output)
+    return True
+
+
+def _model_hashes(model: Path) -> dict[str, str]:
+    """Hashes of the files with the cameras and with the poses; the points play no part."""
+    if not model.is_dir():
+        raise SamfeatError(f"{model}: no such folder; name the folder of the reference model")
+    if not is_model(model):
+        raise SamfeatError(
+            f"{model}: not a COLMAP model; it needs cameras, images and points3D, .bin or .txt"
+        )
+    ending = "bin" if (model / "images.bin").is_file() else "txt"
+    return {
+        f"reference_{part}": provenance.file_hash(model / f"{part}.{ending}")
+        for part in ("cameras", "images")
+    }
+
+
+def _read_reference(path: Path) -> pycolmap.Reconstruction:
+    read_model(path)  # finds damage that pycolmap hangs on
+    try:
+        reference = pycolmap.Reconstruction(str(path))
+    except Exception as error:  # pycolmap raises whatever its C++ does
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SamfeatError(
+            f"{path}: pycolmap cannot read this model ({reason}); copy it again"
+        ) from error
+    if not any(image.has_pose for image in reference.images.values()):
+        raise SamfeatError(f"{path}: the model has no images with poses; give a registered model")
+    return reference
+
+
+def _check_names(
+    reference: pycolmap.Reconstruction,
+    pairs: Sequence[tuple[str, str]],
+    features: FeatureReader,
+    pairs_path: Path,
+    image_dir: Path,
+) -> None:
+    known = {image.name for image in reference.images.values() if image.has_pose}
+    if not pairs:
+        raise SamfeatError(f"{pairs_path}: no pairs in it; make the list of pairs again")
+    for name in (name for pair in pairs for name in pair):
+        if name not in known:
+            raise SamfeatError(
+                f"{pairs_path}: image {name} is not in the reference model; "
+                "make the pairs from this model"
+            )
+    missing = features.missing(sorted(known))
+    if missing:
+        raise SamfeatError(
+            f"{features.path}: no features of {_some(missing)} of the reference model; "
+            "extract the features of all database images"
+        )
+    if not image_dir.is_dir():
+        raise SamfeatError(f"{image_dir}: no such folder; name the folder of the images")
+    missing = [name for name in sorted(known) if not (image_dir / name).is_file()]
+    if missing:
+        raise SamfeatError(
+            f"{image_dir}: no image {_some(missing)} of the reference model; "
+            "complete the download or name the right folder"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} other images"
+
+
+def _fill_database(
+    path: Path,
+    reference: pycolmap.Reconstruction,
+    pairs: Sequence[tuple[str, str]],
+    features: FeatureReader,
+    matches: MatchReader,
+    config: MappingConfig,
+) -> Verification:
+    """Write cameras, poses' ids, keypoints and verified matches to a COLMAP database at once."""
+    images = {image.name: image for image in reference.images.values() if image.has_pose}
+    cameras = reference.cameras
+    poses = {name: image.cam_from_world() for name, image in images.items()}
+    limits: dict[str, float] = {}
+    sizes: dict[str, int] = {}
+
+    @lru_cache(maxsize=_CACHED_IMAGES)
+    def rays(name: str) -> np.ndarray:
+        keypoints = features.keypoints(name)
+        if not len(keypoints):
+            return np.zeros((0, 2))
+        return np.asarray(cameras[images[name].camera_id].cam_from_img(keypoints), dtype=float)
+
+    total = inlier_total = usable = 0
+    with pycolmap.Database.open(str(path)) as database, pycolmap.DatabaseTransaction(database):
+        for camera_id in cameras:
+            database.write_camera(cameras[camera_id], use_camera_id=True)
+        for rig_id in reference.rigs:
+            database.write_rig(reference.rigs[rig_id], use_rig_id=True)
+        for frame_id in reference.frames:
+            database.write_frame(reference.frames[frame_id], use_frame_id=True)
+        for image_id in reference.images:
+            database.write_image(reference.images[image_id], use_image_id=True)
+        for name, image in tqdm(images.items(), desc="keypoints", unit="image"):
+            keypoints = features.keypoints(name)
+            camera = cameras[image.camera_id]
+            _check_size(features, name, (camera.width, camera.height))
+            sizes[name] = len(keypoints)
+            limits[name] = camera.cam_from_img_threshold(
+                config.max_error * features.uncertainty(name)
+            )
+            database.write_keypoints(image.image_id, keypoints.astype(np.float32))
+        empty = [name for name, size in sizes.items() if size == 0]
+        if empty:
+            logger.warning("%s: no keypoints in %s", features.path, _some(empty))
+
+        for name0, name1 in tqdm(pairs, desc="verify", unit="pair"):
+            pair = matches.matches(name0, name1)
+            total += len(pair)
+            if not len(pair):
+                continue
+            if pair[:, 0].max() >= sizes[name0] or pair[:, 1].max() >= sizes[name1]:
+                raise SamfeatError(
+                    f"{matches.path}: the pair {name0} {name1} matches keypoints that "
+                    f"{features.path} does not have; match these features again"
+                )
+            errors0, errors1 = epipolar_errors(
+                (poses[name1] * poses[name0].inverse()).matrix(),
+                rays(name0)[pair[:, 0]],
+                rays(name1)[pair[:, 1]],
+            )
+            inliers = pair[(errors0 <= limits[name0]) & (errors1 <= limits[name1])]
+            inlier_total += len(inliers)
+            if not len(inliers):
+                continue
+            usable += len(inliers) >= _MIN_PAIR_MATCHES
+            geometry = pycolmap.TwoViewGeometry()
+            # pycolmap 4 triangulates nothing from pairs whose configuration is UNDEFINED
+            geometry.config = pycolmap.TwoViewGeometryConfiguration.CALIBRATED
+            geometry.inlier_matches = inliers.astype(np.uint32)
+            database.write_two_view_geometry(
+                images[name0].image_id, images[name1].image_id, geometry
+            )
+    logger.info(
+        "map: %d of %d matches of %d pairs agree with the poses (%.1f%%)",
+        inlier_total,
+        total,
+        len(pairs),
+        100 * inlier_total / max(total, 1),
+    )
+    return Verification(len(pairs), total, inlier_total, usable)
+
+
+def _check_size(features: FeatureReader, name: str, camera_size: tuple[int, int]) -> None:
+    size = features.image_size(name)
+    if size is None or size == camera_size:
+        return
+    mend = "use the images that the reference model was made from"
+    if size == camera_size[::-1]:
+        mend = "the photo is stored rotated: save it upright, without an EXIF orientation"
+    raise SamfeatError(
+        f"{features.path}: {name} is {size[0]}x{size[1]} but its camera in the reference model is "
+        f"{camera_size[0]}x{camera_size[1]}; {mend}"
+    )
+
+
+@contextmanager
+def _quiet_colmap() -> Iterator[None]:
+    """Only COLMAP's errors: a city's triangulation logs several lines an image."""
+    before = pycolmap.logging.minloglevel
+    pycolmap.logging.minloglevel = 2
+    try:
+        yield
+    finally:
+        pycolmap.logging.minloglevel = before
+
+
+def triangulate(
+    reference: pycolmap.Reconstruction,
+    database: Path,
+    image_dir: Path,
+    output: Path,
+    config: MappingConfig,
+) -> None:
+    """Triangulate the verified matches of a COLMAP database into a model, poses and cameras fixed.
+
+    Args:
+        reference: images with poses; all their ids are those of the database.
+        database: keypoints and two-view geometries.
+        image_dir: folder of the images, for colours.
+        output: folder that exists, for the new model (binary).
+        config: see `MappingConfig`.
+
+    Raises:
+        SamfeatError: COLMAP fails.
+    """
+    options = pycolmap.IncrementalPipelineOptions()
+    options.extract_colors = config.extract_colors
+    for part in (options, options.mapper, options.triangulation):
+        if hasattr(part, "random_seed"):  # pycolmap 3.13 has none
+            part.random_seed = config.seed
+    images = len(reference.images)
+    logger.info("map: triangulating %d images; COLMAP reports no progress", images)
+    try:
+        with _quiet_colmap():
+            pycolmap.triangulate_points(
+                reference, str(database), str(image_dir), str(output), options=options
+            )
+    except (ValueError, RuntimeError, IndexError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SamfeatError(
+            f"{image_dir}: COLMAP could not triangulate ({reason}); "
+            "run `samfeat doctor` to see whether this pycolmap works"
+        ) from error
+
+
+def _check_map(model: Path, verification: Verification, pairs: Path, matches: Path) -> None:
+    if is_model(model) and len(read_map(model).point_ids):
+        return
+    v = verification
+    if v.matches == 0:
+        reason = "there are no matches at all; check the features and the matching threshold"
+    elif v.usable_pairs == 0:
+        reason = (
+            f"of {v.matches} matches in {v.pairs} pairs {v.inliers} agree with the reference "
+            f"poses, in no pair {_MIN_PAIR_MATCHES}; check that features and reference model are "
+            "of the same images"
+        )
+    else:
+        reason = (
+            f"{v.inliers} matches were verified but none triangulated (too little parallax, or "
+            "this pycolmap ignores them); run `samfeat doctor`"
+        )
+    raise SamfeatError(f"{matches}: the map of {pairs.name} would have 0 points: {reason}")
+
+
+def _replace_folder(new: Path, output: Path) -> None:
+    """Put the folder `new` in the place of `output`, which is whole at every moment but one."""
+    if output.exists():
+        output.replace(new.parent / "replaced")
+    new.replace(output)
