@@ -8,7 +8,16 @@ import sys
 import typer
 
 from . import __version__
-from .commands import doctor, localization, reconstruction, stages, submission, training
+from .commands import (
+    doctor,
+    evaluation,
+    localization,
+    reconstruction,
+    stages,
+    submission,
+    training,
+    visualization,
+)
 from .errors import SamfeatError
 
 app = typer.Typer(
@@ -17,7 +26,16 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for commands in (stages, localization, reconstruction, submission, training, doctor):
+for commands in (
+    stages,
+    localization,
+    reconstruction,
+    submission,
+    evaluation,
+    visualization,
+    training,
+    doctor,
+):
     commands.register(app)
 
 

@@ -223,6 +223,14 @@ def _pairs(
     typer.echo(f"written: {outputs / 'pairs.json'}")
 
 
+def extract_options(limit: int | None, resize: int | None, official: bool) -> ExtractOptions:
+    """Options of SAMFeat's extraction; ``official`` as the public release does it."""
+    from ..extract import ExtractOptions
+
+    keywords: dict[str, Any] = {"resize": resize, "max_keypoints": limit}
+    return ExtractOptions.from_keywords({**keywords, "official": True} if official else keywords)
+
+
 def named_files(options: Sequence[str] | None, option: str) -> list[tuple[str, Path]]:
     """``NAME=FILE`` or ``FILE`` as (name, file); a file without a name has its stem's.
 
@@ -320,15 +328,12 @@ def _make_samfeat(
     limit: int | None, resize: int | None, turns: dict[str, int] | None, overwrite: bool,
 ) -> None:  # fmt: skip
     from ..evaluation.predictions import make_features
-    from ..extract import ExtractOptions, extract_batch
+    from ..extract import extract_batch
     from ..localization import features
     from ..network import SAMFeat
 
     model: SAMFeat = SAMFeat.from_pretrained(weights, official=official)
-    keywords: dict[str, Any] = {"resize": resize, "max_keypoints": limit}
-    options: ExtractOptions = ExtractOptions.from_keywords(
-        {**keywords, "official": True} if official else keywords
-    )
+    options = extract_options(limit, resize, official)
     if not any((turns or {}).values()):
         features.main(root, names, output, model=model, options=options, overwrite=overwrite)
         return

@@ -120,7 +120,7 @@ def make_pair(
     matrix1, matrix2 = homographies.sample_views(sizes, side, options, generator)
     if kind == "i":
         matrix2 = matrix1
-    canvas = torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255
+    canvas = torch.from_numpy(photo.astype(np.float32)).permute(2, 0, 1)[None] / 255
     views = [homographies.warp(canvas, sizes, m, side)[0] for m in (matrix1, matrix2)]
     if kind == "i":
         views[1] = photometric.relight_day(views[1], generator)

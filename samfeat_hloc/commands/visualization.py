@@ -1,0 +1,134 @@
+"""``samfeat viz keypoints`` and ``samfeat viz matches``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .evaluation import Official, Weights, extract_options
+from .submission import _group
+
+if TYPE_CHECKING:
+    from ..extract import ExtractOptions
+    from ..network import SAMFeat
+
+_Output = Annotated[Path, typer.Option("--output", help="The picture: .png, .pdf or .svg.")]
+_MaxKeypoints = Annotated[int, typer.Option("--max-keypoints", min=1, help="The best so many.")]
+_Resize = Annotated[
+    int, typer.Option("--resize", min=0, help="Longer side at most when extracting; 0 keeps it.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application's ``viz`` group."""
+    group = _group(app, "viz", "Draw single pictures.")
+    group.command("keypoints")(_keypoints)
+    group.command("matches")(_matches)
+
+
+def _keypoints(
+    image: Annotated[Path, typer.Argument(help="A photo.")],
+    output: _Output,
+    weights: Weights = None,
+    official: Official = False,
+    max_keypoints: _MaxKeypoints = 1024,
+    resize: _Resize = 1024,
+) -> None:
+    """Draw keypoints over a photo and over the network's edge and attention maps."""
+    from .. import pair_pictures
+    from ..evaluation import curves
+    from ..extract import extract_batch
+    from ..images import read_image
+
+    pixels = read_image(image)
+    model, options = _model(weights, official, max_keypoints, resize)
+    found = extract_batch(model, [pixels], options)[0]
+    figure = pair_pictures.keypoints_figure(
+        pixels, found["keypoints"], *pair_pictures.guidance_maps(model, pixels, options), image.name
+    )
+    typer.echo(f"written: {curves.save(figure, output)}")
+
+
+def _matches(
+    image0: Annotated[Path, typer.Argument(help="A photo.")],
+    image1: Annotated[Path, typer.Argument(help="Another photo.")],
+    output: _Output,
+    homography: Annotated[
+        Path | None, typer.Option("--homography", help="3x3 matrix from IMAGE0 to IMAGE1.")
+    ] = None,
+    features: Annotated[
+        Path | None, typer.Option("--features", help="Draw the matches of this feature file.")
+    ] = None,
+    image_dir: Annotated[
+        Path | None, typer.Option("--images", help="Folder that the file's names are below.")
+    ] = None,
+    weights: Weights = None,
+    official: Official = False,
+    max_keypoints: _MaxKeypoints = 1024,
+    resize: _Resize = 1024,
+    lines: Annotated[int, typer.Option("--lines", min=1, help="Draw at most so many.")] = 300,
+) -> None:
+    """Draw the matches of two photos; with a homography, which are right and which are wrong."""
+    from .. import pair_pictures
+    from ..evaluation import curves
+    from ..evaluation.homography import read_homography
+    from ..images import read_image
+
+    matrix = None if homography is None else read_homography(homography)
+    pixels = (read_image(image0), read_image(image1))
+    if features is not None:
+        found = _of_file(features, image_dir, (image0, image1), pixels, max_keypoints)
+    else:
+        found = _extracted(pixels, *_model(weights, official, max_keypoints, resize))
+    title = f"{image0.parent.name}/{image0.name} and {image1.parent.name}/{image1.name}"
+    figure = pair_pictures.matches_figure(pixels, found, title, matrix, most=lines)
+    typer.echo(f"written: {curves.save(figure, output)}")
+
+
+def _model(
+    weights: Path | None, official: bool, max_keypoints: int, resize: int
+) -> tuple[SAMFeat, ExtractOptions]:
+    from ..network import SAMFeat
+
+    model = SAMFeat.from_pretrained(weights, official=official)
+    return model, extract_options(max_keypoints, resize or None, official)
+
+
+def _extracted(pixels: tuple[Any, Any], model: SAMFeat, options: ExtractOptions) -> Any:
+    from ..evaluation.matching import Features
+    from ..extract import extract_batch
+
+    return tuple(
+        Features(found["keypoints"].astype(float), found["descriptors"])
+        for found in extract_batch(model, list(pixels), options)
+    )
+
+
+def _of_file(
+    path: Path, image_dir: Path | None, images: tuple[Path, Path], pixels: tuple[Any, Any],
+    max_keypoints: int,
+) -> Any:  # fmt: skip
+    """Features of both images in a file; their names are relative to ``image_dir``."""
+    from ..errors import SamfeatError
+    from ..evaluation.predictions import FeatureFile
+
+    found = []
+    with FeatureFile(path, max_keypoints=max_keypoints) as file:
+        for image, picture in zip(images, pixels, strict=True):
+            try:
+                name = image.resolve().relative_to((image_dir or Path()).resolve()).as_posix()
+            except ValueError:
+                raise SamfeatError(
+                    f"{image}: not below {image_dir or 'this folder'}; give --images FOLDER, the "
+                    f"folder that the names in {path.name} start from"
+                ) from None
+            features = file.read(name)
+            if features.image_size not in (None, picture.shape[1::-1]):
+                raise SamfeatError(
+                    f"{image}: it has {picture.shape[1]} x {picture.shape[0]} pixels, but "
+                    f"{path.name} was made from {features.image_size}; extract from this image"
+                )
+            found.append(features)
+    return tuple(found)
