@@ -120,8 +120,8 @@ def test_summary_by_hand() -> None:
         relative_pose.PoseResult(("a", "c"), 20, 0, np.inf, np.inf),
     ]
     summary = relative_pose.summarize(results)
-    # The larger angle, 4, counts: a line from 0 to a half at 4, then level to 5.
-    assert summary["auc"]["5"] == pytest.approx((4 * 0.5 / 2 + 1 * 0.5) / 5)
+    # The larger angle, 4, counts: a half of the pairs from 4 on.
+    assert summary["auc"]["5"] == pytest.approx(0.5 * 1 / 5)
     assert summary["num_failed"] == 1
     assert summary["matches_per_pair"] == 15
     assert summary["median_rotation_degrees"] is None

@@ -133,21 +133,17 @@ def corner_error(estimated: np.ndarray | None, true: np.ndarray, size: tuple[int
 def area_under_curve(errors: Sequence[float], thresholds: Sequence[float]) -> list[float]:
     """Area under the curve of the share of errors below t, for t up to each threshold.
 
-    The protocol of SuperGlue and LoFTR: the curve joins the sorted errors by straight lines from
-    (0, 0), and the area is divided by the threshold, so that no error at all gives 1.
+    Divided by the threshold, so that no error at all gives 1. It is the exact area: the code of
+    SuperGlue joins the sorted errors by straight lines instead, which gives up to 1 / (2 N) more
+    with N errors: nothing on the lists that papers use, several percent on eight pairs.
 
     Arguments:
         errors: infinite for a failure; may be empty (areas are then 0).
     """
-    ordered = np.sort(np.asarray(errors, dtype=np.float64))
-    shares = np.arange(1, len(ordered) + 1) / max(len(ordered), 1)
-    areas = []
-    for threshold in thresholds:
-        below = int(np.searchsorted(ordered, threshold))
-        x = np.concatenate([[0.0], ordered[:below], [threshold]])
-        y = np.concatenate([[0.0], shares[:below], [shares[below - 1] if below else 0.0]])
-        areas.append(float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2) / threshold))
-    return areas
+    array = np.asarray(errors, dtype=np.float64)
+    if not len(array):
+        return [0.0 for _ in thresholds]
+    return [float(np.clip(1 - array / threshold, 0, None).mean()) for threshold in thresholds]
 
 
 def _resize_matrix(scale: float) -> np.ndarray:
