@@ -13,6 +13,7 @@ from .commands import (
     evaluation,
     localization,
     reconstruction,
+    report,
     stages,
     submission,
     training,
@@ -33,6 +34,7 @@ for commands in (
     submission,
     evaluation,
     visualization,
+    report,
     training,
     doctor,
 ):

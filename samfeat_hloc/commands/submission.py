@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from samfeat_hloc.evaluation.localization import by_base_name, evaluate
+from samfeat_hloc.evaluation.localization import by_base_name, evaluate, within
 from samfeat_hloc.localization.dataset import AachenDataset
 from samfeat_hloc.localization.poses import read_poses
 from samfeat_hloc.localization.submission import check, make
@@ -64,15 +64,47 @@ def _check(
 
 
 def _evaluate(
-    results: Annotated[Path, typer.Argument(help="A submission or poses file.")],
+    results: Annotated[
+        Path, typer.Argument(help="A submission or poses file, or the outputs folder of a run.")
+    ],
     dataset: _Dataset,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures to this file too.")
     ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Cumulative error curves, .png, .pdf or .svg.")
+    ] = None,
 ) -> None:
-    """Print the share of queries localized within the benchmark's thresholds."""
-    poses = by_base_name(read_poses(results))
-    evaluation = evaluate(poses, AachenDataset.open(dataset))
+    """Print the share of queries localized within the benchmark's thresholds, and what failed.
+
+    The reasons of failures are read off localization.json and map/ beside a run's poses.txt.
+    """
+    from samfeat_hloc.evaluation import failures
+
+    poses_file = results / "poses.txt" if results.is_dir() else results
+    opened = AachenDataset.open(dataset)
+    evaluation = evaluate(by_base_name(read_poses(poses_file)), opened)
     typer.echo(evaluation.table())
+    run = failures.read_run(poses_file)
+    diagnoses = [] if run is None else failures.diagnose_all(*run, opened)
+    if run is not None:
+        typer.echo(failures.failures_table(diagnoses))
+    elif lost := sum(not within(error) for error in evaluation.errors.values()):
+        typer.echo(
+            f"{lost} queries failed; for the reasons, name the poses.txt of a run, with its "
+            "localization.json and map/ beside it"
+        )
+    if plot is not None:
+        from samfeat_hloc.evaluation.curves import save
+        from samfeat_hloc.evaluation.localization_curves import error_figure
+
+        save(error_figure(evaluation.errors_by_condition(opened)), plot)
     if json_file is not None:
-        write_atomically(json_file, json.dumps(evaluation.as_json(), indent=2) + "\n")
+        from samfeat_hloc.evaluation.record import measurement
+
+        content = {
+            **evaluation.as_json(),
+            "failures": [found.as_json() for found in diagnoses if found.failed],
+            **measurement({"results": results, "dataset": dataset}),
+        }
+        write_atomically(json_file, json.dumps(content, indent=2) + "\n")

@@ -74,6 +74,14 @@ class LocalizationEvaluation:
         ]
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
 
+    def errors_by_condition(self, dataset: AachenDataset) -> dict[str, list[tuple[float, float]]]:
+        """(metres, degrees) of the queries of each condition, in the order of the dataset."""
+        found: dict[str, list[tuple[float, float]]] = {}
+        for name, query in dataset.queries_by_base_name().items():
+            if name in self.errors:
+                found.setdefault(query.condition, []).append(self.errors[name])
+        return found
+
     def as_json(self) -> dict[str, Any]:
         """The same as plain numbers, lists and dicts; None where an error is infinite."""
         return {
@@ -96,6 +104,11 @@ class LocalizationEvaluation:
             },
             "warnings": list(self.warnings),
         }
+
+
+def within(error: tuple[float, float], limit: tuple[float, float] = THRESHOLDS[0]) -> bool:
+    """Whether (metres, degrees) are at most those of the limit."""
+    return error[0] <= limit[0] and error[1] <= limit[1]
 
 
 def rotation_error(first: Pose, second: Pose) -> float:

@@ -1,0 +1,1 @@
+"""The report of a run: one HTML file that holds all it shows and needs no server."""
