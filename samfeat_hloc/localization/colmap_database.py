@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ..errors import SamfeatError
 from .feature_readers import FeatureReader, MatchReader
 
-_PAIRS_AT_A_TIME = 500  # verified in one call of COLMAP, between two steps of the progress bar
+_PAIRS_AT_A_TIME = 100  # verified in one call of COLMAP, between two steps of the progress bar
 
 
 @dataclass(frozen=True)

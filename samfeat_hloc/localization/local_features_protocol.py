@@ -76,6 +76,22 @@ class ProtocolRun:
     submission: Path
     evaluation: LocalizationEvaluation | None
 
+    def report(self) -> str:
+        """The map's figures, the evaluation where there is one, and what to upload."""
+        figures = map_figures(self.map_dir)
+        parts = [
+            f"map: {figures['images']} images, {figures['points']} points, "
+            f"track length {figures['mean_track_length']:.2f}, "
+            f"reprojection error {figures['mean_reprojection_error']:.2f} px"
+        ]
+        if self.evaluation is not None:
+            parts.append(f"\n{self.evaluation.table()}\n")
+        parts.append(
+            f"submission: {self.submission}, {len(self.poses)} of {len(self.queries)} queries "
+            "registered"
+        )
+        return "\n".join(parts)
+
 
 def run(dataset_dir: Path, outputs: Path, options: ProtocolOptions | None = None) -> ProtocolRun:
     """Run the protocol on a dataset in Aachen's layout.

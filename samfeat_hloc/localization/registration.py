@@ -195,7 +195,7 @@ def register(map_dir: Path, database: Path, images: Mapping[str, int]) -> dict[s
         The outcome for every name.
     """
     model = pycolmap.Reconstruction(str(map_dir))
-    with pycolmap.Database.open(str(database)) as opened:
+    with quiet_colmap(), pycolmap.Database.open(str(database)) as opened:
         cache = _cache(opened)
     options = pycolmap.IncrementalMapperOptions()
     options.abs_pose_refine_focal_length = False
