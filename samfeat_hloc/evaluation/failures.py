@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from ..localization.dataset import AachenDataset, Camera, base_name
 from ..localization.localize import LocalizationResult, QueryResult, log_path, read_result
@@ -123,7 +124,9 @@ def diagnose_all(
     cameras = {query.name: query.camera for query in dataset.queries} if dataset else {}
     return [
         diagnose(query, map_model, truth.get(base_name(name)), cameras.get(name))
-        for name, query in result.queries.items()
+        for name, query in tqdm(
+            result.queries.items(), desc="diagnose", unit="query", delay=2, leave=False
+        )
     ]
 
 

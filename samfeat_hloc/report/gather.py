@@ -18,7 +18,7 @@ from ..errors import SamfeatError
 from ..evaluation.failures import Diagnosis, diagnose_all
 from ..evaluation.localization import LocalizationEvaluation, by_base_name, evaluate
 from ..localization import provenance
-from ..localization.dataset import AachenDataset
+from ..localization.dataset import AachenDataset, base_name
 from ..localization.feature_readers import FeatureReader, MatchReader
 from ..localization.localize import LocalizationResult, QueryResult, log_path, read_result
 from ..localization.map_model import MapModel, is_model, read_map
@@ -256,7 +256,7 @@ def _scene(
         db_names=[image.name for image in images],
         db_poses=db_poses,
         estimated=frame.poses([query.pose for query in result.queries.values()], fields),
-        truth=frame.poses([truth.get(Path(name).name) for name in result.queries], fields),
+        truth=frame.poses([truth.get(base_name(name)) for name in result.queries], fields),
     )
     return scene, shown
 
