@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,11 @@ from typer.testing import CliRunner
 from samfeat_hloc.cli import app
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation import reconstruction
-from samfeat_hloc.localization import matches, structure_from_motion
+from samfeat_hloc.localization import matches, pairs, structure_from_motion
 from samfeat_hloc.localization.map_model import read_map
 from samfeat_hloc.localization.reconstruct import (
     ReconstructOptions,
+    choose_pairs,
     exhaustive_pairs,
     run,
 )
@@ -39,8 +41,8 @@ def folder(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("scene")
     synthetic_scene.write_images(scene, root / "images")
     features = synthetic_scene.write_features(scene, root / "features.h5")
-    pairs = exhaustive_pairs(NAMES, root / "pairs.txt")
-    matches.main(pairs, features, root / "matches.h5")
+    listed = exhaustive_pairs(NAMES, root / "pairs.txt")
+    matches.main(listed, features, root / "matches.h5")
     reconstruct(root)
     return root
 
@@ -136,8 +138,8 @@ def test_photos_that_do_not_match(num_points: int, message: str, tmp_path: Path)
     scene = synthetic_scene.build(NAMES, num_points)
     synthetic_scene.write_images(scene, tmp_path / "images")
     features = synthetic_scene.write_features(scene, tmp_path / "features.h5", frozenset(NAMES))
-    pairs = exhaustive_pairs(NAMES, tmp_path / "pairs.txt")
-    matches.main(pairs, features, tmp_path / "matches.h5")
+    listed = exhaustive_pairs(NAMES, tmp_path / "pairs.txt")
+    matches.main(listed, features, tmp_path / "matches.h5")
     with pytest.raises(SamfeatError, match=message):
         reconstruct(tmp_path)
     assert not (tmp_path / "sparse").exists()
@@ -155,6 +157,22 @@ def test_focal_length_from_exif_and_stored_orientation(tmp_path: Path) -> None:
     assert (camera.width, camera.height) == (360, 240)
     assert camera.has_prior_focal_length
     assert camera.params[0] == pytest.approx(500, rel=0.03)  # 50 mm on 36 mm film
+
+
+def test_pairs_by_retrieval_and_by_a_list(folder: Path, tmp_path: Path) -> None:
+    """Each photo with those most like it, where that is asked for; a list counts before both."""
+    features = folder / "features.h5"
+    options = ReconstructOptions(pairing="retrieval", num_retrieved=2)
+    retrieved = pairs.read_pairs(choose_pairs(NAMES, tmp_path, features, options))
+    assert 0 < len(retrieved) <= 2 * len(NAMES)
+    assert {first for first, _ in retrieved} == set(NAMES)
+    assert all(first != second for first, second in retrieved)
+    given = tmp_path / "given.txt"
+    given.write_text(f"{NAMES[0]} {NAMES[1]}\n")
+    assert choose_pairs(NAMES, tmp_path, features, replace(options, pairs=given)) == given
+    given.write_text(f"{NAMES[0]} other.jpg\n")
+    with pytest.raises(SamfeatError, match=r"other\.jpg is not in the image folder"):
+        choose_pairs(NAMES, tmp_path, features, replace(options, pairs=given))
 
 
 @pytest.mark.parametrize(
@@ -191,19 +209,19 @@ def test_sacre_coeur_by_rootsift(shared: Path, tmp_path: Path) -> None:
     """Real photos through the commands: reconstruction, then its figures."""
     photos = tmp_path / "photos"
     photos.mkdir()
-    for path in sorted((shared / "data/sacre_coeur/mapping").glob("*.jpg"))[:6]:
+    for path in sorted((shared / "data/sacre_coeur/mapping").glob("*.jpg")):
         image = Image.open(path)
-        image.thumbnail((560, 560))
+        image.thumbnail((640, 640))
         image.save(photos / path.name, quality=95)
     outputs = tmp_path / "outputs"
     command = ["reconstruct", str(photos), "--outputs", str(outputs), "--method", "rootsift",
                "--conf", "samfeat_fast"]  # fmt: skip
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
-    assert json.loads((outputs / "summary.json").read_text())["registered_images"] >= 5
+    assert json.loads((outputs / "summary.json").read_text())["registered_images"] >= 9
     figures = tmp_path / "figures.json"
     done = CliRunner().invoke(app, ["eval", "reconstruction", str(outputs), "--json", str(figures)])
     assert done.exit_code == 0, done.output
-    (row,) = json.loads(figures.read_text())
+    (row,) = json.loads(figures.read_text())["reconstructions"]
     assert row["points"] > 100
     assert 2 < row["mean_track_length"] <= row["registered_images"]

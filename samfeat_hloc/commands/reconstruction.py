@@ -84,6 +84,7 @@ def _evaluate(
 ) -> None:
     """Print the figures of the ETH local-feature benchmark, a row a model."""
     from ..evaluation.reconstruction import evaluate, table
+    from ..evaluation.record import measurement
     from ..localization.textlines import write_atomically
 
     rows = [evaluate(path) for path in models]
@@ -92,4 +93,5 @@ def _evaluate(
         figures = [
             {"path": str(path), **row.as_json()} for path, row in zip(models, rows, strict=True)
         ]
-        write_atomically(json_file, json.dumps(figures, indent=2) + "\n")
+        content = {"reconstructions": figures, **measurement({"models": list(map(str, models))})}
+        write_atomically(json_file, json.dumps(content, indent=2) + "\n")

@@ -20,6 +20,7 @@ from typing import Any
 
 from ..errors import SamfeatError
 from ..evaluation.localization import LocalizationEvaluation, by_base_name, evaluate
+from ..evaluation.record import measurement
 from . import global_descriptors, matches, pairs, provenance
 from .colmap_database import VerificationConfig, put_in_place, work_folder
 from .dataset import AachenDataset, Query
@@ -150,13 +151,11 @@ def run(dataset_dir: Path, outputs: Path, options: ProtocolOptions | None = None
         evaluation = evaluate(by_base_name(poses), replace(dataset, queries=queries))
     summary = {
         "protocol": "local-features",
-        "dataset": str(dataset_dir),
-        "features": options.features.method,
-        "conf": options.features.conf,
         "queries": len(queries),
         "registered": len(poses),
         "map": map_figures(map_dir),
         "evaluation": None if evaluation is None else evaluation.as_json(),
+        **measurement({"dataset": dataset_dir, **asdict(options)}),
     }
     write_atomically(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     return ProtocolRun(queries, poses, map_dir, submission, evaluation)

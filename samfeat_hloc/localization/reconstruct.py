@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from ..errors import SamfeatError
 from ..evaluation.reconstruction import ReconstructionFigures, evaluate
+from ..evaluation.record import measurement
 from ..images import list_images
 from ..presets import MATCH_DISTANCE_THRESHOLD, PRESETS
 from . import features, global_descriptors, matches, pairs, provenance, structure_from_motion
@@ -99,7 +100,7 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
     outputs.mkdir(parents=True, exist_ok=True)
     again: dict[str, Any] = {"overwrite": options.overwrite}
     feature_file = extract(image_dir, names, outputs / "features.h5", options)
-    pairs_file = _pairs(names, outputs, feature_file, options)
+    pairs_file = choose_pairs(names, outputs, feature_file, options)
     match_file = matches.main(
         pairs_file, feature_file, outputs / "matches.h5", config=match_config(options.method),
         **again,
@@ -113,7 +114,9 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
     )
     figures = evaluate(outputs, options.method)
     done = Reconstructed(models, len(names), figures)
-    write_atomically(outputs / "summary.json", json.dumps(done.as_json(), indent=1) + "\n")
+    configuration = {"images": image_dir, **asdict(options)}
+    content = {**done.as_json(), **measurement(configuration)}
+    write_atomically(outputs / "summary.json", json.dumps(content, indent=1) + "\n")
     return done
 
 
@@ -158,9 +161,15 @@ def exhaustive_pairs(names: list[str], output: Path, *, overwrite: bool = False)
     return provenance.write_text(output, text, made_by)
 
 
-def _pairs(
+def choose_pairs(
     names: list[str], outputs: Path, feature_file: Path, options: ReconstructOptions
 ) -> Path:
+    """The pairs file to match by: the one given, or all pairs, or retrieved ones.
+
+    Raises:
+        SamfeatError: a given list with names that are not among the images, or pairs in
+            `outputs` that were made differently.
+    """
     if options.pairs is not None:
         known = set(names)
         for name in (name for pair in pairs.read_pairs(options.pairs) for name in pair):
