@@ -33,7 +33,8 @@ from .presets import PRESETS
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
 CONDITION_COLOURS = {"day": BLUE, "night": ORANGE}
 _DPI = 110
-_MOST_LINES = 400  # more matches than that are a random part of them
+_WIDTH = 11.0  # inches
+_MOST_LINES = 150  # more matches than that are a random part of them
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,9 @@ def edge_map(model: SAMFeat, image: np.ndarray, conf: str) -> np.ndarray:
     resized = resize_image(image, PRESETS[conf])
     height, width = resized.shape[:2]
     device = next(model.parameters()).device
-    batch = torch.from_numpy(resized)[None].to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    batch = (
+        torch.from_numpy(resized.copy())[None].to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    )
     batch = F.pad(batch, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
     with torch.inference_mode():
         edges = model(batch).edges[0, 0].float().cpu().numpy()
@@ -149,14 +152,18 @@ def draw_keypoints(axes: Sequence[Any], image: np.ndarray, keypoints: np.ndarray
 def ground_plane(poses: Sequence[Pose]) -> np.ndarray:
     """(3, 3) rotation whose first two rows span the ground: cameras are held upright on it.
 
-    The third row is up, the mean of the cameras' upward directions.
+    The first row is the direction in which the cameras stand apart most, the third is up, the
+    mean of the cameras' upward directions.
     """
     up = -np.mean([pose.rotation[1] for pose in poses], axis=0)
     norm = np.linalg.norm(up)
     up = np.array([0.0, 0.0, 1.0]) if norm < 1e-6 else up / norm
-    first = np.eye(3)[np.argmin(np.abs(up))]
-    first -= up * (first @ up)
-    first /= np.linalg.norm(first)
+    level = np.eye(3) - np.outer(up, up)
+    centres = np.array([pose.centre for pose in poses])
+    spread = level @ np.cov(centres.T, ddof=0) @ level + 1e-9 * level
+    first = np.linalg.eigh(spread)[1][:, -1]
+    first = level @ first
+    first *= np.sign(first[np.argmax(np.abs(first))]) / np.linalg.norm(first)
     return np.stack([first, np.cross(up, first), up])
 
 
@@ -174,7 +181,7 @@ def draw_map(
         return np.asarray(points).reshape(-1, 3) @ plane[:2].T
 
     db = flat(np.array([pose.centre for pose in cameras]))
-    low, high = _frame(map_model, db, flat)
+    low, high = _frame(map_model, plane)
     points = flat(map_model.xyz)
     colours = map_model.colors / 255 * 0.85
     axes.scatter(points[:, 0], points[:, 1], s=0.6, c=colours, linewidths=0, rasterized=True)
@@ -204,12 +211,13 @@ def draw_map(
     axes.set_ylabel("metres")
     title = f"map from above: {len(map_model.point_ids)} points"
     axes.set_title(title + (f"; {outside} estimates outside" if outside else ""), fontsize=9)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncol=3, fontsize=7, frameon=False)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=7, frameon=False)
 
 
-def _frame(map_model: MapModel, db: np.ndarray, flat: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Corners of the picture: all database cameras and all but the farthest points."""
-    points = flat(map_model.xyz)
+def _frame(map_model: MapModel, plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Corners of the map's picture: all database cameras and all but the farthest points."""
+    db = np.array([image.pose.centre for image in map_model.images.values()]) @ plane[:2].T
+    points = map_model.xyz @ plane[:2].T
     low = np.minimum(db.min(axis=0), np.percentile(points, 1, axis=0))
     high = np.maximum(db.max(axis=0), np.percentile(points, 99, axis=0))
     margin = 0.05 * float((high - low).max()) + 0.5
@@ -235,30 +243,46 @@ def write_pictures(run: Run, conf: str) -> list[Path]:
             query = sorted(queries, key=lambda q: q.num_inliers)[len(queries) // 2]
             found = query_matches(query, map_model, features, matches)
             shown.append(found)
-            figure, axes = _figure(11, 4.6)
+            figure, axes = _figure(_WIDTH, 4.2)
             draw_matches(axes[0], found, image_dir)
             written.append(_save(figure, folder / f"matches-{condition}.png"))
             image = read_image(image_dir / query.name)
             keypoints = features.keypoints(query.name) - 0.5
-            figure, axes = _figure(11, 4.3, columns=2)
+            figure, axes = _figure(_WIDTH, 4.3, columns=2)
             draw_keypoints(axes, image, keypoints, edge_map(run.model, image, conf), query.name)
             written.append(_save(figure, folder / f"keypoints-{condition}.png"))
-    figure, axes = _figure(9, 7)
+    tall = _map_height(map_model)
+    figure, axes = _figure(_WIDTH, tall + 1.2)
     draw_map(axes[0], map_model, run.result, truth)
     written.append(_save(figure, folder / "map.png"))
 
-    figure, axes = _figure(11, 9.5, rows=2)
+    figure, axes = _figure(_WIDTH, 4.2 + tall + 1.2, rows=2, heights=[4.2, tall + 1.2])
     draw_matches(axes[0], shown[-1], image_dir)
     draw_map(axes[1], map_model, run.result, truth)
     written.append(_save(figure, folder / "overview.png"))
     return written
 
 
-def _figure(width: float, height: float, *, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
+def _map_height(map_model: MapModel) -> float:
+    """Inches that the map needs at the pictures' width, within limits."""
+    plane = ground_plane([image.pose for image in map_model.images.values()])
+    low, high = _frame(map_model, plane)
+    return float(np.clip((_WIDTH - 0.8) * (high - low)[1] / (high - low)[0], 2.0, 7.0))
+
+
+def _figure(
+    width: float,
+    height: float,
+    *,
+    rows: int = 1,
+    columns: int = 1,
+    heights: Sequence[float] | None = None,
+) -> tuple[Figure, Any]:
     with matplotlib.rc_context({"font.size": 9}):
         figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
         FigureCanvasAgg(figure)
-        return figure, figure.subplots(rows, columns, squeeze=False).ravel()
+        axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"height_ratios": heights})
+        return figure, axes.ravel()
 
 
 def _save(figure: Figure, path: Path) -> Path:

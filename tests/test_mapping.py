@@ -1,0 +1,317 @@
+"""Mapping: known poses stay, points come out right, whatever is wrong is said in one line."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import cv2
+import h5py
+import mapped_scene
+import numpy as np
+import pycolmap
+import pytest
+from mapped_scene import DB, Files
+from synthetic_scene import HEIGHT, WIDTH, project
+
+from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.localization import mapping, matches
+from samfeat_hloc.localization.map_model import read_map
+from samfeat_hloc.localization.mapping import epipolar_errors
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return mapped_scene.build(tmp_path_factory.mktemp("dataset"))
+
+
+def build_map(files: Files, output: Path, **changes: Path) -> Path:
+    inputs = {
+        "reference_model": files.reference,
+        "image_dir": files.images,
+        "pairs": files.pairs("db"),
+        "features": files.features,
+        "matches": files.matches("db"),
+        **changes,
+    }
+    return mapping.main(output=output, **inputs)
+
+
+@pytest.fixture(scope="module")
+def mapped(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_map(files, tmp_path_factory.mktemp("out") / "map")
+
+
+def test_poses_cameras_and_ids_are_the_reference_models(files: Files, mapped: Path) -> None:
+    before = pycolmap.Reconstruction(str(files.reference))
+    after = pycolmap.Reconstruction(str(mapped))
+    assert set(after.images) == set(before.images)
+    assert set(after.cameras) == set(before.cameras)
+    for image_id, image in before.images.items():
+        same = after.images[image_id]
+        assert same.name == image.name
+        moved = same.cam_from_world().matrix() - image.cam_from_world().matrix()
+        assert np.abs(moved).max() < 1e-12
+    for camera_id, camera in before.cameras.items():
+        assert (after.cameras[camera_id].params == camera.params).all()
+
+
+def test_points_are_where_they_are(files: Files, mapped: Path) -> None:
+    """Half a pixel of offset would show: the scene's noise is 0.3 px, averaged over tracks."""
+    model = read_map(mapped)
+    world = files.scene.points
+    assert len(model.point_ids) > 0.8 * len(world)
+    distance = np.linalg.norm(model.xyz[:, None] - world[None], axis=2).min(axis=1)
+    assert np.median(distance) < 0.01
+    assert 3 < model.mean_track_length <= len(DB)
+    assert 0.05 < model.mean_reprojection_error < 0.6
+    residuals = []
+    for name in DB:
+        image = model.images[name]
+        xyz = model.xyz[image.points[image.points >= 0]]
+        camera = xyz @ image.pose.rotation.T + image.pose.tvec
+        xy = camera[:, :2] / camera[:, 2:] * mapped_scene.FOCAL + [WIDTH / 2, HEIGHT / 2]
+        with h5py.File(files.features) as file:
+            keypoints = file[name]["keypoints"][()][image.points >= 0]
+        residuals.append((xy - (keypoints + 0.5)).mean(axis=0))
+    assert np.abs(np.mean(residuals, axis=0)).max() < 0.05
+
+
+def test_the_arrays_are_pycolmaps(mapped: Path) -> None:
+    model, reference = read_map(mapped), pycolmap.Reconstruction(str(mapped))
+    assert len(model.point_ids) == reference.num_points3D()
+    assert model.num_observations == reference.compute_num_observations()
+    assert np.isclose(model.mean_track_length, reference.compute_mean_track_length())
+    assert np.isclose(
+        model.mean_reprojection_error, reference.compute_mean_reprojection_error(), atol=1e-6
+    )
+    for image in reference.images.values():
+        ids = np.array([p.point3D_id if p.has_point3D() else -1 for p in image.points2D], np.int64)
+        rows = model.images[image.name].points
+        found = np.where(rows >= 0, model.point_ids[rows], -1)
+        assert (found == ids.astype(np.int64)).all()
+    for row in (0, len(model.point_ids) // 2, -1):
+        point = reference.points3D[int(model.point_ids[row])]
+        assert (point.xyz == model.xyz[row]).all()
+        assert (point.color == model.colors[row]).all()
+
+
+def test_a_text_reference_model_gives_the_same_map(
+    files: Files, mapped: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "text"
+    text.mkdir()
+    pycolmap.Reconstruction(str(files.reference)).write_text(str(text))
+    model = read_map(build_map(files, tmp_path / "map", reference_model=text))
+    assert len(model.point_ids) == len(read_map(mapped).point_ids)
+
+
+def test_skipped_when_done_refused_when_different(
+    files: Files, mapped: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "map"
+    shutil.copytree(mapped, output)
+    before = (output / "points3D.bin").stat().st_mtime_ns
+    build_map(files, output)
+    assert (output / "points3D.bin").stat().st_mtime_ns == before
+
+    fewer = tmp_path / "fewer.txt"
+    fewer.write_text("\n".join(files.pairs("db").read_text().split("\n")[:-1]))
+    with pytest.raises(SamfeatError, match=r"map: made differently: its input pairs"):
+        build_map(files, output, pairs=fewer)
+    mapping.main(
+        files.reference, files.images, fewer, files.features, files.matches("db"), output,
+        overwrite=True,
+    )  # fmt: skip
+    assert (output / "points3D.bin").stat().st_mtime_ns != before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fewer.txt", "map"]
+
+
+def test_a_folder_of_something_else_is_not_touched(files: Files, tmp_path: Path) -> None:
+    output = tmp_path / "thesis"
+    output.mkdir()
+    (output / "chapter1.txt").write_text("precious")
+    with pytest.raises(SamfeatError, match="not a map"):
+        build_map(files, output)
+    assert (output / "chapter1.txt").read_text() == "precious"
+
+
+def test_epipolar_errors_are_distances_to_the_lines(files: Files) -> None:
+    first, second = (files.scene.poses[name] for name in DB[:2])
+    relative = second.to_rigid3d() * first.to_rigid3d().inverse()
+    rays = [
+        (project(files.scene, pose) - [WIDTH / 2, HEIGHT / 2]) / mapped_scene.FOCAL
+        for pose in (first, second)
+    ]
+    for errors in epipolar_errors(relative.matrix(), *rays):
+        assert errors.max() < 1e-9
+    # moved at a right angle to its line by 3 px, a point is 3 px from it
+    essential = pycolmap.essential_matrix_from_pose(relative)
+    lines = np.column_stack([rays[0], np.ones(len(rays[0]))]) @ essential.T
+    normals = lines[:, :2] / np.linalg.norm(lines[:, :2], axis=1, keepdims=True)
+    step = 3 / mapped_scene.FOCAL
+    moved = epipolar_errors(relative.matrix(), rays[0], rays[1] + step * normals)[1]
+    assert np.allclose(moved, step)
+
+
+def test_no_baseline_no_epipolar_geometry() -> None:
+    same = np.hstack([np.eye(3), np.zeros((3, 1))])
+    errors = epipolar_errors(same, np.zeros((2, 2)), np.ones((2, 2)))[0]
+    assert not (errors <= 1).any()
+
+
+def test_wrong_matches_are_left_out(files: Files, tmp_path: Path) -> None:
+    """Half of the matches replaced by chance: the map hardly suffers, its points stay right."""
+    wrong = tmp_path / "matches.h5"
+    wrong.write_bytes(files.matches("db").read_bytes())
+    random = np.random.default_rng(0)
+    with h5py.File(wrong, "a") as file:
+        for group in file.values():
+            for pair in group.values():
+                matches0 = pair["matches0"][()]
+                rows = np.flatnonzero(matches0 >= 0)
+                half = random.permutation(rows)[: len(rows) // 2]
+                matches0[half] = random.permutation(matches0[half])
+                pair["matches0"][...] = matches0
+    model = read_map(build_map(files, tmp_path / "map", matches=wrong))
+    distance = np.linalg.norm(model.xyz[:, None] - files.scene.points[None], axis=2).min(axis=1)
+    assert len(model.point_ids) > 0.7 * len(files.scene.points)
+    assert np.median(distance) < 0.02
+
+
+def test_an_image_without_keypoints_is_mapped_around(files: Files, tmp_path: Path) -> None:
+    none = mapped_scene.with_features(
+        files.features, tmp_path / "features.h5", DB[3],
+        keypoints=np.zeros((0, 2), np.float32), keypoint_scores=np.zeros(0, np.float32),
+        descriptors=np.zeros((128, 0), np.float16),
+    )  # fmt: skip
+    pair_file = tmp_path / "matches.h5"
+    matches.main(files.pairs("db"), none, pair_file)
+    model = read_map(build_map(files, tmp_path / "map", features=none, matches=pair_file))
+    assert len(model.images) == len(DB)
+    assert len(model.images[DB[3]].points) == 0
+    assert len(model.point_ids) > 200
+
+
+BROKEN = {
+    "no reference model": "reference.*no such folder",
+    "pair of strangers": r"pairs.txt: image db/99.jpg is not in the reference model",
+    "features missing": r"features.h5: no features of db/2.jpg of the reference model",
+    "photo missing": r"no image db/4.jpg of the reference model",
+    "pair not matched": r"matches.h5: no matches of the pair",
+    "other features": r"matches keypoints that .* does not have",
+    "rotated": r"db/5.jpg is 480x640 but .* 640x480; the photo is stored rotated",
+    "another size": r"db/5.jpg is 320x240 but .* 640x480",
+    "no matches": "0 points: there are no matches at all",
+    "truncated model": r"points3D.bin: .*copy the model again",
+    "not HDF5": r"features.h5: cannot be read",
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_is_wrong_is_said_in_one_line(files: Files, tmp_path: Path, what: str) -> None:
+    features, pair_file = tmp_path / "features.h5", tmp_path / "matches.h5"
+    changes: dict[str, Path] = {}
+    if what == "no reference model":
+        changes["reference_model"] = tmp_path / "reference"
+    elif what == "pair of strangers":
+        changes["pairs"] = tmp_path / "pairs.txt"
+        changes["pairs"].write_text(f"{DB[0]} {DB[1]}\n{DB[0]} db/99.jpg\n")
+    elif what == "features missing":
+        changes["features"] = mapped_scene.copy_without(files.features, features, DB[2])
+    elif what == "photo missing":
+        changes["image_dir"] = shutil.copytree(files.images, tmp_path / "images")
+        (changes["image_dir"] / DB[4]).unlink()
+    elif what == "pair not matched":
+        changes["matches"] = mapped_scene.copy_without(
+            files.matches("db"), pair_file, "db-0.jpg/db-1.jpg"
+        )
+    elif what == "other features":
+        changes["features"] = mapped_scene.with_features(
+            files.features, features, DB[1], keypoints=np.zeros((3, 2), np.float32)
+        )
+    elif what in ("rotated", "another size"):
+        size = np.array([480, 640] if what == "rotated" else [320, 240])
+        changes["features"] = mapped_scene.with_features(
+            files.features, features, DB[5], image_size=size
+        )
+    elif what == "no matches":
+        changes["matches"] = pair_file
+        pair_file.write_bytes(files.matches("db").read_bytes())
+        with h5py.File(pair_file, "a") as file:
+            for group in file.values():
+                for pair in group.values():
+                    pair["matches0"][...] = -1
+    elif what == "truncated model":
+        changes["reference_model"] = shutil.copytree(files.reference, tmp_path / "model")
+        points = changes["reference_model"] / "points3D.bin"
+        points.write_bytes(points.read_bytes()[:-20])
+    elif what == "not HDF5":
+        changes["features"] = features
+        features.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    output = tmp_path / "out" / "map"
+    with pytest.raises(SamfeatError, match=BROKEN[what]) as caught:
+        build_map(files, output, **changes)
+    assert "\n" not in str(caught.value)
+    assert not output.parent.exists() or not list(output.parent.iterdir())
+
+
+def test_poses_that_do_not_fit_the_photos_give_no_map(files: Files, tmp_path: Path) -> None:
+    """The reference poses shuffled: few matches agree, and the error says so."""
+    names = list(DB)
+    shuffled = dict(zip(names, [files.scene.poses[n] for n in names[3:] + names[:3]], strict=True))
+    reference = tmp_path / "reference"
+    mapped_scene.write_reference(
+        type(files.scene)(files.scene.points, files.scene.descriptors, shuffled), reference
+    )
+    with h5py.File(files.features) as file:
+        counts = [len(file[name]["keypoints"]) for name in names]
+    assert min(counts) > 100
+    try:
+        model = read_map(build_map(files, tmp_path / "map", reference_model=reference))
+    except SamfeatError as error:
+        assert "0 points" in str(error)
+    else:
+        assert len(model.point_ids) < 0.5 * len(files.scene.points)
+
+
+def test_sift_on_photos_of_the_fountain(shared: Path, tmp_path: Path) -> None:
+    """Real photos, real calibration: a map of many points at less than a pixel."""
+    town = shared / "data" / "town"
+    whole = pycolmap.Reconstruction(str(town / "3D-models" / "aachen_v_1_1"))
+    names = sorted(i.name for i in whole.images.values() if "fountain" in i.name)
+    features = tmp_path / "features.h5"
+    sift = cv2.SIFT_create(1500)
+    with h5py.File(features, "w") as file:
+        for name in sorted(i.name for i in whole.images.values()):
+            photo = cv2.imread(str(town / "images_upright" / name), cv2.IMREAD_GRAYSCALE)
+            group = file.create_group(name)
+            group["image_size"] = np.array(photo.shape[::-1])
+            if name not in names:
+                group["keypoints"] = np.zeros((0, 2), np.float32)
+                continue
+            half = cv2.resize(photo, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+            points, descriptors = sift.detectAndCompute(half, None)
+            descriptors = np.sqrt(descriptors / descriptors.sum(axis=1, keepdims=True))
+            xy = (np.array([p.pt for p in points]) + 0.5) * 2 - 0.5
+            stored = group.create_dataset("keypoints", data=xy.astype(np.float32))
+            stored.attrs["uncertainty"] = 2.0
+            group["descriptors"] = descriptors.T.astype(np.float16)
+            group["keypoint_scores"] = np.ones(len(points), np.float32)
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text("\n".join(f"{a} {b}" for i, a in enumerate(names) for b in names[i + 1 :]))
+    pair_file = matches.main(pairs, features, tmp_path / "matches.h5")
+    model = read_map(
+        mapping.main(
+            town / "3D-models" / "aachen_v_1_1",
+            town / "images_upright",
+            pairs,
+            features,
+            pair_file,
+            tmp_path / "map",
+        )  # fmt: skip
+    )
+    assert len(model.point_ids) > 700
+    assert model.mean_track_length > 2.5
+    assert model.mean_reprojection_error < 1.0
+    assert model.colors.std() > 10
