@@ -214,13 +214,19 @@ def draw_map(
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=7, frameon=False)
 
 
+def _trusted(map_model: MapModel) -> np.ndarray:
+    """(P, 3) points that three images see, where there are enough of these."""
+    seen = map_model.track_lengths >= 3
+    return map_model.xyz[seen] if seen.sum() > 100 else map_model.xyz
+
+
 def _frame(map_model: MapModel, plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Corners of the map's picture: all database cameras and all but the farthest points."""
+    """Corners of the map's picture: all database cameras and the bulk of the points."""
     db = np.array([image.pose.centre for image in map_model.images.values()]) @ plane[:2].T
-    points = map_model.xyz @ plane[:2].T
-    low = np.minimum(db.min(axis=0), np.percentile(points, 1, axis=0))
-    high = np.maximum(db.max(axis=0), np.percentile(points, 99, axis=0))
-    margin = 0.05 * float((high - low).max()) + 0.5
+    points = _trusted(map_model) @ plane[:2].T
+    low = np.minimum(db.min(axis=0), np.percentile(points, 4, axis=0))
+    high = np.maximum(db.max(axis=0), np.percentile(points, 96, axis=0))
+    margin = 0.08 * float((high - low).max()) + 0.5
     return low - margin, high + margin
 
 

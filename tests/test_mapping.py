@@ -301,16 +301,10 @@ def test_sift_on_photos_of_the_fountain(shared: Path, tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.txt"
     pairs.write_text("\n".join(f"{a} {b}" for i, a in enumerate(names) for b in names[i + 1 :]))
     pair_file = matches.main(pairs, features, tmp_path / "matches.h5")
-    model = read_map(
-        mapping.main(
-            town / "3D-models" / "aachen_v_1_1",
-            town / "images_upright",
-            pairs,
-            features,
-            pair_file,
-            tmp_path / "map",
-        )  # fmt: skip
-    )
+    reference = town / "3D-models" / "aachen_v_1_1"
+    output = tmp_path / "map"
+    mapping.main(reference, town / "images_upright", pairs, features, pair_file, output)
+    model = read_map(output)
     assert len(model.point_ids) > 700
     assert model.mean_track_length > 2.5
     assert model.mean_reprojection_error < 1.0

@@ -1,0 +1,262 @@
+"""Localization: right poses, honest failures, the same result every time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import mapped_scene
+import numpy as np
+import pytest
+from mapped_scene import BLIND, CAMERA, DB, QUERIES, Files
+from synthetic_scene import FOCAL, HEIGHT, WIDTH, project
+
+from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.evaluation.localization import position_error, rotation_error
+from samfeat_hloc.localization import localize, mapping
+from samfeat_hloc.localization.dataset import Query
+from samfeat_hloc.localization.feature_readers import MatchReader
+from samfeat_hloc.localization.localize import (
+    FALLBACK,
+    LOCALIZED,
+    LocalizationResult,
+    correspondences,
+    estimate_pose,
+)
+from samfeat_hloc.localization.map_model import read_map
+from samfeat_hloc.localization.poses import read_poses
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    built = mapped_scene.build(tmp_path_factory.mktemp("dataset"))
+    mapping.main(
+        built.reference,
+        built.images,
+        built.pairs("db"),
+        built.features,
+        built.matches("db"),
+        built.root / "map",
+    )
+    return built
+
+
+def run(files: Files, output: Path, **changes: object) -> LocalizationResult:
+    inputs = {
+        "map_dir": files.root / "map",
+        "queries": files.queries,
+        "pairs": files.pairs("query"),
+        "features": files.features,
+        "matches": files.matches("query"),
+        **changes,
+    }
+    return localize.main(output=output, **inputs)  # type: ignore[arg-type]
+
+
+def test_poses_are_right(files: Files, tmp_path: Path) -> None:
+    result = run(files, tmp_path / "poses.txt")
+    for name in QUERIES[:2]:
+        query, truth = result.queries[name], files.scene.poses[name]
+        assert query.status == LOCALIZED
+        assert position_error(query.pose, truth) < 0.03
+        assert rotation_error(query.pose, truth) < 0.15
+        assert query.num_inliers > 100
+        assert query.num_inliers <= query.num_correspondences <= query.num_matches
+        assert [image for image, _ in query.retrieved] == DB  # each once
+        assert sum(count for _, count in query.retrieved) == query.num_matches
+    assert read_poses(tmp_path / "poses.txt").keys() == set(QUERIES)
+
+
+def test_inliers_project_onto_their_keypoints(files: Files, tmp_path: Path) -> None:
+    """The stored indices and ids are what pictures and reports build on."""
+    result = run(files, tmp_path / "poses.txt")
+    model = read_map(files.root / "map")
+    query = result.queries[QUERIES[0]]
+    rows = np.searchsorted(model.point_ids, query.inlier_points)
+    assert (model.point_ids[rows] == query.inlier_points).all()
+    camera = model.xyz[rows] @ query.pose.rotation.T + query.pose.tvec
+    xy = camera[:, :2] / camera[:, 2:] * FOCAL + [WIDTH / 2, HEIGHT / 2]
+    with h5py.File(files.features) as file:
+        keypoints = file[QUERIES[0]]["keypoints"][()][query.inlier_keypoints]
+    errors = xy - (keypoints + 0.5)
+    assert np.abs(errors).max() < 12
+    assert np.abs(errors.mean(axis=0)).max() < 0.1  # the half pixel is there
+
+
+def test_a_query_that_sees_nothing_gets_the_first_retrieved_pose(
+    files: Files, tmp_path: Path
+) -> None:
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text("".join(f"{name} {DB[5]}\n{name} {DB[2]}\n" for name in QUERIES))
+    empty = mapped_scene.with_features(
+        files.features, tmp_path / "features.h5", BLIND, keypoints=np.zeros((0, 2), np.float32)
+    )
+    matches = tmp_path / "matches.h5"
+    matches.write_bytes(files.matches("query").read_bytes())
+    with h5py.File(matches, "a") as file:
+        group = file[BLIND.replace("/", "-")]
+        for name in list(group):
+            del group[name]["matches0"]
+            group[name]["matches0"] = np.zeros(0, np.int16)
+    result = run(files, tmp_path / "poses.txt", pairs=pairs, features=empty, matches=matches)
+    blind = result.queries[BLIND]
+    assert blind.status == FALLBACK
+    assert (blind.num_keypoints, blind.num_matches, blind.num_inliers) == (0, 0, 0)
+    assert position_error(blind.pose, files.scene.poses[DB[5]]) < 1e-9
+    assert result.num_localized == 2
+
+
+def test_the_same_every_time_and_with_any_workers(files: Files, tmp_path: Path) -> None:
+    texts = set()
+    for i, workers in enumerate((1, 3, 3)):
+        output = tmp_path / str(i) / "poses.txt"
+        run(files, output, workers=workers)
+        texts.add(output.read_text() + (output.parent / "localization.json").read_text())
+    assert len(texts) == 1
+
+
+def test_done_is_skipped_and_read_back(files: Files, tmp_path: Path) -> None:
+    output = tmp_path / "poses.txt"
+    first = run(files, output)
+    before = output.stat().st_mtime_ns
+    again = run(files, output)
+    assert again.skipped and not first.skipped
+    assert output.stat().st_mtime_ns == before
+    for name, query in first.queries.items():
+        same = again.queries[name]
+        assert np.allclose(same.pose.qvec, query.pose.qvec, atol=1e-15)
+        assert (same.pose.tvec == query.pose.tvec).all()
+        assert (same.inlier_keypoints == query.inlier_keypoints).all()
+        assert (same.inlier_points == query.inlier_points).all()
+        assert replace(same, pose=query.pose, inlier_keypoints=query.inlier_keypoints,
+                       inlier_points=query.inlier_points).__dict__ == query.__dict__  # fmt: skip
+    with pytest.raises(SamfeatError, match=r"made differently: max_error was 12\.0 and is now 4"):
+        run(files, output, max_error=4.0)
+    assert not run(files, output, max_error=4.0, overwrite=True).skipped
+
+    (tmp_path / "localization.json").write_text(json.dumps({QUERIES[0]: {}}))
+    with pytest.raises(SamfeatError, match=r"localization.json: not the log of poses.txt"):
+        run(files, output, max_error=4.0)
+
+
+def test_correspondences_are_hlocs(files: Files) -> None:
+    """The arrays against the plain loops over matches that they stand for."""
+    model = read_map(files.root / "map")
+    with MatchReader(files.matches("query")) as matches:
+        found = correspondences(model, QUERIES[0], DB, matches)
+        expected, counts = set(), []
+        for db_name in DB:
+            seen = [
+                (int(k), int(model.images[db_name].points[m]))
+                for k, m in matches.matches(QUERIES[0], db_name)
+                if model.images[db_name].points[m] >= 0
+            ]
+            counts.append(len(seen))
+            expected.update(seen)
+    pairs = list(zip(found.keypoints.tolist(), found.points.tolist(), strict=True))
+    assert pairs == sorted(expected)
+    assert found.matches_per_image == counts
+
+
+def test_a_pair_stored_the_other_way_round(files: Files, tmp_path: Path) -> None:
+    reverse = tmp_path / "matches.h5"
+    with MatchReader(files.matches("query")) as matches, h5py.File(reverse, "w") as file:
+        pair = matches.matches(QUERIES[0], DB[0])
+        backward = np.full(pair[:, 1].max() + 1, -1, np.int16)
+        backward[pair[:, 1]] = pair[:, 0]
+        file["db-0.jpg/query-day-a.jpg/matches0"] = backward
+        with MatchReader(reverse) as reversed_matches:
+            other = reversed_matches.matches(QUERIES[0], DB[0])
+    assert sorted(map(tuple, other.tolist())) == sorted(map(tuple, pair.tolist()))
+
+
+def test_the_whole_map_in_one_pixel_is_no_pose(files: Files) -> None:
+    """More matches of one spot, a lamp, than true ones: any far camera agrees with them all."""
+    random = np.random.default_rng(0)
+    truth = files.scene.poses[QUERIES[0]]
+    points = files.scene.points
+    xy = project(files.scene, truth)
+    true = random.choice(len(points), 40, replace=False)
+    spot = random.choice(len(points), 150, replace=False)
+    lamp = np.array([500, 80]) + random.uniform(-3, 3, (len(spot), 2))
+    keypoints = np.concatenate([xy[true] + random.normal(scale=0.3, size=(40, 2)), lamp])
+    solved = estimate_pose(
+        keypoints, np.concatenate([points[true], points[spot]]), CAMERA.to_pycolmap()
+    )
+    assert solved is not None
+    pose, inliers = solved
+    assert position_error(pose, truth) < 0.05
+    assert inliers[:40].all() and inliers[40:].mean() < 0.1
+    assert estimate_pose(lamp, points[spot], CAMERA.to_pycolmap()) is None
+
+
+def test_too_few_correspondences_are_no_pose() -> None:
+    none = np.zeros((0, 2)), np.zeros((0, 3))
+    assert estimate_pose(*none, CAMERA.to_pycolmap()) is None
+    assert estimate_pose(np.ones((3, 2)), np.ones((3, 3)), CAMERA.to_pycolmap()) is None
+
+
+BROKEN = {
+    "no retrieval": r"pairs.txt: no retrieved image for query query/night/b.jpg",
+    "not in the map": r"pairs.txt: db/99.jpg, retrieved for query/day/a.jpg, is not in the map",
+    "no features": r"features.h5: no features of query query/night/b.jpg",
+    "pair not matched": r"matches.h5: no matches of the pair query/day/a.jpg db/3.jpg",
+    "rotated": r"query/day/a.jpg: the image is 480x640 .* stored rotated",
+    "another size": r"query/day/a.jpg: the image is 640x480 but .* 1280x960; give the intrinsics",
+    "other features": r"matches keypoint \d+ of db/0.jpg, which has 5 in the map",
+    "no map": r"no map in this folder",
+    "damaged map": r"points3D.bin: damaged",
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_is_wrong_is_said_in_one_line(files: Files, tmp_path: Path, what: str) -> None:
+    changes: dict[str, object] = {}
+    pairs, features, matches = (tmp_path / n for n in ("pairs.txt", "features.h5", "matches.h5"))
+    if what == "no retrieval":
+        changes["pairs"] = pairs
+        pairs.write_text("".join(f"{name} {DB[0]}\n" for name in (QUERIES[0], QUERIES[2])))
+    elif what == "not in the map":
+        changes["pairs"] = pairs
+        pairs.write_text("".join(f"{name} db/99.jpg\n" for name in QUERIES))
+    elif what == "no features":
+        changes["features"] = mapped_scene.copy_without(files.features, features, QUERIES[1])
+    elif what == "pair not matched":
+        changes["matches"] = mapped_scene.copy_without(
+            files.matches("query"), matches, "query-day-a.jpg/db-3.jpg"
+        )
+    elif what == "rotated":
+        changes["features"] = mapped_scene.with_features(
+            files.features, features, QUERIES[0], image_size=np.array([HEIGHT, WIDTH])
+        )
+    elif what == "another size":
+        camera = replace(CAMERA, width=2 * WIDTH, height=2 * HEIGHT)
+        changes["queries"] = [Query(QUERIES[0], "day", camera)]
+    elif what == "other features":
+        few = mapped_scene.with_features(
+            files.features, features, DB[0], keypoints=np.ones((5, 2), np.float32)
+        )
+        changes["map_dir"] = mapping.main(
+            files.reference, files.images, _pairs_without(files, pairs, DB[0]), few,
+            files.matches("db"), tmp_path / "map",
+        )  # fmt: skip
+    elif what == "no map":
+        changes["map_dir"] = tmp_path / "map"
+    elif what == "damaged map":
+        map_dir = Path(shutil.copytree(files.root / "map", tmp_path / "map"))
+        (map_dir / "points3D.bin").write_bytes((map_dir / "points3D.bin").read_bytes()[:-9])
+        changes["map_dir"] = map_dir
+    output = tmp_path / "out" / "poses.txt"
+    with pytest.raises(SamfeatError, match=BROKEN[what]) as caught:
+        run(files, output, **changes)
+    assert "\n" not in str(caught.value)
+    assert not output.parent.exists() or not list(output.parent.iterdir())
+
+
+def _pairs_without(files: Files, path: Path, name: str) -> Path:
+    lines = files.pairs("db").read_text().split("\n")
+    path.write_text("\n".join(line for line in lines if name not in line.split()))
+    return path

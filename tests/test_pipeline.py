@@ -1,0 +1,193 @@
+"""The whole run on a small demo: every file, a second run that skips, pictures, clear refusals."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+
+from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.localization import pipeline, submission
+from samfeat_hloc.localization.pipeline import Run, RunOptions
+from samfeat_hloc.localization.poses import Pose
+from samfeat_hloc.pictures import ground_plane, write_pictures
+from samfeat_hloc.scenes import write_demo
+
+ROOT = Path(__file__).resolve().parents[1]
+FAST = RunOptions(conf="samfeat_fast")
+OUTPUTS = {
+    "features.h5", "global-descriptors.h5", "pairs-db-covis20.txt", "pairs-query-vlad50.txt",
+    "matches-db.h5", "matches-query.h5", "map", "poses.txt", "localization.json",
+    "Aachen_v1_1_eval_[samfeat].txt", "summary.json", "pairs-db-covis20.txt.made_by.json",
+    "pairs-query-vlad50.txt.made_by.json", "poses.txt.made_by.json",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_demo(
+        tmp_path_factory.mktemp("demo") / "dataset", num_db=10, num_queries=2, size=(320, 240)
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return pipeline.run(dataset, tmp_path_factory.mktemp("outputs"), FAST)
+
+
+def test_every_file_is_there_and_the_submission_is_right(finished: Run) -> None:
+    names = {path.name for path in finished.outputs.iterdir()} - {"pictures"}
+    assert names == OUTPUTS
+    assert submission.check(finished.submission, finished.dataset) == []
+    assert len(finished.result.queries) == 4
+    assert finished.evaluation is not None
+    assert finished.evaluation.conditions["day"].recalls[(0.25, 2.0)] == 1.0
+
+
+def test_the_summary_counts(finished: Run) -> None:
+    summary = json.loads((finished.outputs / "summary.json").read_text())
+    stages = summary["stages"]
+    assert list(stages) == [
+        "features", "pairs-db", "matches-db", "map", "global-descriptors", "pairs-query",
+        "matches-query", "localize",
+    ]  # fmt: skip
+    assert stages["features"]["images"] == 14
+    assert 50 < stages["features"]["keypoints_per_image"] <= 1024
+    assert stages["map"]["images"] == 10
+    assert stages["map"]["observations"] >= 2 * stages["map"]["points"] > 0
+    assert stages["localize"]["localized"]["day"]["queries"] == 2
+    assert summary["weights_sha256"] == finished.model.weights_sha256
+    assert summary["evaluation"]["conditions"]["night"]["num_queries"] == 2
+    table = finished.summary.table().split("\n")
+    assert len(table) == 10
+    assert "reprojection error" in finished.summary.table()
+
+
+def test_a_second_run_skips_every_stage(
+    finished: Run, dataset: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = _times(finished.outputs)
+    with caplog.at_level(logging.INFO):
+        again = pipeline.run(dataset, finished.outputs, FAST)
+    assert all(stage.skipped for stage in again.summary.stages)
+    assert len([line for line in caplog.messages if "skipped" in line]) == 8
+    after = _times(finished.outputs)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed <= {"summary.json", "Aachen_v1_1_eval_[samfeat].txt"}
+    assert again.result.poses.keys() == finished.result.poses.keys()
+
+
+def test_another_configuration_is_refused_not_reused(finished: Run, dataset: Path) -> None:
+    with pytest.raises(SamfeatError, match=r"features.h5: made differently: .*--overwrite"):
+        pipeline.run(dataset, finished.outputs, RunOptions(conf="samfeat_aachen"))
+
+
+def test_given_pairs_take_the_place_of_retrieval(
+    finished: Run, dataset: Path, tmp_path: Path
+) -> None:
+    """A published list names more queries than these; what is left out is needed by nobody."""
+    db_names = finished.dataset.db_names
+    queries = finished.dataset.query_names
+    given = tmp_path / "netvlad.txt"
+    given.write_text(
+        "".join(f"{q} {d}\n" for q in [*queries, "query/other.jpg"] for d in db_names[::2])
+    )
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    shutil.copy(finished.features, outputs)
+    options = RunOptions(conf="samfeat_fast", pairs_query=given)
+    done = pipeline.run(dataset, outputs, options)
+    assert not (outputs / "global-descriptors.h5").exists()
+    for query in done.result.queries.values():
+        assert [name for name, _ in query.retrieved] == db_names[::2]
+    assert [s.name for s in done.summary.stages if s.skipped] == ["features"]
+
+
+def test_pairs_that_cannot_work_are_refused_before_anything_is_made(
+    dataset: Path, finished: Run, tmp_path: Path
+) -> None:
+    given, outputs = tmp_path / "pairs.txt", tmp_path / "outputs"
+    query, db_name = finished.dataset.query_names[0], finished.dataset.db_names[0]
+    for text, wrong in (
+        (f"{query} {db_name}\n", r"pairs.txt: no pair for query .*3 of 4 queries"),
+        (f"{query} db/none.jpg\n", r"pairs.txt: db/none.jpg, retrieved for .* not in the ref"),
+    ):
+        given.write_text(text)
+        with pytest.raises(SamfeatError, match=wrong):
+            pipeline.run(dataset, outputs, RunOptions(pairs_query=given))
+    given.write_text(f"{db_name} {query}\n")
+    with pytest.raises(SamfeatError, match="is not in the reference model"):
+        pipeline.run(dataset, outputs, RunOptions(pairs_db=given))
+    assert not outputs.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        ({"engine": "colmap"}, "--engine colmap: choose from native, hloc"),
+        ({"conf": "sift"}, "--conf sift: choose from samfeat_aachen"),
+        ({"num_retrieved": 0}, "--num-retrieved"),
+        ({"max_error": 0.0}, "--max-error"),
+        ({"max_error": float("nan")}, "--max-error"),
+    ],
+)
+def test_options_that_make_no_sense(options: dict[str, object], wrong: str) -> None:
+    with pytest.raises(SamfeatError, match=wrong):
+        RunOptions(**options)  # type: ignore[arg-type]
+
+
+def test_pictures(finished: Run) -> None:
+    pictures = write_pictures(finished, "samfeat_fast")
+    assert [path.name for path in pictures] == [
+        "matches-day.png", "keypoints-day.png", "matches-night.png", "keypoints-night.png",
+        "map.png", "overview.png",
+    ]  # fmt: skip
+    for path in pictures:
+        image = matplotlib.image.imread(path)
+        assert image.shape[0] > 200 and image.std() > 0.02
+    assert not list(pictures[0].parent.glob(".*"))
+
+
+def test_the_ground_is_level() -> None:
+    """Upright cameras in a row along y, at one height: x and z of the world are not swapped."""
+    looking = Pose(np.array([0.5, 0.5, -0.5, 0.5]), np.zeros(3))  # along +x, z up
+    assert np.allclose(-looking.rotation[1], [0, 0, 1])
+    poses = [Pose(looking.qvec, -looking.rotation @ np.array([0, y, 2.0])) for y in range(5)]
+    plane = ground_plane(poses)
+    assert np.allclose(plane @ plane.T, np.eye(3))
+    assert np.allclose(plane[2], [0, 0, 1])
+    assert np.allclose(plane[0], [0, 1, 0])
+    assert np.allclose(ground_plane(poses[:1]) @ [0, 0, 1], [0, 0, 1])
+
+
+def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
+    script = str(ROOT / "benchmarks" / "aachen" / "run.py")
+    for arguments, wrong in (
+        ([], "error: --dataset and --outputs: give both, or --demo"),
+        (["--dataset", str(tmp_path / "none"), "--outputs", str(tmp_path / "out")],
+         "no such dataset folder"),
+    ):  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, script, *arguments], capture_output=True, text=True, cwd=tmp_path
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+        assert wrong in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def _times(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.is_file()}
