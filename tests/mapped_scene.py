@@ -72,20 +72,19 @@ def write_reference(scene: Scene, folder: Path) -> None:
 
     Ids are not 1, 2, 3: they have to survive.
     """
-    model = pycolmap.Reconstruction()
-    camera = CAMERA.to_pycolmap()
-    camera.camera_id = 7
-    model.add_camera_with_trivial_rig(camera)
-    for i, name in enumerate(reversed(DB)):
-        image = pycolmap.Image(name=name, camera_id=7, image_id=10 + 3 * i)
-        image.points2D = pycolmap.Point2DList([pycolmap.Point2D(np.array([5.0, 5.0]))])
-        model.add_image_with_trivial_frame(image, scene.poses[name].to_rigid3d())
-    track = pycolmap.Track()
-    track.add_element(10, 0)
-    track.add_element(13, 0)
-    model.add_point3D(np.zeros(3), track, np.zeros(3, np.uint8))
     folder.mkdir(parents=True)
-    model.write_binary(str(folder))
+    lines = []
+    for i, name in enumerate(reversed(DB)):
+        pose = scene.poses[name]
+        values = " ".join(repr(float(value)) for value in [*pose.qvec, *pose.tvec])
+        lines += [f"{10 + 3 * i} {values} 7 {name}", f"5 5 {1 if i < 2 else -1}"]
+    (folder / "images.txt").write_text("\n".join(lines) + "\n")
+    params = " ".join(map(repr, CAMERA.params))
+    (folder / "cameras.txt").write_text(f"7 {CAMERA.model} {WIDTH} {HEIGHT} {params}\n")
+    (folder / "points3D.txt").write_text("1 0 0 0 128 128 128 0.5 10 0 13 0\n")
+    pycolmap.Reconstruction(str(folder)).write_binary(str(folder))
+    for text in folder.glob("*.txt"):
+        text.unlink()
 
 
 def copy_without(source: Path, target: Path, name: str) -> Path:

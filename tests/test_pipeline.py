@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -181,7 +182,11 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
          "no such dataset folder"),
     ):  # fmt: skip
         done = subprocess.run(
-            [sys.executable, script, *arguments], capture_output=True, text=True, cwd=tmp_path
+            [sys.executable, script, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         assert done.returncode == 1
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

@@ -121,8 +121,11 @@ def correspondences(
     """
     keypoints, points, counts = [], [], []
     for db_name in retrieved:
-        pair = matches.matches(name, db_name)
         to_point = map_model.images[db_name].points
+        if not (to_point >= 0).any():  # pycolmap 3.13 even drops such an image's keypoints
+            counts.append(0)
+            continue
+        pair = matches.matches(name, db_name)
         if len(pair) and pair[:, 1].max() >= len(to_point):
             raise SamfeatError(
                 f"{matches.path}: the pair {name} {db_name} matches keypoint {pair[:, 1].max()} "

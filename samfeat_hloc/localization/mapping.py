@@ -144,6 +144,7 @@ def main(
             verification = _fill_database(
                 database, reference, listed, feature_file, match_file, config
             )
+        _check_verified(verification, pairs, matches)
         model = work / "model"
         model.mkdir()
         triangulate(reference, database, image_dir, model, config)
@@ -381,24 +382,29 @@ def triangulate(
         ) from error
 
 
-def _check_map(model: Path, verification: Verification, pairs: Path, matches: Path) -> None:
-    if is_model(model) and len(read_map(model).point_ids):
-        return
+def _check_verified(verification: Verification, pairs: Path, matches: Path) -> None:
     v = verification
+    if v.usable_pairs:
+        return
     if v.matches == 0:
         reason = "there are no matches at all; check the features and the matching threshold"
-    elif v.usable_pairs == 0:
+    else:
         reason = (
             f"of {v.matches} matches in {v.pairs} pairs {v.inliers} agree with the reference "
             f"poses, in no pair {_MIN_PAIR_MATCHES}; check that features and reference model are "
             "of the same images"
         )
-    else:
-        reason = (
-            f"{v.inliers} matches were verified but none triangulated (too little parallax, or "
-            "this pycolmap ignores them); run `samfeat doctor`"
-        )
     raise SamfeatError(f"{matches}: the map of {pairs.name} would have 0 points: {reason}")
+
+
+def _check_map(model: Path, verification: Verification, pairs: Path, matches: Path) -> None:
+    if is_model(model) and len(read_map(model).point_ids):
+        return
+    raise SamfeatError(
+        f"{matches}: the map of {pairs.name} would have 0 points: {verification.inliers} matches "
+        "were verified but none triangulated (too little parallax, or this pycolmap ignores "
+        "them); run `samfeat doctor`"
+    )
 
 
 def _replace_folder(new: Path, output: Path) -> None:
