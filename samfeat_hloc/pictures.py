@@ -211,7 +211,7 @@ def draw_map(
     axes.set_ylabel("metres")
     title = f"map from above: {len(map_model.point_ids)} points"
     axes.set_title(title + (f"; {outside} estimates outside" if outside else ""), fontsize=9)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=7, frameon=False)
+    axes.legend(loc="upper right", fontsize=7, framealpha=0.85)
 
 
 def _trusted(map_model: MapModel) -> np.ndarray:
