@@ -16,8 +16,8 @@ from synthetic_scene import HEIGHT, WIDTH, project
 
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.localization import mapping, matches
+from samfeat_hloc.localization.epipolar import epipolar_errors
 from samfeat_hloc.localization.map_model import read_map
-from samfeat_hloc.localization.mapping import epipolar_errors
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,10 @@ a time because it releases Python's lock.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,71 +23,39 @@ from ..errors import SamfeatError
 from . import provenance
 from .dataset import Query
 from .feature_readers import FeatureReader, MatchReader
+from .localization_result import (
+    FALLBACK,
+    LOCALIZED,
+    LocalizationResult,
+    QueryResult,
+    log_path,
+    read_result,
+    write_result,
+)
 from .map_model import MapModel, is_model, read_map
 from .pairs import read_pairs
-from .poses import Pose, read_poses, write_poses
-from .textlines import read_text, write_atomically
+from .poses import Pose
+
+__all__ = [
+    "FALLBACK",
+    "LOCALIZED",
+    "Correspondences",
+    "LocalizationResult",
+    "QueryResult",
+    "correspondences",
+    "estimate_pose",
+    "log_path",
+    "main",
+    "map_hash",
+    "read_result",
+    "write_result",
+]
 
 logger = logging.getLogger(__name__)
 
-LOCALIZED = "localized"
-FALLBACK = "failed: fallback"
 _MIN_CORRESPONDENCES = 4  # three give up to four poses, the fourth tells them apart
 _ATTEMPTS = 8
 _SEED = 0  # of RANSAC, the same for every query: a rerun gives the same poses
-
-
-@dataclass(frozen=True, eq=False)
-class QueryResult:
-    """How one query was localized.
-
-    Attributes:
-        pose: cam_from_world; with status FALLBACK that of the first retrieved image.
-        status: LOCALIZED or FALLBACK.
-        num_keypoints: of the query.
-        num_matches: matches with keypoints that have a point, summed over the retrieved images.
-        num_correspondences: different (keypoint, point) pairs among them.
-        retrieved: name of a database image and its share of `num_matches`, in retrieval order.
-        inlier_keypoints: (I,) int32, indices of the query's keypoints.
-        inlier_points: (I,) int64, ids of the map's points.
-        condition: of the query, as "day".
-    """
-
-    name: str
-    condition: str
-    pose: Pose
-    status: str
-    num_keypoints: int
-    num_matches: int
-    num_correspondences: int
-    retrieved: list[tuple[str, int]]
-    inlier_keypoints: np.ndarray
-    inlier_points: np.ndarray
-
-    @property
-    def num_inliers(self) -> int:
-        return len(self.inlier_keypoints)
-
-    @property
-    def localized(self) -> bool:
-        return self.status == LOCALIZED
-
-
-@dataclass(frozen=True, eq=False)
-class LocalizationResult:
-    """All queries in the order of their lists; `skipped` when it was read from an earlier run."""
-
-    queries: dict[str, QueryResult]
-    skipped: bool = field(default=False)
-
-    @property
-    def poses(self) -> dict[str, Pose]:
-        """cam_from_world of every query by full name."""
-        return {name: query.pose for name, query in self.queries.items()}
-
-    @property
-    def num_localized(self) -> int:
-        return sum(query.localized for query in self.queries.values())
 
 
 @dataclass(frozen=True)
@@ -304,72 +271,6 @@ def map_hash(map_dir: Path) -> str:
         files = [map_dir / "images.bin", map_dir / "points3D.bin"]
     parts = [provenance.file_hash(path) for path in files if path.is_file()]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
-
-
-def log_path(output: Path) -> Path:
-    """The log that belongs to a poses file: localization.json beside poses.txt."""
-    name = "localization.json" if output.name == "poses.txt" else f"{output.stem}.localization.json"
-    return output.with_name(name)
-
-
-def write_result(
-    results: dict[str, QueryResult], output: Path, made_by: dict[str, Any] | None = None
-) -> None:
-    """Write the log and the record, then the poses: where these are, the others are too."""
-    output.unlink(missing_ok=True)
-    write_atomically(log_path(output), _log_text(results))
-    if made_by is not None:
-        provenance.write_sidecar(output, made_by)
-    write_poses(output, {name: result.pose for name, result in results.items()})
-
-
-def read_result(output: Path) -> LocalizationResult:
-    """What `write_result` wrote for the poses file `output`."""
-    poses = read_poses(output)
-    log = log_path(output)
-    try:
-        entries = json.loads(read_text(log))
-        results = {
-            name: QueryResult(
-                name=name,
-                condition=entry["condition"],
-                pose=poses[name],
-                status=entry["status"],
-                num_keypoints=entry["num_keypoints"],
-                num_matches=entry["num_matches"],
-                num_correspondences=entry["num_correspondences"],
-                retrieved=[(db_name, count) for db_name, count in entry["retrieved"]],
-                inlier_keypoints=np.array(entry["inlier_keypoints"], dtype=np.int32),
-                inlier_points=np.array(entry["inlier_points"], dtype=np.int64),
-            )
-            for name, entry in entries.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SamfeatError(
-            f"{log}: not the log of {output.name}; delete both and localize again"
-        ) from error
-    return LocalizationResult(results, skipped=True)
-
-
-def _log_text(results: dict[str, QueryResult]) -> str:
-    """One line a query, so that a log of a city stays readable with `grep`."""
-
-    def lines() -> Iterator[str]:
-        for name, r in results.items():
-            entry = {
-                "condition": r.condition,
-                "status": r.status,
-                "num_keypoints": r.num_keypoints,
-                "num_matches": r.num_matches,
-                "num_correspondences": r.num_correspondences,
-                "num_inliers": r.num_inliers,
-                "retrieved": r.retrieved,
-                "inlier_keypoints": r.inlier_keypoints.tolist(),
-                "inlier_points": r.inlier_points.tolist(),
-            }
-            yield f"{json.dumps(name)}: {json.dumps(entry, separators=(',', ':'))}"
-
-    return "{\n" + ",\n".join(lines()) + "\n}\n"
 
 
 def _localize_query(
