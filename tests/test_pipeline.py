@@ -25,10 +25,10 @@ from samfeat_hloc.scenes import write_demo
 ROOT = Path(__file__).resolve().parents[1]
 FAST = RunOptions(conf="samfeat_fast")
 OUTPUTS = {
-    "features.h5", "global-descriptors.h5", "pairs-db-covis20.txt", "pairs-query-vlad50.txt",
+    "features.h5", "global-descriptors.h5", "pairs-db-covis20.txt", "pairs-query-vlad10.txt",
     "matches-db.h5", "matches-query.h5", "map", "poses.txt", "localization.json",
     "Aachen_v1_1_eval_[samfeat].txt", "summary.json", "pairs-db-covis20.txt.made_by.json",
-    "pairs-query-vlad50.txt.made_by.json", "poses.txt.made_by.json",
+    "pairs-query-vlad10.txt.made_by.json", "poses.txt.made_by.json",
 }  # fmt: skip
 
 

@@ -44,7 +44,7 @@ class RunOptions:
     pairs_db, pairs_query: lists of pairs to use in place of covisibility and retrieval.
     retrieval: "vlad", or one of hloc's global descriptors (hloc has to be installed).
     num_covisible: database images paired with each database image.
-    num_retrieved: database images retrieved for each query.
+    num_retrieved: database images retrieved for each query; None for `default_retrieved`.
     max_error: of inliers of a query's pose, in pixels.
     method: name in the submission's file name.
     workers: threads and processes of stages that take them.
@@ -59,7 +59,7 @@ class RunOptions:
     pairs_query: Path | None = None
     retrieval: str = VLAD
     num_covisible: int = 20
-    num_retrieved: int = 50
+    num_retrieved: int | None = None
     max_error: float = 12.0
     method: str = "samfeat"
     workers: int = 2
@@ -71,7 +71,8 @@ class RunOptions:
         if self.conf not in PRESETS:
             raise SamfeatError(f"--conf {self.conf}: choose from {', '.join(PRESETS)}")
         for name in ("num_covisible", "num_retrieved", "workers"):
-            if getattr(self, name) < 1:
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise SamfeatError(f"--{name.replace('_', '-')}: give a number from 1")
         if not self.max_error > 0:
             raise SamfeatError("--max-error: give a number of pixels above 0")
@@ -265,13 +266,23 @@ def _query_pairs(
                 dataset.image_dir, [*dataset.db_names, *dataset.query_names], descriptors,
                 configuration=options.retrieval, **again,
             )  # fmt: skip
-    pairs_query = outputs / f"pairs-query-{options.retrieval}{options.num_retrieved}.txt"
+    count = options.num_retrieved or default_retrieved(len(dataset.db_names))
+    pairs_query = outputs / f"pairs-query-{options.retrieval}{count}.txt"
     with clock.stage("pairs-query", pairs_query):
         engine.pairs_from_retrieval(
             descriptors, dataset.query_names, dataset.db_names, pairs_query,
-            num_matched=options.num_retrieved, **again,
+            num_matched=count, **again,
         )  # fmt: skip
     return pairs_query
+
+
+def default_retrieved(num_database: int) -> int:
+    """How many database images to retrieve for a query: 50, as hloc does on Aachen.
+
+    At most a third of a small database, though at least 10: to retrieve most of a map chooses
+    nothing, and lookalike places far from the right one then outvote it.
+    """
+    return min(50, max(10, num_database // 3))
 
 
 def _given_pairs_db(path: Path | None, dataset: AachenDataset) -> Path | None:
