@@ -162,7 +162,7 @@ def work_folder(output: Path) -> Iterator[Path]:
 
 def put_in_place(new: Path, output: Path) -> None:
     """Move a file or folder from its work folder to the output, in place of what is there."""
-    if output.is_dir():
+    if output.is_dir() or (new.is_dir() and output.exists()):
         output.replace(new.parent / "replaced")
     if new.is_dir():
         new.chmod(0o755)

@@ -27,9 +27,10 @@ from ..network import SAMFeat
 from . import localize as native_localize
 from . import mapping as native_mapping
 from . import provenance
+from .colmap_database import put_in_place, work_folder
 from .dataset import Query
 from .feature_readers import FeatureReader
-from .hloc_files import hdf5_file, hloc_errors, temporary_folder, text_file
+from .hloc_files import hdf5_file, hloc_errors, text_file
 from .localize import LocalizationResult, QueryResult
 from .map_model import is_model, read_map
 from .matches import MatchConfig
@@ -207,7 +208,7 @@ def mapping(
     if native_mapping.finished(output, made_by, overwrite):
         logger.info("map: %s is there already, skipped", output)
         return output
-    with temporary_folder(output) as work:
+    with work_folder(output) as work:
         model = work / "model"
         triangulation = _hloc("triangulation")
         with hloc_errors("triangulation", matches), compat.corner_origin(triangulation):
@@ -223,9 +224,7 @@ def mapping(
         for database in model.glob("database.db*"):  # the map does not need it
             database.unlink()
         provenance.write_sidecar(model, made_by)
-        if output.exists():
-            output.replace(work / "replaced")
-        model.replace(output)
+        put_in_place(model, output)
     return output
 
 
@@ -281,7 +280,7 @@ def localize(
                 f"{pairs}: no image of the map retrieved for query {query.name}; give a list with"
                 " a pair for every query"
             )
-    with temporary_folder(output) as work:
+    with work_folder(output) as work:
         (work / "queries.txt").write_text(listing, encoding="utf-8")
         module = _hloc("localize_sfm")
         with hloc_errors("localize_sfm", map_dir), _recorded(module) as log:

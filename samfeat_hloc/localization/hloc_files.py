@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import h5py
 
 from ..errors import SamfeatError
 from . import provenance
+from .colmap_database import work_folder
 
 logger = logging.getLogger(__name__)
 
@@ -64,24 +63,13 @@ def text_file(
         provenance.check(provenance.read_sidecar(output), made_by, output)
         logger.info("%s: %s is there already, skipped", made_by["stage"], output)
         return output
-    with temporary_folder(output) as work:
+    with work_folder(output) as work:
         with hloc_errors(made_by["stage"], output):
             write(work / output.name)
         output.unlink(missing_ok=True)  # before its record changes
         provenance.write_sidecar(output, made_by)
         (work / output.name).replace(output)
     return output
-
-
-@contextlib.contextmanager
-def temporary_folder(output: Path) -> Iterator[Path]:
-    """A folder beside ``output``, so that what is made in it can be renamed into place."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -8,10 +8,7 @@ points. Keypoint (0, 0), a pixel's centre here, is (0.5, 0.5) in COLMAP.
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +19,7 @@ from tqdm import tqdm
 
 from ..errors import SamfeatError
 from . import provenance
+from .colmap_database import put_in_place, quiet_colmap, work_folder
 from .epipolar import epipolar_errors
 from .feature_readers import FeatureReader, MatchReader
 from .map_model import is_model, read_map
@@ -105,9 +103,7 @@ def main(
 
     reference = _read_reference(reference_model)
     listed = [pair for pair in unique_pairs(read_pairs(pairs)) if pair[0] != pair[1]]
-    output.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
+    with work_folder(output) as work:
         database = work / "database.db"
         with FeatureReader(features) as feature_file, MatchReader(matches) as match_file:
             _check_names(reference, listed, feature_file, pairs, image_dir)
@@ -120,10 +116,7 @@ def main(
         triangulate(reference, database, image_dir, model, config)
         _check_map(model, verification, pairs, matches)
         provenance.write_sidecar(model, made_by)
-        model.chmod(0o755)
-        _replace_folder(model, output)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        put_in_place(model, output)
     return output
 
 
@@ -302,17 +295,6 @@ def _check_size(features: FeatureReader, name: str, camera_size: tuple[int, int]
     )
 
 
-@contextmanager
-def _quiet_colmap() -> Iterator[None]:
-    """Only COLMAP's errors: a city's triangulation logs several lines an image."""
-    before = pycolmap.logging.minloglevel
-    pycolmap.logging.minloglevel = 2
-    try:
-        yield
-    finally:
-        pycolmap.logging.minloglevel = before
-
-
 def triangulate(
     reference: pycolmap.Reconstruction,
     database: Path,
@@ -340,7 +322,7 @@ def triangulate(
     images = len(reference.images)
     logger.info("map: triangulating %d images; COLMAP reports no progress", images)
     try:
-        with _quiet_colmap():
+        with quiet_colmap():
             pycolmap.triangulate_points(
                 reference, str(database), str(image_dir), str(output), options=options
             )
@@ -375,10 +357,3 @@ def _check_map(model: Path, verification: Verification, pairs: Path, matches: Pa
         "were verified but none triangulated (too little parallax, or this pycolmap ignores "
         "them); run `samfeat doctor`"
     )
-
-
-def _replace_folder(new: Path, output: Path) -> None:
-    """Put the folder `new` in the place of `output`, which is whole at every moment but one."""
-    if output.exists():
-        output.replace(new.parent / "replaced")
-    new.replace(output)
