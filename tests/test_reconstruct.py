@@ -215,7 +215,7 @@ def test_sacre_coeur_by_rootsift(shared: Path, tmp_path: Path) -> None:
         image.save(photos / path.name, quality=95)
     outputs = tmp_path / "outputs"
     command = ["reconstruct", str(photos), "--outputs", str(outputs), "--method", "rootsift",
-               "--conf", "samfeat_fast"]  # fmt: skip
+               "--conf", "samfeat_aachen"]  # fmt: skip
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert json.loads((outputs / "summary.json").read_text())["registered_images"] >= 9
