@@ -211,7 +211,7 @@ def test_sacre_coeur_by_rootsift(shared: Path, tmp_path: Path) -> None:
     photos.mkdir()
     for path in sorted((shared / "data/sacre_coeur/mapping").glob("*.jpg")):
         image = Image.open(path)
-        image.thumbnail((640, 640))
+        image.thumbnail((1024, 1024))
         image.save(photos / path.name, quality=95)
     outputs = tmp_path / "outputs"
     command = ["reconstruct", str(photos), "--outputs", str(outputs), "--method", "rootsift",
