@@ -118,6 +118,32 @@ def refine(logits: Tensor, xy: Tensor) -> Tensor:
     return xy.float() + step.clamp(-0.5, 0.5)
 
 
+def peak_neighbourhoods(logits: Tensor, xy: Tensor, radius: int) -> Tensor:
+    """The squares of a map around whole-pixel positions, row by row.
+
+    Arguments:
+        logits: (B, H, W); xy: (B, N, 2) int64. Pixels beyond the map repeat its border.
+
+    Returns:
+        (B, N, (2 * radius + 1)^2).
+    """
+    height, width = logits.shape[-2:]
+    reach = torch.arange(-radius, radius + 1, device=xy.device)
+    y, x = (g.flatten() for g in torch.meshgrid(reach, reach, indexing="ij"))
+    columns = (xy[..., 0:1] + x).clamp(0, width - 1)
+    rows = (xy[..., 1:2] + y).clamp(0, height - 1)
+    index = rows * width + columns
+    return logits.flatten(1).gather(1, index.flatten(1)).view(index.shape)
+
+
+def soft_argmax(neighbourhoods: Tensor, radius: int) -> Tensor:
+    """Mean offset (..., 2) xy in pixels, from the centre, of the softmax of (..., side^2) logits."""
+    reach = torch.arange(-radius, radius + 1, device=neighbourhoods.device).float()
+    side = 2 * radius + 1
+    weights = torch.softmax(neighbourhoods.float(), dim=-1).unflatten(-1, (side, side))
+    return torch.stack([weights.sum(-2) @ reach, weights.sum(-1) @ reach], dim=-1)
+
+
 def sample(maps: Tensor, xy: Tensor, width: int, height: int, *, release: bool = False) -> Tensor:
     """Bilinear samples of maps that cover images of (width, height) pixels.
 

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..detection import peak_neighbourhoods, soft_argmax
+
 UNREACHABLE = 10.0  # added to a distance that must not be the hardest negative
 
 
@@ -32,6 +34,38 @@ def detection_loss(
     )
     counted = (entropy * valid).sum(dim=(1, 2)) / (valid.sum(dim=(1, 2)) + 1)
     return counted.mean()
+
+
+def position_loss(
+    logits: Tensor, points: Tensor, present: Tensor, *, radius: int = 2
+) -> Tensor:
+    """How far the heatmap's peaks are from the labels' true sub-pixel places (not in the paper).
+
+    Detection asks which pixels are keypoints; this asks where in its neighbourhood a keypoint is.
+    The softmax over the neighbourhood is compared with the place shared among its four pixels
+    (cross entropy), and its mean, which is what extraction takes as the position, with the place.
+
+    Arguments:
+        logits: (B, H, W); points: (B, N, 2) xy in pixels; present: (B, N) of 0 and 1.
+        radius: of the neighbourhood, in pixels.
+
+    Returns:
+        Scalar: cross entropy plus distance in pixels, averaged over the keypoints.
+    """
+    height, width = logits.shape[-2:]
+    whole = points.round().long()
+    inside = (whole >= radius) & (whole < whole.new_tensor([width, height]) - radius)
+    counted = present * inside.all(-1)
+    offset = points - whole
+    logits = peak_neighbourhoods(logits, whole, radius).float()
+    mean = soft_argmax(logits, radius)
+    distance = (mean - offset).square().sum(-1).clamp(min=1e-6).sqrt()
+    reach = torch.arange(-radius, radius + 1, device=logits.device)
+    share_x = (1 - (offset[..., 0:1] - reach).abs()).clamp(min=0)
+    share_y = (1 - (offset[..., 1:2] - reach).abs()).clamp(min=0)
+    target = (share_y[..., :, None] * share_x[..., None, :]).flatten(-2)
+    entropy = -(target * torch.log_softmax(logits, dim=-1)).sum(-1)
+    return ((entropy + distance) * counted).sum() / counted.sum().clamp(min=1)
 
 
 def distances(x: Tensor, y: Tensor) -> Tensor:

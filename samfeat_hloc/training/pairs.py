@@ -90,6 +90,7 @@ class PairBatch:
     labels0, labels1: (B, S, S) keypoint labels. valid0, valid1: (B, S, S), where they hold.
     edges0, edges1: (B, S, S) in [0, 1]. points0, points1: (B, N, 2), row i of one is row i of the
     other. valid: (B, N). not_search: (B, N, N). matrix01: (B, 3, 3), view 0 to view 1.
+    corners0, corners1: (B, K, 2), the labels' sub-pixel places. present: (B, K), which are there.
     """
 
     image0: Tensor
@@ -105,6 +106,9 @@ class PairBatch:
     valid: Tensor
     not_search: Tensor
     matrix01: Tensor
+    corners0: Tensor
+    corners1: Tensor
+    present: Tensor
 
     def select(self, keep: Tensor) -> PairBatch:
         """The pairs whose index is in ``keep``."""
@@ -150,7 +154,7 @@ def make_pairs(
         image0, image1,
         splat(corners0, present, side), splat(corners1, present, side), seen0, seen1,
         gradient_edges(view0), gradient_edges(view1),
-        points0, points1, valid, near.float(), matrix01,
+        points0, points1, valid, near.float(), matrix01, corners0, corners1, present,
     )  # fmt: skip
 
 

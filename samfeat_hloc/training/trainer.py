@@ -61,6 +61,7 @@ class LossWeights:
     """How much each loss counts; 0 leaves it out."""
 
     detection: float = 1.0
+    position: float = 0.5
     triplet: float = 1.0
     matching: float = 0.5
     edge: float = 1.0
@@ -117,6 +118,11 @@ def batch_losses(maps: Maps, batch: PairBatch) -> dict[str, Tensor]:
             logits,
             torch.cat([batch.labels0, batch.labels1]),
             torch.cat([batch.valid0, batch.valid1]),
+        ),
+        "position": losses.position_loss(
+            logits,
+            torch.cat([batch.corners0, batch.corners1]),
+            torch.cat([batch.present, batch.present]),
         ),
         "triplet": losses.triplet_loss(
             descriptors0, descriptors1, attention0, attention1, batch.valid, batch.not_search
