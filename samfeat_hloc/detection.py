@@ -137,7 +137,7 @@ def peak_neighbourhoods(logits: Tensor, xy: Tensor, radius: int) -> Tensor:
 
 
 def soft_argmax(neighbourhoods: Tensor, radius: int) -> Tensor:
-    """Mean offset (..., 2) xy in pixels, from the centre, of the softmax of (..., side^2) logits."""
+    """Mean offset (..., 2) xy from the centre, pixels, of the softmax of logits (..., side^2)."""
     reach = torch.arange(-radius, radius + 1, device=neighbourhoods.device).float()
     side = 2 * radius + 1
     weights = torch.softmax(neighbourhoods.float(), dim=-1).unflatten(-1, (side, side))

@@ -20,7 +20,8 @@ from samfeat_hloc.training.homographies import (
     transform,
     warp,
 )
-from samfeat_hloc.training.pairs import PairOptions, PhotoSet, make_pairs
+from samfeat_hloc.training.homography_pairs import PhotoSet, make_pairs
+from samfeat_hloc.training.pairs import PairOptions
 from samfeat_hloc.training.trainer import learning_rate_at, read_recipe, train
 
 RECIPE = Path(__file__).parents[1] / "configs" / "homographies.yaml"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..detection import clear_border, local_maximum, refine
-from .homographies import pixel_grid, transform
+from .homographies import pixel_grid
 
 
 def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
@@ -39,27 +41,26 @@ def corner_response(images: Tensor) -> Tensor:
 
 
 def common_corners(
-    view0: Tensor, view1: Tensor, matrix01: Tensor, valid0: Tensor, *, limit: int,
-    radius: int = 3, least: float = 0.01,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Corners of view 0 that are corners of view 1 as well, with their positions in both.
+    view0: Tensor, view1: Tensor, move01: Callable[[Tensor], Tensor], valid0: Tensor, *,
+    limit: int, radius: int = 3, least: float = 0.01,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Corners of view 0 that are corners of view 1 as well.
 
     The response is the geometric mean of both views' responses at the same place, so what only one
     of them resolves is not asked for.
 
     Arguments:
         view0, view1: (B, 3, S, S) in [0, 1], not yet relit.
-        matrix01: (B, 3, 3) from pixels of view 0 to pixels of view 1.
+        move01: takes points (B, N, 2) of view 0 to view 1.
         valid0: (B, S, S), 1 where view 0's pixel is photo and lies in view 1's photo.
         limit: at most so many a pair.
 
     Returns:
-        points0 and points1 (B, limit, 2) float32 sub-pixel, and (B, limit) of 0 and 1: which of
-        them are there.
+        points of view 0 (B, limit, 2) float32 sub-pixel, and (B, limit) of 0 and 1: which of them
+        are there.
     """
     batch, _, side, _ = view0.shape
-    grid = pixel_grid(side, side).to(matrix01).expand(batch, -1, 2)
-    there = transform(matrix01, grid)
+    there = move01(pixel_grid(side, side).to(view0).expand(batch, -1, 2))
     to_view1 = ((2 * there + 1) / side - 1).view(batch, side, side, 2)
     response1 = F.grid_sample(corner_response(view1), to_view1, align_corners=False)
     response = (corner_response(view0) * response1).clamp(min=0).sqrt() * valid0[:, None]
@@ -70,7 +71,7 @@ def common_corners(
     values, order = ranked.topk(limit, dim=1)
     whole = torch.stack([order % side, order // side], dim=-1)
     points0 = torch.stack([refine(response[b, 0], whole[b]) for b in range(batch)])
-    return points0, transform(matrix01, points0), (values > 0).to(response.dtype)
+    return points0, (values > 0).to(response.dtype)
 
 
 def splat(points: Tensor, present: Tensor, side: int) -> Tensor:

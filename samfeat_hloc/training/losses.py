@@ -36,9 +36,7 @@ def detection_loss(
     return counted.mean()
 
 
-def position_loss(
-    logits: Tensor, points: Tensor, present: Tensor, *, radius: int = 2
-) -> Tensor:
+def position_loss(logits: Tensor, points: Tensor, present: Tensor, *, radius: int = 2) -> Tensor:
     """How far the heatmap's peaks are from the labels' true sub-pixel places (not in the paper).
 
     Detection asks which pixels are keypoints; this asks where in its neighbourhood a keypoint is.

@@ -1,70 +1,25 @@
-"""Training pairs: two relit views of a photo, with what the losses need to know of them."""
+"""Training pairs: two relit views, and what the losses need to know of them.
+
+A source (photos under homographies, posed images with depth, synthetic scenes) makes two views and
+says where a point of the first is in the second; :func:`complete_pairs` does the rest, the same for
+all: labels, descriptor points, relighting.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from pathlib import Path
+from typing import Any, Protocol
 
-import cv2
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
-from ..errors import SamfeatError
-from ..images import list_images, read_image
 from .corners import common_corners, gaussian_blur, splat
-from .homographies import HomographyOptions, pixel_grid, sample_views, transform, uniform, warp
+from .homographies import pixel_grid, uniform
 from .photometric import relight_day, relight_night
 
-HELD_BACK_EVERY = 25  # each 25th photo is for validation
-
-
-@dataclass(frozen=True)
-class PhotoSet:
-    """Photos in memory, each in the top-left corner of an equally large canvas.
-
-    canvases: (P, 3, S, S) uint8; sizes: (P, 2) int64 width and height.
-    """
-
-    canvases: Tensor
-    sizes: Tensor
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    def split(self) -> tuple[PhotoSet, PhotoSet]:
-        """Photos to train on, and those held back for validation."""
-        held_back = torch.arange(len(self)) % HELD_BACK_EVERY == HELD_BACK_EVERY - 1
-        return (
-            PhotoSet(self.canvases[~held_back], self.sizes[~held_back]),
-            PhotoSet(self.canvases[held_back], self.sizes[held_back]),
-        )
-
-
-def load_photos(folder: Path, longest: int = 480) -> PhotoSet:
-    """Read a folder of photos into memory, the longer side at most ``longest`` pixels.
-
-    Raises:
-        SamfeatError: no photos there, fewer than two validation folds, or one cannot be read.
-    """
-    names = list_images(folder)
-    if len(names) < HELD_BACK_EVERY:
-        raise SamfeatError(
-            f"{folder}: holds {len(names)} photos; give a folder with at least {HELD_BACK_EVERY}"
-        )
-    canvases = np.zeros((len(names), longest, longest, 3), np.uint8)
-    sizes = np.zeros((len(names), 2), np.int64)
-    for index, name in enumerate(tqdm(names, desc="photos", unit="photo")):
-        image = read_image(folder / name)
-        scale = min(1.0, longest / max(image.shape[:2]))
-        if scale < 1:
-            width, height = (max(1, round(side * scale)) for side in image.shape[1::-1])
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        canvases[index, : image.shape[0], : image.shape[1]] = image
-        sizes[index] = image.shape[1::-1]
-    return PhotoSet(torch.from_numpy(canvases).permute(0, 3, 1, 2), torch.from_numpy(sizes))
+Move = Callable[[Tensor], Tensor]
 
 
 @dataclass
@@ -89,8 +44,12 @@ class PairBatch:
 
     labels0, labels1: (B, S, S) keypoint labels. valid0, valid1: (B, S, S), where they hold.
     edges0, edges1: (B, S, S) in [0, 1]. points0, points1: (B, N, 2), row i of one is row i of the
-    other. valid: (B, N). not_search: (B, N, N). matrix01: (B, 3, 3), view 0 to view 1.
+    other. valid: (B, N). not_search: (B, N, N). matrix01: (B, 3, 3), view 0 to view 1,
+    where a homography says it; else None.
     corners0, corners1: (B, K, 2), the labels' sub-pixel places. present: (B, K), which are there.
+    groups0, groups1: (B, N) int64, the teacher's semantic group at the points, -1 where none.
+    teacher0, teacher1: (B, C, h, w), the teacher's embedding of the views; None without teacher.
+    taught: (B,), 1 where the pair has a teacher (its edges, groups and embedding).
     """
 
     image0: Tensor
@@ -105,47 +64,89 @@ class PairBatch:
     points1: Tensor
     valid: Tensor
     not_search: Tensor
-    matrix01: Tensor
     corners0: Tensor
     corners1: Tensor
     present: Tensor
+    groups0: Tensor
+    groups1: Tensor
+    taught: Tensor
+    matrix01: Tensor | None = None
+    teacher0: Tensor | None = None
+    teacher1: Tensor | None = None
 
     def select(self, keep: Tensor) -> PairBatch:
         """The pairs whose index is in ``keep``."""
-        return PairBatch(**{f.name: getattr(self, f.name)[keep] for f in fields(self)})
+        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return PairBatch(**{k: None if v is None else v[keep] for k, v in parts.items()})
 
 
-def make_pairs(
-    photos: PhotoSet,
-    count: int,
-    options: PairOptions,
-    homographies: HomographyOptions,
-    generator: torch.Generator,
-) -> PairBatch:
-    """A batch of ``count`` random pairs, computed on the generator's device."""
-    device = generator.device
-    side = options.crop
-    chosen = torch.randint(len(photos), (count,), generator=generator, device=device).cpu()
-    canvases = photos.canvases[chosen].to(device).float() / 255
-    sizes = photos.sizes[chosen].to(device).float()
+@dataclass(frozen=True)
+class TeacherViews:
+    """What a teacher says of B views of S x S pixels.
 
-    to_photo0, to_photo1 = sample_views(sizes, side, homographies, generator)
-    view0, inside0 = warp(canvases, sizes, to_photo0, side)
-    view1, inside1 = warp(canvases, sizes, to_photo1, side)
-    matrix01 = torch.linalg.solve(to_photo1.double(), to_photo0.double()).float()
-    matrix10 = torch.linalg.inv(matrix01.double()).float()
-    seen0 = inside0 * _seen_by(inside1, matrix01)
-    seen1 = inside1 * _seen_by(inside0, matrix10)
+    embedding: (B, C, h, w) float32, any scale of the views. groups: (B, S, S) int64, -1 where none.
+    edges: (B, S, S) in [0, 1]. known: (B,), 1 where the teacher has seen the image.
+    """
 
-    corners0, corners1, present = common_corners(
-        view0, view1, matrix01, seen0, limit=options.keypoints
-    )
+    embedding: Tensor
+    groups: Tensor
+    edges: Tensor
+    known: Tensor
+
+
+class PairSource(Protocol):
+    """Where pairs come from."""
+
+    def batch(self, count: int, options: PairOptions, generator: torch.Generator) -> PairBatch:
+        """``count`` random pairs on the generator's device; the same for the same random state."""
+        ...
+
+
+def complete_pairs(
+    view0: Tensor, view1: Tensor, seen0: Tensor, seen1: Tensor, move01: Move,
+    options: PairOptions, generator: torch.Generator, *,
+    labelled: tuple[Tensor, Tensor] | None = None,
+    taught: tuple[TeacherViews, TeacherViews] | None = None,
+    matrix01: Tensor | None = None,
+) -> PairBatch:  # fmt: skip
+    """Everything the losses need, from two views and the correspondence between them.
+
+    Arguments:
+        view0, view1: (B, 3, S, S) in [0, 1], not yet relit.
+        seen0, seen1: (B, S, S), 1 where a pixel's content is visible in the other view too.
+        move01: takes points (B, N, 2) of view 0 to view 1.
+        labelled: keypoints of view 0 (B, K, 2) and which are there (B, K); None takes the corners
+            that both views show.
+        taught: what a teacher says of the two views; None takes image gradients as edges.
+        matrix01: (B, 3, 3), where ``move01`` is a homography.
+    """
+    count, side = len(view0), view0.shape[-1]
+    if labelled is None:
+        corners0, present = common_corners(view0, view1, move01, seen0, limit=options.keypoints)
+    else:
+        corners0, present = labelled
+    corners1 = move01(corners0)
+    present = present * _at(seen0, corners0) * _within(corners1, side)
     points0 = _descriptor_points(corners0, present, seen0, options.points, generator)
-    points1 = transform(matrix01, points0)
-    valid = _at(seen0, points0) * ((points1 >= 0) & (points1 <= side - 1)).all(-1)
+    points1 = move01(points0)
+    valid = _at(seen0, points0) * _within(points1, side)
     near = torch.cdist(points1, points1) < options.not_search
     # Distances in view 0 count as well: after a zoom, close there may be far here.
     near |= torch.cdist(points0, points0) < options.not_search
+
+    edges0, edges1 = gradient_edges(view0), gradient_edges(view1)
+    groups0 = torch.full(valid.shape, -1, dtype=torch.long, device=valid.device)
+    groups1, known = groups0.clone(), torch.zeros_like(valid[:, 0])
+    if taught is not None:
+        known = taught[0].known * taught[1].known
+        edges0, edges1 = (
+            torch.where(known[:, None, None] > 0, t.edges, e)
+            for t, e in zip(taught, (edges0, edges1), strict=True)
+        )
+        groups0, groups1 = (
+            torch.where((known[:, None] > 0) & (valid > 0), _nearest(t.groups, points), groups0)
+            for t, points in zip(taught, (points0, points1), strict=True)
+        )
 
     night = uniform((count, 1, 1, 1), 0, 1, generator) < options.night
     image0 = relight_day(view0, generator)
@@ -153,8 +154,9 @@ def make_pairs(
     return PairBatch(
         image0, image1,
         splat(corners0, present, side), splat(corners1, present, side), seen0, seen1,
-        gradient_edges(view0), gradient_edges(view1),
-        points0, points1, valid, near.float(), matrix01, corners0, corners1, present,
+        edges0, edges1, points0, points1, valid, near.float(),
+        corners0, corners1, present, groups0, groups1, known, matrix01,
+        taught[0].embedding if taught else None, taught[1].embedding if taught else None,
     )  # fmt: skip
 
 
@@ -166,20 +168,29 @@ def gradient_edges(views: Tensor) -> Tensor:
     return 1 - torch.exp(-(dx.square() + dy.square())[:, 0] / 0.04**2)
 
 
-def _seen_by(inside_other: Tensor, matrix: Tensor) -> Tensor:
-    """(B, S, S): 1 where a pixel moved by ``matrix`` falls on photo in the other view."""
+def seen_by(inside_other: Tensor, move: Move) -> Tensor:
+    """(B, S, S): 1 where a pixel moved by ``move`` falls on photo in the other view."""
     batch, side, _ = inside_other.shape
-    there = transform(matrix, pixel_grid(side, side).to(matrix).expand(batch, -1, 2))
+    there = move(pixel_grid(side, side).to(inside_other).expand(batch, -1, 2))
     return _at(inside_other, there).view(batch, side, side)
 
 
 def _at(mask: Tensor, points: Tensor) -> Tensor:
     """The mask (B, S, S) at the pixels nearest to points (B, N, 2); 0 outside."""
     side = mask.shape[-1]
-    near = points.round().long()
-    inside = ((near >= 0) & (near < side)).all(-1)
-    near = near.clamp(0, side - 1)
-    return mask.flatten(1).gather(1, near[..., 1] * side + near[..., 0]) * inside
+    return _nearest(mask, points) * _within(points, side)
+
+
+def _nearest(maps: Tensor, points: Tensor) -> Tensor:
+    """The maps (B, S, S) at the pixels nearest to points (B, N, 2)."""
+    side = maps.shape[-1]
+    near = points.round().long().clamp(0, side - 1)
+    return maps.flatten(1).gather(1, near[..., 1] * side + near[..., 0])
+
+
+def _within(points: Tensor, side: int) -> Tensor:
+    """(B, N) of 0 and 1: which points (B, N, 2) lie in a view."""
+    return ((points >= 0) & (points <= side - 1)).all(-1).float()
 
 
 def _descriptor_points(

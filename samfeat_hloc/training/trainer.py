@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ from ..extract import fast_bfloat16
 from ..network import Maps, SAMFeat
 from . import losses
 from .homographies import HomographyOptions
-from .pairs import PairBatch, PairOptions, load_photos, make_pairs
+from .homography_pairs import load_photos, make_pairs
+from .pairs import PairBatch, PairOptions
 from .validation import matching_accuracy
 
 
@@ -183,7 +184,7 @@ def train(recipe: Recipe) -> Path:
             loss = torch.stack([getattr(recipe.losses, k) * v for k, v in parts.items()]).sum()
             if not torch.isfinite(loss):
                 torch.save(
-                    {f.name: getattr(batch, f.name).cpu() for f in fields(batch)},
+                    {k: v.cpu() for k, v in vars(batch).items() if v is not None},
                     recipe.output / "nan-batch.pt",
                 )
                 raise SamfeatError(

@@ -20,6 +20,7 @@ def matching_accuracy(model: Network, batch: PairBatch) -> dict[str, float]:
         ``mma@1``, ``mma@3``: mean over pairs of the share of matches whose error is at most so
         many pixels of view 1; ``matches``: mean number a pair.
     """
+    assert batch.matrix01 is not None, "validation pairs are homographies"
     found0 = detect_and_describe(model, batch.image0, OPTIONS)
     found1 = detect_and_describe(model, batch.image1, OPTIONS)
     shares: dict[str, list[float]] = {"mma@1": [], "mma@3": [], "matches": []}
