@@ -76,8 +76,9 @@ class PairBatch:
 
     def select(self, keep: Tensor) -> PairBatch:
         """The pairs whose index is in ``keep``."""
-        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return PairBatch(**{k: None if v is None else v[keep] for k, v in parts.items()})
+        parts = ((f.name, getattr(self, f.name)) for f in fields(self))
+        kept: dict[str, Any] = {name: v if v is None else v[keep] for name, v in parts}
+        return PairBatch(**kept)
 
 
 @dataclass(frozen=True)
