@@ -121,7 +121,7 @@ def complete_pairs(
         taught: what a teacher says of the two views; None takes image gradients as edges.
         matrix01: (B, 3, 3), where ``move01`` is a homography.
     """
-    count, side = len(view0), view0.shape[-1]
+    side = view0.shape[-1]
     if labelled is None:
         corners0, present = common_corners(view0, view1, move01, seen0, limit=options.keypoints)
     else:
@@ -131,6 +131,34 @@ def complete_pairs(
     points0 = _descriptor_points(corners0, present, seen0, options.points, generator)
     points1 = move01(points0)
     valid = _at(seen0, points0) * _within(points1, side)
+    return finish_pairs(
+        (view0, view1), (seen0, seen1), (corners0, corners1, present), (points0, points1, valid),
+        options, generator, taught=taught, matrix01=matrix01,
+    )  # fmt: skip
+
+
+def finish_pairs(
+    views: tuple[Tensor, Tensor],
+    seen: tuple[Tensor, Tensor],
+    corners: tuple[Tensor, Tensor, Tensor],
+    points: tuple[Tensor, Tensor, Tensor],
+    options: PairOptions,
+    generator: torch.Generator,
+    *,
+    taught: tuple[TeacherViews, TeacherViews] | None = None,
+    matrix01: Tensor | None = None,
+) -> PairBatch:
+    """A batch of pairs whose labels and descriptor points are known: the rest of the batch.
+
+    Arguments:
+        views, seen, taught, matrix01: as in :func:`complete_pairs`.
+        corners: the labels' places in either view (B, K, 2), and which are there (B, K).
+        points: descriptor points in either view (B, N, 2), and which count (B, N).
+    """
+    (view0, view1), (seen0, seen1) = views, seen
+    corners0, corners1, present = corners
+    points0, points1, valid = points
+    count, side = len(view0), view0.shape[-1]
     near = torch.cdist(points1, points1) < options.not_search
     # Distances in view 0 count as well: after a zoom, close there may be far here.
     near |= torch.cdist(points0, points0) < options.not_search
