@@ -12,6 +12,7 @@ from .commands import (
     doctor,
     evaluation,
     localization,
+    maps,
     reconstruction,
     report,
     stages,
@@ -30,6 +31,7 @@ app = typer.Typer(
 for commands in (
     stages,
     localization,
+    maps,
     reconstruction,
     submission,
     evaluation,

@@ -183,7 +183,7 @@ def read_queries(path: Path, condition: str) -> list[Query]:
                 raise ValueError(
                     f"'{name}' is on line {first_line[name]} already; keep one line for each query"
                 )
-            queries[name] = Query(name, condition, _parse_camera(tokens[1:]))
+            queries[name] = Query(name, condition, parse_camera(tokens[1:]))
         except (SamfeatError, ValueError) as error:
             raise SamfeatError(f"{path}:{number}: {error}") from None
         first_line[name] = number
@@ -194,7 +194,7 @@ def read_queries(path: Path, condition: str) -> list[Query]:
     return list(queries.values())
 
 
-def _parse_camera(tokens: list[str]) -> Camera:
+def parse_camera(tokens: list[str]) -> Camera:
     """Intrinsics from ``MODEL width height params...``; ValueError says what is wrong and how
     to mend it."""
     form = "write 'name MODEL width height params...'"

@@ -51,6 +51,10 @@ class FeatureReader(_File):
         """(N, 2) float64 xy with the centre of the top-left pixel at (0.5, 0.5), as in COLMAP."""
         return np.asarray(self._get(name)["keypoints"][()], dtype=np.float64).reshape(-1, 2) + 0.5
 
+    def descriptors(self, name: str) -> np.ndarray:
+        """(N, D) float16 or as the file has them."""
+        return np.asarray(self._get(name)["descriptors"][()]).T
+
     def uncertainty(self, name: str) -> float:
         """Detection noise in pixels of the original image; 1 where the file does not say."""
         return float(self._get(name)["keypoints"].attrs.get("uncertainty", 1.0))

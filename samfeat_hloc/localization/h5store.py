@@ -103,7 +103,7 @@ class SegmentWriter:
     def __enter__(self) -> SegmentWriter:
         with _causes(self.final):
             self.final.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = _Lock(self.final.with_name(self.final.name + ".lock"), self.final)
+        self._lock = FileLock(self.final.with_name(self.final.name + ".lock"), self.final)
         try:
             self._read_final()
             self._read_segments()
@@ -331,7 +331,7 @@ def _causes(path: Path) -> Iterator[None]:
         raise SamfeatError(f"{path}: {cause}") from error
 
 
-class _Lock:
+class FileLock:
     """A lock file with the owner's process id; the system frees it when the owner dies."""
 
     def __init__(self, path: Path, subject: Path) -> None:

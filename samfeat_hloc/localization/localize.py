@@ -47,6 +47,7 @@ __all__ = [
     "log_path",
     "main",
     "map_hash",
+    "merged",
     "read_result",
     "write_result",
 ]
@@ -104,10 +105,25 @@ def correspondences(
         keypoints.append(pair[seen, 0])
         points.append(rows[seen])
         counts.append(int(seen.sum()))
+    return merged(keypoints, points, counts, len(map_model.point_ids))
+
+
+def merged(
+    keypoints: Sequence[np.ndarray],
+    points: Sequence[np.ndarray],
+    counts: list[int],
+    num_points: int,
+) -> Correspondences:
+    """The matches with several images as correspondences, each once.
+
+    Args:
+        keypoints, points: an entry an image, (K,) rows of the query's keypoints and of the points.
+        counts: `Correspondences.matches_per_image`.
+        num_points: of the map.
+    """
     if not any(counts):
         none = np.zeros(0, dtype=np.int64)
         return Correspondences(none, none, counts)
-    num_points = len(map_model.point_ids)
     unique, first = np.unique(
         np.concatenate(keypoints) * num_points + np.concatenate(points), return_index=True
     )

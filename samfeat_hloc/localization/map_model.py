@@ -14,8 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import SamfeatError
+from .dataset import Camera
 from .poses import Pose
+from .reference_model import CAMERA_MODELS
 
+_CAMERA_HEAD = struct.Struct("<Ii2Q")  # camera id, model id, width, height
 _IMAGE_HEAD = struct.Struct("<I7dI")  # image id, qvec wxyz, tvec, camera id
 _POINT_HEAD = struct.Struct("<Q3d3BdQ")  # id, xyz, rgb, reprojection error, track length
 _OBSERVATION = np.dtype([("xy", "<f8", (2,)), ("point3D_id", "<i8")])
@@ -118,6 +121,31 @@ def _read_images(path: Path, point_ids: np.ndarray) -> dict[str, MapImage]:
     if offset != len(data):
         raise struct.error
     return images
+
+
+def read_cameras(path: Path) -> dict[int, Camera]:
+    """Read `cameras.bin` of the map in the folder `path`: intrinsics by camera id.
+
+    Raises SamfeatError where it is missing or damaged.
+    """
+    file = path / "cameras.bin"
+    if not file.is_file():
+        raise SamfeatError(f"{path}: no cameras.bin in it; make the map first")
+    models = {number: (name, params) for name, (number, params, _) in CAMERA_MODELS.items()}
+    cameras: dict[int, Camera] = {}
+    data = file.read_bytes()
+    try:
+        (count,) = struct.unpack_from("<Q", data, 0)
+        offset = 8
+        for _ in range(count):
+            camera_id, number, width, height = _CAMERA_HEAD.unpack_from(data, offset)
+            name, num_params = models[number]
+            params = struct.unpack_from(f"<{num_params}d", data, offset + _CAMERA_HEAD.size)
+            cameras[camera_id] = Camera(name, width, height, params)
+            offset += _CAMERA_HEAD.size + 8 * num_params
+    except (struct.error, KeyError):
+        raise SamfeatError(f"{file}: damaged or not a COLMAP file; make the map again") from None
+    return cameras
 
 
 def read_map(path: Path) -> MapModel:

@@ -1,0 +1,187 @@
+"""``samfeat map build``, ``add``, ``remove``, ``info``, and ``samfeat localize``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import SamfeatError
+
+_Map = Annotated[Path, typer.Option("--map", help="Folder of the saved map.")]
+_Weights = Annotated[
+    Path | None, typer.Option("--weights", help="The map's checkpoint; the shipped one by default.")
+]
+_Official = Annotated[
+    bool, typer.Option("--official-weights", help="--weights is of the public release.")
+]
+_NumRetrieved = Annotated[
+    int, typer.Option("--num-retrieved", help="Database images to match with each photo.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    maps = typer.Typer(help="Saved maps, to localize single photos in.", no_args_is_help=True)
+    maps.command("build")(_build)
+    maps.command("add")(_add)
+    maps.command("remove")(_remove)
+    maps.command("info")(_info)
+    app.add_typer(maps, name="map")
+    app.command("localize")(_localize)
+
+
+def _build(
+    outputs: Annotated[Path, typer.Option("--outputs", help="Outputs of a finished run.")],
+    map_dir: _Map,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a map.")] = False,
+) -> None:
+    """Save the map of a finished run in one folder."""
+    from ..localization import map_building
+
+    frozen = map_building.build(outputs, map_dir, overwrite=overwrite)
+    size = sum(path.stat().st_size for path in map_dir.rglob("*") if path.is_file())
+    typer.echo(
+        f"{map_dir}: {len(frozen.images)} images, {len(frozen.xyz)} points, "
+        f"{frozen.num_observations} observations, {size / 2**20:.1f} MB"
+    )
+
+
+def _add(
+    map_dir: _Map,
+    images: Annotated[Path, typer.Option("--images", help="Folder of the photos to add.")],
+    listed: Annotated[
+        Path | None,
+        typer.Option(
+            "--list",
+            help="The photos, 'name MODEL width height params...' lines; else all in the folder, "
+            "with intrinsics from their EXIF.",
+        ),
+    ] = None,
+    poses: Annotated[
+        Path | None,
+        typer.Option("--poses", help="Known poses, 'name qw qx qy qz tx ty tz' (world to camera)."),
+    ] = None,
+    min_inliers: Annotated[
+        int, typer.Option("--min-inliers", help="Photos localized with fewer are left out.")
+    ] = 30,
+    weights: _Weights = None,
+    official_weights: _Official = False,
+    num_retrieved: _NumRetrieved = 20,
+) -> None:
+    """Add photos to a map, localized in it unless their poses are given; nothing is recomputed."""
+    from ..images import list_images
+    from ..localization import map_building
+    from ..localization.dataset import Camera, read_queries
+    from ..localization.localizer import Localizer
+    from ..localization.poses import read_poses
+
+    cameras: dict[str, Camera | None]
+    if listed is None:
+        cameras = dict.fromkeys(list_images(images))
+    else:
+        cameras = {query.name: query.camera for query in read_queries(listed, "")}
+    if not cameras:
+        raise SamfeatError(f"{images}: no photos to add; check the folder")
+    known = {} if poses is None else read_poses(poses)
+    localizer = Localizer.load(
+        map_dir, weights=weights, official_weights=official_weights, num_retrieved=num_retrieved
+    )
+    added = map_building.add(
+        map_dir, localizer, images, cameras, poses=known, min_inliers=min_inliers
+    )
+    for entry in added:
+        typer.echo(
+            f"{entry.name}: left out, {entry.refused}"
+            if entry.refused
+            else f"{entry.name}: {entry.observations} observations"
+        )
+    count = sum(entry.refused is None for entry in added)
+    typer.echo(f"{map_dir}: {count} of {len(added)} images added")
+    if not count:
+        raise SamfeatError(f"{images}: no photo could be added; give their poses with --poses")
+
+
+def _remove(
+    map_dir: _Map,
+    names: Annotated[list[str], typer.Argument(help="Names of the images, as db/1.jpg.")],
+) -> None:
+    """Remove images from a map: poses, keypoints and descriptors."""
+    from ..localization import frozen_map
+
+    frozen_map.drop(map_dir, names)
+    typer.echo(f"{map_dir}: {len(set(names))} images removed")
+
+
+def _info(map_dir: _Map) -> None:
+    """Say what a map holds, after comparing its files with their hashes."""
+    from ..localization import frozen_map
+
+    frozen = frozen_map.read(map_dir)
+    typer.echo(
+        f"{map_dir}: version {frozen_map.VERSION}, {len(frozen.images)} images, "
+        f"{len(frozen.xyz)} points, {frozen.num_observations} observations, "
+        f"weights {frozen.weights_sha256[:12]}"
+    )
+    for image in frozen.images:
+        typer.echo(f"  {image.name}: {len(image.points)} observations")
+
+
+def _localize(
+    map_dir: _Map,
+    image: Annotated[Path, typer.Option("--image", help="The photo.")],
+    camera: Annotated[
+        str | None,
+        typer.Option("--camera", help='"MODEL width height params..."; else from the EXIF.'),
+    ] = None,
+    resize: Annotated[
+        int | None, typer.Option("--resize", help="Longer side in pixels, instead of the map's.")
+    ] = None,
+    max_keypoints: Annotated[
+        int | None, typer.Option("--max-keypoints", help="Instead of the map's.")
+    ] = None,
+    num_retrieved: _NumRetrieved = 20,
+    max_error: Annotated[
+        float, typer.Option("--max-error", help="Of a pose's inliers, in pixels.")
+    ] = 12.0,
+    weights: _Weights = None,
+    official_weights: _Official = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Localize one photo in a saved map; writes nothing."""
+    from ..localization.intrinsics import camera_from_text
+    from ..localization.localizer import Localizer
+
+    given = None if camera is None else camera_from_text(camera)
+    localizer = Localizer.load(
+        map_dir, weights=weights, official_weights=official_weights,
+        num_retrieved=num_retrieved, max_error=max_error,
+    )  # fmt: skip
+    options = localizer.options
+    if resize is not None:
+        options = replace(options, resize=resize)
+    if max_keypoints is not None:
+        options = replace(options, max_keypoints=max_keypoints)
+    localizer.options = options
+    found = localizer.localize(image, given)
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), indent=1))
+    elif found.pose is not None:
+        values = " ".join(f"{value:.9g}" for value in [*found.pose.qvec, *found.pose.tvec])
+        centre = ", ".join(f"{value:.3f}" for value in found.pose.centre)
+        stages = ", ".join(f"{name} {value:.2f}" for name, value in found.seconds.items())
+        typer.echo(f"pose (qw qx qy qz tx ty tz, world to camera): {values}")
+        typer.echo(f"camera centre: {centre}")
+        typer.echo(
+            f"{found.num_inliers} inliers of {found.num_correspondences} correspondences, "
+            f"{found.num_matches} matches; confidence {found.confidence:.2f}"
+        )
+        typer.echo(f"seconds: {stages}")
+    if found.pose is None:
+        raise SamfeatError(
+            f"{image}: no pose found, {found.num_correspondences} correspondences with the map; "
+            "raise --num-retrieved, or check the intrinsics and that the map shows this place"
+        )

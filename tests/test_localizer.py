@@ -1,0 +1,321 @@
+"""Saved maps and the localizer: a run's poses, from threads, and images that join and leave."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from samfeat_hloc.cli import app
+from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.evaluation.localization import position_error, rotation_error
+from samfeat_hloc.images import read_image
+from samfeat_hloc.localization import frozen_map, map_building, pipeline
+from samfeat_hloc.localization.dataset import Camera
+from samfeat_hloc.localization.intrinsics import camera_from_exif, camera_from_text
+from samfeat_hloc.localization.localizer import Localization, Localizer
+from samfeat_hloc.localization.pipeline import Run, RunOptions
+from samfeat_hloc.network import SAMFeat
+from samfeat_hloc.scenes import write_demo
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    torch.set_num_threads(2)
+    root = tmp_path_factory.mktemp("demo")
+    dataset = write_demo(root / "dataset", num_db=10, num_queries=2, size=(320, 240))
+    return pipeline.run(dataset, root / "outputs", RunOptions(conf="samfeat_fast"))
+
+
+@pytest.fixture(scope="module")
+def map_dir(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("maps") / "demo.map"
+    map_building.build(finished.outputs, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def localizer(map_dir: Path) -> Localizer:
+    return Localizer.load(map_dir)
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def localize_all(localizer: Localizer, run: Run) -> list[Localization]:
+    return [
+        localizer.localize(run.dataset.image_dir / query.name, query.camera)
+        for query in run.dataset.queries
+    ]
+
+
+def same(a: Localization, b: Localization) -> bool:
+    return (
+        a.pose is not None
+        and b.pose is not None
+        and (a.pose.qvec == b.pose.qvec).all()
+        and (a.pose.tvec == b.pose.tvec).all()
+        and (a.inlier_points == b.inlier_points).all()
+        and a.retrieved == b.retrieved
+    )
+
+
+def test_the_poses_are_those_of_the_run(localizer: Localizer, finished: Run) -> None:
+    for query, found in zip(
+        finished.dataset.queries, localize_all(localizer, finished), strict=True
+    ):
+        run = finished.result.queries[query.name]
+        assert finished.dataset.ground_truth is not None
+        truth = finished.dataset.ground_truth[query.base_name]
+        assert found.pose is not None
+        ours, theirs = position_error(found.pose, truth), position_error(run.pose, truth)
+        assert ours < max(2 * theirs, 0.1)
+        assert rotation_error(found.pose, truth) < max(2 * rotation_error(run.pose, truth), 0.5)
+        assert [name for name, _ in run.retrieved] == [name for name, _ in found.retrieved]
+        assert found.num_inliers > 0.7 * run.num_inliers
+        assert 0.5 < found.confidence < 1
+        assert set(found.seconds) == {"total", "read", "extract", "retrieve", "match", "pose"}
+        assert sum(n for _, n in found.retrieved) == found.num_matches >= found.num_correspondences
+
+
+def test_threads_share_a_localizer_and_nothing_is_written(
+    localizer: Localizer, finished: Run, map_dir: Path
+) -> None:
+    before = content(map_dir)
+    alone = localize_all(localizer, finished)
+    queries = finished.dataset.queries
+    with ThreadPoolExecutor(4) as pool:
+        together = list(
+            pool.map(
+                lambda query: localizer.localize(
+                    read_image(finished.dataset.image_dir / query.name), query.camera
+                ),
+                queries,
+            )
+        )
+    assert all(same(a, b) for a, b in zip(alone, together, strict=True))
+    assert content(map_dir) == before
+
+
+def test_images_join_and_leave_without_touching_the_rest(
+    localizer: Localizer, finished: Run, map_dir: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "map"
+    shutil.copytree(map_dir, folder)
+    before = content(folder)
+    queries = finished.dataset.queries
+    cameras: dict[str, Camera | None] = {query.name: query.camera for query in queries[:2]}
+    cameras[queries[2].name] = queries[2].camera
+    assert finished.dataset.ground_truth is not None
+    posed = {queries[2].name: finished.dataset.ground_truth[queries[2].base_name]}
+    added = map_building.add(
+        folder, localizer, finished.dataset.image_dir, cameras, poses=posed, min_inliers=10
+    )
+    assert all(entry.refused is None and entry.observations > 10 for entry in added)
+    after = content(folder)
+    assert {name for name in before if before[name] != after[name]} == {"manifest.json"}
+
+    larger = Localizer(frozen_map.read(folder), localizer.model)
+    assert len(larger.map.images) == 13
+    assert [image.name for image in larger.map.images[10:]] == list(cameras)
+    for image in larger.map.images[10:]:
+        errors = map_building.reprojection_errors(
+            image.keypoints.astype(float), larger.map.xyz[image.points], image.pose, image.camera
+        )
+        assert errors.max() <= 4.01
+        assert len(set(image.points.tolist())) == len(image.points)
+    # a photo that is in the map now finds itself first
+    found = larger.localize(finished.dataset.image_dir / queries[0].name, queries[0].camera)
+    assert found.retrieved[0][0] == queries[0].name
+    assert found.pose is not None
+    assert position_error(found.pose, larger.map.images[10].pose) < 0.05
+
+    with pytest.raises(SamfeatError, match="in this map already; remove it first"):
+        map_building.add(folder, larger, finished.dataset.image_dir, cameras)
+    frozen_map.drop(folder, list(cameras))
+    without = content(folder)
+    assert {name: without[name] for name in before if name != "manifest.json"} == {
+        name: digest for name, digest in before.items() if name != "manifest.json"
+    }
+    again = Localizer(frozen_map.read(folder), localizer.model)
+    for a, b in zip(localize_all(localizer, finished), localize_all(again, finished), strict=True):
+        assert same(a, b)
+
+
+def test_removed_images_are_gone(localizer: Localizer, map_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "map"
+    shutil.copytree(map_dir, folder)
+    names = [image.name for image in localizer.map.images]
+    frozen_map.drop(folder, names[:1])
+    left = frozen_map.read(folder)
+    assert [image.name for image in left.images] == names[1:]
+    assert left.global_descriptors.shape[0] == 9
+    assert names[0].encode() not in b"".join(
+        path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    )
+    assert (left.images[0].descriptors == localizer.map.images[1].descriptors).all()
+    with pytest.raises(SamfeatError, match=f"no image {names[0]} in this map"):
+        frozen_map.drop(folder, names[:1])
+    with pytest.raises(SamfeatError, match="all its images"):
+        frozen_map.drop(folder, names[1:])
+
+
+def test_a_kill_while_adding_leaves_the_old_map(
+    localizer: Localizer, map_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "map"
+    shutil.copytree(map_dir, folder)
+    image = localizer.map.images[0]
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(frozen_map, "_write_manifest", killed)
+        with pytest.raises(KeyboardInterrupt):
+            frozen_map.append(folder, [image])
+    assert (folder / "images-0001").is_dir()
+    assert len(frozen_map.read(folder).images) == 10
+    frozen_map.append(folder, [image])
+    assert len(frozen_map.read(folder).images) == 11
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "points.npy").unlink(), "points.npy: this file of the map is missing"),
+        (
+            lambda f: (f / "images-0000/points.npy").write_bytes(b"no"),
+            "points.npy: not as the map's manifest says",
+        ),
+        (lambda f: (f / "manifest.json").unlink(), "no map here"),
+        (lambda f: (f / "manifest.json").write_text("{}"), "not the manifest of a map"),
+        (
+            lambda f: (f / "manifest.json").write_text(
+                (f / "manifest.json").read_text().replace('"version": 1', '"version": 2')
+            ),
+            "of version 2, but this program reads version 1",
+        ),
+        (
+            lambda f: (f / "manifest.json").write_text(
+                (f / "manifest.json").read_text().replace("images-0000", "../images-0000")
+            ),
+            "not the manifest of a map",
+        ),
+    ],
+)
+def test_damage_is_told(damage: object, message: str, map_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "map"
+    shutil.copytree(map_dir, folder)
+    damage(folder)  # type: ignore[operator]
+    with pytest.raises(SamfeatError, match=message):
+        frozen_map.read(folder)
+
+
+def test_no_array_of_a_map_is_a_pickle(map_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "map"
+    shutil.copytree(map_dir, folder)
+    evil = folder / "points.npy"
+    np.save(evil, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["points.npy"] = hashlib.sha256(evil.read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(SamfeatError, match="not a map of version 1"):
+        frozen_map.read(folder)
+
+
+def with_exif(path: Path, target: Path, focal_in_35mm: int | None) -> Path:
+    exif = Image.Exif()
+    if focal_in_35mm is not None:
+        exif.get_ifd(0x8769)[0xA405] = focal_in_35mm
+    with Image.open(path) as image:
+        image.save(target, exif=exif, quality=95)
+    return target
+
+
+def test_intrinsics_come_from_exif(finished: Run, localizer: Localizer, tmp_path: Path) -> None:
+    query = finished.dataset.queries[0]
+    source = finished.dataset.image_dir / query.name
+    diagonal = np.hypot(query.camera.width, query.camera.height)
+    focal = round(query.camera.params[0] * np.hypot(36, 24) / diagonal)
+    photo = with_exif(source, tmp_path / "photo.jpg", focal)
+    camera = camera_from_exif(photo)
+    assert camera.model == "SIMPLE_RADIAL"
+    assert (camera.width, camera.height) == (query.camera.width, query.camera.height)
+    assert abs(camera.params[0] / query.camera.params[0] - 1) < 0.03
+    found = localizer.localize(photo)
+    assert found.pose is not None
+    assert position_error(found.pose, finished.result.queries[query.name].pose) < 1
+    without = with_exif(source, tmp_path / "without.jpg", None)
+    with pytest.raises(SamfeatError, match=r"without.jpg: no focal length in its EXIF; give .*--c"):
+        localizer.localize(without)
+    with pytest.raises(SamfeatError, match="an array has no EXIF"):
+        localizer.localize(read_image(source))
+    with pytest.raises(SamfeatError, match="unknown camera model 'FISH'"):
+        camera_from_text("FISH 1 1 1")
+    with pytest.raises(SamfeatError, match=r"it is 320x240 but its intrinsics are for 10x10"):
+        localizer.localize(source, camera_from_text("SIMPLE_PINHOLE 10 10 5 5 5"))
+
+
+def test_a_photo_of_nothing_is_not_trusted(localizer: Localizer) -> None:
+    camera = Camera("SIMPLE_PINHOLE", 320, 240, (300.0, 160.0, 120.0))
+    assert localizer.localize(np.zeros((240, 320, 3), dtype=np.uint8), camera).confidence < 0.5
+    features, _ = localizer.extract_with_camera(np.zeros((240, 320, 3), dtype=np.uint8), camera)
+    empty = replace(
+        features, keypoints=features.keypoints[:0], descriptors=features.descriptors[:0]
+    )
+    found, _, _ = localizer.localize_features(empty, camera)
+    assert found.pose is None
+    assert found.confidence == 0 and found.num_inliers == 0
+
+
+def test_another_network_is_refused(localizer: Localizer) -> None:
+    with pytest.raises(SamfeatError, match="give the map's checkpoint with --weights"):
+        Localizer(localizer.map, SAMFeat())
+
+
+def test_the_commands(finished: Run, tmp_path: Path) -> None:
+    def call(*arguments: object) -> str:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    folder = tmp_path / "map"
+    assert "10 images" in call("map", "build", "--outputs", finished.outputs, "--map", folder)
+    with pytest.raises(SamfeatError, match="there is something here already"):
+        call("map", "build", "--outputs", finished.outputs, "--map", folder)
+    with pytest.raises(SamfeatError, match="no map to overwrite"):
+        call("map", "build", "--outputs", tmp_path, "--map", tmp_path, "--overwrite")
+    query = finished.dataset.queries[0]
+    camera = " ".join(
+        map(str, [query.camera.model, query.camera.width, query.camera.height,
+                  *query.camera.params])
+    )  # fmt: skip
+    photo = finished.dataset.image_dir / query.name
+    arguments = ("localize", "--map", folder, "--image", photo, "--camera", camera)
+    assert "inliers of" in call(*arguments)
+    found = json.loads(call(*arguments, "--json", "--num-retrieved", 3, "--max-keypoints", 500))
+    assert found["localized"] and len(found["retrieved"]) == 3 and found["num_keypoints"] <= 500
+    (tmp_path / "list.txt").write_text(f"{query.name} {camera}\n")
+    text = call("map", "add", "--map", folder, "--images", finished.dataset.image_dir,
+                "--list", tmp_path / "list.txt", "--min-inliers", 10)  # fmt: skip
+    assert "1 of 1 images added" in text
+    assert f"{query.name}:" in call("map", "info", "--map", folder)
+    assert "1 images removed" in call("map", "remove", "--map", folder, query.name)
+    assert query.name not in call("map", "info", "--map", folder)
