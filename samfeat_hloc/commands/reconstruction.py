@@ -44,6 +44,9 @@ def _reconstruct(
     global_mapper: Annotated[
         bool, typer.Option("--global", help="Reconstruct globally (pycolmap 4 or newer).")
     ] = False,
+    mapper_threads: Annotated[
+        int, typer.Option(help="Threads of COLMAP's mapper; above 1 the model varies by run.")
+    ] = 1,
     workers: Annotated[int, typer.Option(help="Threads that decode photos.")] = 2,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make everything anew.")] = False,
 ) -> None:
@@ -60,7 +63,7 @@ def _reconstruct(
         pairing=pairing,
         pairs=pairs,
         num_retrieved=num_retrieved,
-        sfm=SfmConfig(camera_model, single_camera, global_mapper),
+        sfm=SfmConfig(camera_model, single_camera, global_mapper, threads=mapper_threads),
         workers=workers,
         overwrite=overwrite,
     )

@@ -1,7 +1,10 @@
 """Structure from motion from scratch: a COLMAP model of photos whose poses nobody knows.
 
 COLMAP verifies the matches and reconstructs, incrementally or globally; intrinsics start from the
-photos' EXIF data and are refined.
+photos' EXIF data and are refined. The same input gives the same model: by default COLMAP's mapper
+has one thread, because with several it begins with whichever of the pairs tried at once is ready
+first (a later one stops the search in the earlier ones), and its bundle adjustment adds up in
+another order each time. A model that stays small had a bad beginning, and others are tried.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ from .reference_model import CAMERA_MODELS
 logger = logging.getLogger(__name__)
 
 _MIN_MODEL_SIZE = 3  # images; COLMAP's own 10 would drop the model of a small folder
+_QUICK = 100  # images; a reconstruction of so many is begun again even for a single missing one
+_BEGINNINGS = 3  # images to begin with, where COLMAP's choice was bad
 
 
 @dataclass(frozen=True)
@@ -45,14 +50,18 @@ class SfmConfig:
         only where size and EXIF agree, as COLMAP decides it.
     global_mapper: reconstruct globally (GLOMAP, pycolmap 4), not image by image.
     seed: of COLMAP's random numbers.
+    threads: of COLMAP's mapper; with more than one the model varies from run to run.
     """
 
     camera_model: str = "SIMPLE_RADIAL"
     single_camera: bool = False
     global_mapper: bool = False
     seed: int = 0
+    threads: int = 1
 
     def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise SamfeatError("--mapper-threads: give a number from 1")
         if self.camera_model not in CAMERA_MODELS:
             raise SamfeatError(
                 f"--camera-model {self.camera_model}: no such model of COLMAP's; "
@@ -239,36 +248,95 @@ def _check_imported(names: Sequence[str], imported: dict[str, Any], image_dir: P
 def _reconstruct(
     database: Path, image_dir: Path, work: Path, config: SfmConfig
 ) -> list[pycolmap.Reconstruction]:
-    with pycolmap.Database.open(str(database)) as opened:
-        total = opened.num_images()
     paths = str(database), str(image_dir), str(work)
     try:
         with quiet_colmap():
             if config.global_mapper:
-                logger.info("models: %d images at once; COLMAP reports no progress", total)
-                options = pycolmap.GlobalPipelineOptions()
-                options.min_model_size = _MIN_MODEL_SIZE
-                options.random_seed = config.seed
-                return list(pycolmap.global_mapping(*paths, options=options).values())
-            incremental = pycolmap.IncrementalPipelineOptions()
-            incremental.min_model_size = _MIN_MODEL_SIZE
-            for part in (incremental, incremental.mapper, incremental.triangulation):
-                part.random_seed = config.seed
-            with tqdm(total=total, desc="reconstruct", unit="image") as progress:
-
-                def start_model() -> None:
-                    progress.reset()
-                    progress.update(2)
-
-                found = pycolmap.incremental_mapping(
-                    *paths,
-                    options=incremental,
-                    initial_image_pair_callback=start_model,
-                    next_image_callback=lambda: progress.update(),
-                )
-            return list(found.values())
+                return _global(paths, config)
+            connected = _connected(database)
+            best = _incremental(paths, config, len(connected))
+            for image_id, name in connected[:_BEGINNINGS]:
+                registered = _size(best)[0]
+                missing = len(connected) - registered
+                if not best or not missing:
+                    break
+                if len(connected) > _QUICK and missing < registered:
+                    break
+                logger.info(
+                    "models: %d of %d connected images; again, beginning with %s",
+                    registered, len(connected), name,
+                )  # fmt: skip
+                again = _incremental(paths, config, len(connected), image_id)
+                best = max(best, again, key=_size)
+            return best
     except (ValueError, RuntimeError, IndexError) as error:
         raise SamfeatError(f"{database}: COLMAP could not reconstruct ({_why(error)})") from error
+
+
+def _global(paths: tuple[str, str, str], config: SfmConfig) -> list[pycolmap.Reconstruction]:
+    logger.info("models: all images at once; COLMAP reports no progress")
+    options = pycolmap.GlobalPipelineOptions()
+    options.min_model_size = _MIN_MODEL_SIZE
+    options.num_threads = config.threads
+    options.random_seed = config.seed
+    return list(pycolmap.global_mapping(*paths, options=options).values())
+
+
+def _incremental(
+    paths: tuple[str, str, str], config: SfmConfig, total: int, first: int | None = None
+) -> list[pycolmap.Reconstruction]:
+    """Models grown image by image; from the image `first`, where given."""
+    options = pycolmap.IncrementalPipelineOptions()
+    options.min_model_size = _MIN_MODEL_SIZE
+    options.num_threads = config.threads
+    if first is not None:
+        options.init_image_id1 = first
+    for part in (options, options.mapper, options.triangulation):
+        part.random_seed = config.seed
+    # the registration of images without 3-D points takes no seed, but goes on from this one
+    pycolmap.set_random_seed(config.seed)
+    with tqdm(total=total, desc="reconstruct", unit="image") as progress:
+
+        def start_model() -> None:
+            progress.reset()
+            progress.update(2)
+
+        found = pycolmap.incremental_mapping(
+            *paths,
+            options=options,
+            initial_image_pair_callback=start_model,
+            next_image_callback=lambda: progress.update(),
+        )
+    return list(found.values())
+
+
+def _size(found: Sequence[pycolmap.Reconstruction]) -> tuple[int, int]:
+    """Images and points of the largest model."""
+    return max(((m.num_reg_images(), m.num_points3D()) for m in found), default=(0, 0))
+
+
+def _connected(database: Path) -> list[tuple[int, str]]:
+    """Id and name of the images in the largest group connected by verified pairs.
+
+    Those with the most verified matches first.
+    """
+    with pycolmap.Database.open(str(database)) as opened:
+        names = {image.image_id: image.name for image in opened.read_all_images()}
+        pairs, inliers = opened.read_two_view_geometry_num_inliers()
+    matches = dict.fromkeys(names, 0)
+    group = {image: {image} for image in names}
+    for pair, number in zip(pairs, inliers, strict=True):
+        if not number:
+            continue
+        a, b = pycolmap.pair_id_to_image_pair(pair)
+        matches[a] += number
+        matches[b] += number
+        if group[a] is not group[b]:
+            group[a] |= group[b]
+            for image in group[b]:
+                group[image] = group[a]
+    largest = max(group.values(), key=len, default=set())
+    return [(i, names[i]) for i in sorted(largest, key=lambda i: (-matches[i], i))]
 
 
 def _distinct(found: list[pycolmap.Reconstruction]) -> list[pycolmap.Reconstruction]:
