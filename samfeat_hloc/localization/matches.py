@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ def main(
     features_ref: Path | None = None,
     config: MatchConfig | None = None,
     device: str | None = None,
+    workers: int | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Match the pairs of a pairs file into ``output``.
@@ -74,6 +76,7 @@ def main(
         features_ref: features of the images named second, where they are in another file.
         config: how to match; None for mutual nearest neighbours without thresholds.
         device: where to compute; None for a GPU where there is one.
+        workers: pairs matched at a time on a CPU; None for as many as torch has threads.
         overwrite: match all pairs anew.
 
     Raises:
@@ -117,10 +120,42 @@ def main(
             cache0.check_names((name for name, _ in todo), pairs)
             cache1.check_names((name for _, name in todo), pairs)
             reference = cache1 if features_ref is not None else cache0
-            for name0, name1 in tqdm(for_locality(todo), desc="matches", unit="pair"):
-                group = _match(name0, cache0, name1, reference, config)
-                writer.add({pair_name(name0, name1): group})
+            ordered = for_locality(todo)
+            descriptors = (_descriptors(a, cache0, b, reference) for a, b in ordered)
+            found = match_many(descriptors, config, workers=workers if device == "cpu" else 1)
+            with tqdm(total=len(ordered), desc="matches", unit="pair") as progress:
+                for pair, group in zip(ordered, found, strict=True):
+                    writer.add({pair_name(*pair): group})
+                    progress.update()
         return writer.finish()
+
+
+def match_many(
+    pairs: Iterable[tuple[Tensor, Tensor]], config: MatchConfig, *, workers: int | None = None
+) -> Iterator[Group]:
+    """Match pairs of descriptors (D, N0), (D, N1), a few at a time; groups come in their order.
+
+    On a CPU each pair has one thread: several pairs side by side share no step, while several
+    threads in one pair wait for each other after each.
+    """
+    threads = torch.get_num_threads()
+    workers = workers or threads
+    if workers == 1:
+        for pair in pairs:
+            yield _match(*pair, config)
+        return
+    waiting: deque[Future[Group]] = deque()
+    with ThreadPoolExecutor(workers, "match", torch.set_num_threads, (1,)) as pool:
+        try:
+            for pair in pairs:
+                waiting.append(pool.submit(_match, *pair, config))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)  # of threads that start later
 
 
 def pair_name(name0: str, name1: str) -> str:
@@ -186,7 +221,7 @@ class DescriptorCache:
             )
 
     def get(self, name: str) -> Tensor:
-        """Descriptors (D, N) float32 on the device."""
+        """Descriptors (D, N) float32 on the device; each one's values lie together in memory."""
         found = self._kept.get(name)
         if found is not None:
             self._kept.move_to_end(name)
@@ -215,18 +250,22 @@ class DescriptorCache:
             raise SamfeatError(f"{self.path}: {name} cannot be read ({why}); {mend}") from None
         if not np.isfinite(values).all():
             raise SamfeatError(f"{self.path}: descriptors of {name} are not finite; {mend}")
-        return torch.from_numpy(values.astype(np.float32)).to(self.device)
+        return torch.from_numpy(values.T.astype(np.float32, order="C")).to(self.device).t()
 
 
-def _match(
-    name0: str, cache0: DescriptorCache, name1: str, cache1: DescriptorCache, config: MatchConfig
-) -> Group:
+def _descriptors(
+    name0: str, cache0: DescriptorCache, name1: str, cache1: DescriptorCache
+) -> tuple[Tensor, Tensor]:
     descriptors0, descriptors1 = cache0.get(name0), cache1.get(name1)
     if descriptors0.shape[0] != descriptors1.shape[0]:
         raise SamfeatError(
             f"{cache1.path}: descriptors of {name1} have {descriptors1.shape[0]} values, those of "
             f"{name0} in {cache0.path} {descriptors0.shape[0]}; extract both alike"
         )
+    return descriptors0, descriptors1
+
+
+def _match(descriptors0: Tensor, descriptors1: Tensor, config: MatchConfig) -> Group:
     matches, scores = nearest_neighbours(
         descriptors0,
         descriptors1,
