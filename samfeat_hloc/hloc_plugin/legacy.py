@@ -40,6 +40,7 @@ def triangulate(
     import pycolmap
 
     from ..localization import mapping
+    from ..localization.colmap_database import work_folder
 
     _refuse(
         skip_geometric_verification=skip_geometric_verification,
@@ -48,10 +49,8 @@ def triangulate(
         mapper_options=mapper_options,
     )
     sfm_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=sfm_dir, prefix=".map-") as folder:
-        model = mapping.main(
-            reference_model, image_dir, pairs, features, matches, Path(folder) / "map"
-        )
+    with work_folder(sfm_dir / "map") as folder:
+        model = mapping.main(reference_model, image_dir, pairs, features, matches, folder / "map")
         for file in model.glob("*.bin"):
             file.replace(sfm_dir / file.name)
     return pycolmap.Reconstruction(str(sfm_dir))

@@ -6,6 +6,7 @@ queries. (Mapping verifies against the poses it has, see `mapping`.)
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,11 @@ from tqdm import tqdm
 
 from ..errors import SamfeatError
 from .feature_readers import FeatureReader, MatchReader
+from .h5store import FileLock
 
+logger = logging.getLogger(__name__)
+
+_LOCK = ".work-folder.lock"
 _PAIRS_AT_A_TIME = 100  # verified in one call of COLMAP, between two steps of the progress bar
 
 
@@ -146,18 +151,40 @@ def verify(
 
 @contextmanager
 def work_folder(output: Path) -> Iterator[Path]:
-    """A folder beside the output to make it in, removed at the end whatever happens."""
+    """A folder beside the output to make it in, removed at the end whatever happens.
+
+    Folders that earlier runs on the same output left when they were killed are removed too; those
+    of runs that are still at work stay.
+    """
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_behind(output)
         work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     except OSError as error:
         raise SamfeatError(
             f"{output.parent}: cannot be written ({error.strerror}); choose another output folder"
         ) from None
+    lock = FileLock(work / _LOCK, output)
     try:
         yield work
     finally:
+        lock.release()
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove_left_behind(output: Path) -> None:
+    # only a folder with a lock was made here; the system frees the lock of a process that died
+    start = f".{output.name}."
+    for folder in output.parent.iterdir():
+        if not folder.name.startswith(start) or not (folder / _LOCK).is_file():
+            continue
+        try:
+            lock = FileLock(folder / _LOCK, output)
+        except SamfeatError:  # at work
+            continue
+        logger.info("%s: left behind by a run that was killed, removed", folder)
+        lock.release()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def put_in_place(new: Path, output: Path) -> None:
