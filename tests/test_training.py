@@ -40,6 +40,53 @@ def test_losses_equal_the_releases(shared: Path) -> None:
     assert triplet.item() == pytest.approx(expected["descriptor_T14"], abs=1e-4)
     assert detection.item() == pytest.approx(expected["detection_w200"], abs=1e-4)
     assert edge.item() == pytest.approx(expected["edge"], abs=1e-4)
+    sides = [
+        losses.wsc_loss(given[f"desc{i}"], given[f"att{i}"], given[f"group{i}"].squeeze(-1),
+                        given["not_search"])
+        for i in (0, 1)
+    ]  # fmt: skip
+    relation = losses.psrd_loss(given["student"], given["teacher"])
+    assert (sides[0] + sides[1]).item() / 2 == pytest.approx(expected["wsc_T5_m007"], abs=1e-4)
+    assert relation.item() == pytest.approx(expected["asrd"], abs=1e-4)
+
+
+def test_relation_losses_by_hand() -> None:
+    # Three places; the student calls the first two the same, the teacher none.
+    student = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])[None, :, None]
+    teacher = torch.eye(3)[None, :, None]
+    assert losses.psrd_loss(student, teacher).item() == pytest.approx(2 / 9)
+    attention = torch.tensor([2.0, 1.0, 0.0])[None, None, None]
+    weighted = losses.asrd_loss(student, teacher, attention)
+    assert weighted.item() == pytest.approx(2 * 2 * 1 / 9)  # weights of mean 1
+    assert losses.asrd_loss(student, teacher, torch.ones(1, 1, 1, 3)).item() == pytest.approx(2 / 9)
+    # An image without a teacher does not count.
+    twice = torch.cat([student, student]), torch.cat([teacher, 1 - teacher])
+    assert losses.psrd_loss(*twice, torch.tensor([1, 0])).item() == pytest.approx(2 / 9)
+    assert losses.psrd_loss(*twice, torch.tensor([0, 0])).item() == 0
+
+
+def test_wsc_margin_form_by_hand() -> None:
+    # Points of group 7: the first two alike, nearer than M; one of group 8, one of none.
+    descriptors = torch.eye(4)[None, [0, 0, 1, 2]]
+    attention, groups = torch.ones(1, 4, 1), torch.tensor([[7, 7, 8, -1]])
+    loss = losses.wsc_margin_loss(descriptors, attention, groups, torch.eye(4)[None])
+    # Point 2 is alone in its group and does not count.
+    expected = np.log1p(np.exp((0.07 - np.sqrt(2)) / 5))
+    assert loss.item() == pytest.approx(expected, abs=1e-5)
+    nothing = torch.full((1, 4), -1)
+    assert losses.wsc_margin_loss(descriptors, attention, nothing, torch.eye(4)[None]).item() == 0
+
+
+def test_position_loss_knows_the_place() -> None:
+    place = torch.tensor([[[10.25, 20.5]]])
+    here = corners.splat(place, torch.ones(1, 1), 40)
+    logits = (here + 1e-6).log()
+    right = losses.position_loss(logits, place, torch.ones(1, 1))
+    entropy = -(here[here > 0] * here[here > 0].log()).sum()
+    assert right.item() == pytest.approx(entropy.item(), abs=5e-3)
+    wrong = losses.position_loss(logits, place + torch.tensor([1.0, 0.0]), torch.ones(1, 1))
+    assert wrong > right + 1
+    assert losses.position_loss(logits, place, torch.zeros(1, 1)).item() == 0
 
 
 def test_matching_loss_by_hand() -> None:

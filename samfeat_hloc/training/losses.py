@@ -147,11 +147,134 @@ def matching_loss(
     return ((forward + backward) * counted).sum() / (2 * counted.sum()).clamp(min=1)
 
 
-def edge_loss(edges: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of the edge map against the teacher's (the paper's L_edge).
+def relations(maps: Tensor) -> Tensor:
+    """Cosine similarities of all places of maps (B, C, h, w) with each other, (B, h*w, h*w)."""
+    vectors = F.normalize(maps.float().flatten(2), dim=1, eps=1e-7)
+    return vectors.transpose(1, 2) @ vectors
+
+
+def psrd_loss(student: Tensor, teacher: Tensor, known: Tensor | None = None) -> Tensor:
+    """Pixel semantic relation distillation (the paper's first version).
+
+    Mean absolute difference of the student's and the teacher's relation matrices. The release's
+    ASRD is this as well: it multiplies both maps by the attention before the cosine, which divides
+    by the length again, so the attention falls out.
+
+    Arguments:
+        student: (B, C, h, w), the network's distillation map. teacher: (B, D, H, W), resized to
+        the student's (h, w). known: (B,), 1 where there is a teacher; None means everywhere.
+
+    Returns:
+        Scalar.
+    """
+    return _relation_loss(student, teacher, None, known)
+
+
+def asrd_loss(
+    student: Tensor, teacher: Tensor, attention: Tensor, known: Tensor | None = None
+) -> Tensor:
+    """Attention-weighted semantic relation distillation (the paper's L_dis).
+
+    The mean absolute difference of the two relation matrices, each relation weighted by the
+    attention at both of its places, which are normalised to a mean of 1 in every image. No gradient
+    flows into the attention: it could lower the loss by looking away.
+
+    Arguments:
+        student, teacher, known: as in :func:`psrd_loss`. attention: (B, 1, H, W), positive.
+
+    Returns:
+        Scalar.
+    """
+    attention = F.interpolate(
+        attention.detach().float(), student.shape[-2:], mode="bilinear", align_corners=False
+    ).flatten(1)
+    weight = attention / attention.mean(dim=1, keepdim=True).clamp(min=1e-7)
+    return _relation_loss(student, teacher, weight, known)
+
+
+def _relation_loss(
+    student: Tensor, teacher: Tensor, weight: Tensor | None, known: Tensor | None
+) -> Tensor:
+    teacher = F.interpolate(
+        teacher.float(), student.shape[-2:], mode="bilinear", align_corners=False
+    )
+    difference = (relations(student) - relations(teacher)).abs()
+    if weight is not None:
+        difference = difference * weight[:, :, None] * weight[:, None]
+    return _mean_over(difference.mean(dim=(1, 2)), known)
+
+
+def _mean_over(values: Tensor, known: Tensor | None) -> Tensor:
+    """Mean of values (B,) over the images that a teacher knows; 0 where it knows none."""
+    known = torch.ones_like(values) if known is None else known.to(values)
+    return (values * known).sum() / known.sum().clamp(min=1)
+
+
+def wsc_loss(
+    descriptors: Tensor, attention: Tensor, groups: Tensor, not_search: Tensor, *,
+    margin: float = 0.07, temperature: float = 5.0,
+) -> Tensor:  # fmt: skip
+    """Weakly supervised contrast by semantic groups, the release's InfoNCE form (L_wsc).
+
+    Points of one group of an image are positives, points of other groups negatives; distances of
+    positives count from ``margin``, so that a group keeps its variety. As in the release, entries
+    that are neither contribute exp(0) to both sums.
+
+    Arguments:
+        descriptors: (B, N, D) of unit length. attention: (B, N, 1).
+        groups: (B, N), -1 where no group. not_search: (B, N, N), 1 where two points are too close.
+
+    Returns:
+        Scalar, of one side of the pairs; the release averages both.
+    """
+    distance, positive, negative = _grouped(descriptors, attention, groups, not_search)
+    near = torch.exp(-torch.maximum(margin * positive, distance * positive) / temperature)
+    far = torch.exp(-distance * negative / temperature)
+    return -torch.log(near.sum(1) / (near.sum(1) + far.sum(1))).mean()
+
+
+def wsc_margin_loss(
+    descriptors: Tensor, attention: Tensor, groups: Tensor, not_search: Tensor, *,
+    margin: float = 0.07, temperature: float = 5.0,
+) -> Tensor:  # fmt: skip
+    """Weakly supervised contrast, the paper's margin form with M and T.
+
+    A point's mean distance D_pos to its own group, at least M, against that to the others, D_neg:
+    ``-log(exp(-max(D_pos, M) / T) / (exp(-max(D_pos, M) / T) + exp(-D_neg / T)))``, averaged over
+    the points that have both. Points within the not-search radius play no part.
+
+    Arguments and return value: as in :func:`wsc_loss`.
+    """
+    distance, positive, negative = _grouped(descriptors, attention, groups, not_search)
+    apart = 1 - not_search
+    positive, negative = positive * apart, negative * apart
+    counts = positive.sum(2), negative.sum(2)
+    own = ((distance * positive).sum(2) / counts[0].clamp(min=1)).clamp(min=margin)
+    others = (distance * negative).sum(2) / counts[1].clamp(min=1)
+    both = ((counts[0] > 0) & (counts[1] > 0)).to(distance.dtype)
+    return (F.softplus((own - others) / temperature) * both).sum() / both.sum().clamp(min=1)
+
+
+def _grouped(
+    descriptors: Tensor, attention: Tensor, groups: Tensor, not_search: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Distances within an image (B, N, N), which of them are in a group, and which between two."""
+    weighted = descriptors * attention
+    distance = distances(weighted, weighted) + UNREACHABLE * not_search
+    known = (groups >= 0)[:, :, None] & (groups >= 0)[:, None]
+    same = groups[:, :, None] == groups[:, None]
+    return distance, (known & same).to(distance), (known & ~same).to(distance)
+
+
+def edge_loss(edges: Tensor, target: Tensor, *, kind: str = "mse") -> Tensor:
+    """The edge map against the teacher's (the paper's L_edge).
 
     Arguments:
         edges: (B, 1, h, w) in (0, 1); target: (B, H, W) in [0, 1], any larger size.
+        kind: "mse", mean squared error, as published; "bce", binary cross entropy.
     """
     target = F.interpolate(target[:, None], edges.shape[-2:], mode="bilinear", align_corners=False)
+    if kind == "bce":
+        # In float32: half precision rounds a sure 1 - 1e-4 to 1, whose loss is infinite.
+        return F.binary_cross_entropy(edges.float().clamp(1e-4, 1 - 1e-4), target)
     return F.mse_loss(edges.float(), target)
