@@ -176,6 +176,17 @@ def most_covisible(
         seen: for each image the indices of the points it observes, one entry an observation.
         num_matched: at most so many neighbours.
     """
+    for image, common in enumerate(shared_points(seen)):
+        best = np.argsort(-common, kind="stable")[:num_matched]
+        yield image, best[common[best] > 0]
+
+
+def shared_points(seen: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """For each image how many points it shares with every other, (len(seen),); 0 with itself.
+
+    Arguments:
+        seen: for each image the indices of the points it observes, one entry an observation.
+    """
     lengths = np.array([len(points) for points in seen])
     points = np.concatenate([np.asarray(points) for points in seen])
     image_of = np.repeat(np.arange(len(seen)), lengths)
@@ -188,8 +199,7 @@ def most_covisible(
         offsets = np.repeat(first - (np.cumsum(count) - count), count)
         common = np.bincount(observers[offsets + np.arange(len(offsets))], minlength=len(seen))
         common[image] = 0
-        best = np.argsort(-common, kind="stable")[:num_matched]
-        yield image, best[common[best] > 0]
+        yield common
 
 
 def _observations(model: Path) -> tuple[list[str], list[np.ndarray]]:

@@ -1,0 +1,65 @@
+"""Depth maps of photos: COLMAP's, NumPy's, and HDF5 as MegaDepth has it."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+import h5py
+import numpy as np
+
+from ..errors import SamfeatError
+
+ENDINGS = (".geometric.bin", ".h5", ".hdf5", ".npy")
+_MOST_PIXELS = 200_000_000
+
+
+def find_depth_map(folder: Path, name: str) -> Path | None:
+    """The depth map of the image ``name`` (db/1.jpg) below a folder; None where there is none.
+
+    Looked for: ``db/1.jpg`` and ``db/1`` followed by one of ``ENDINGS``.
+    """
+    bare = str(PurePosixPath(name).with_suffix(""))
+    candidates = (folder / f"{stem}{ending}" for ending in ENDINGS for stem in (name, bare))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def read_depth_map(path: Path) -> np.ndarray:
+    """Depth along the optical axis, float32 (h, w) in the model's units, 0 where unknown.
+
+    COLMAP's ``.bin``, ``.npy``, or the dataset ``depth`` of an HDF5 file. Negative values (as
+    in MegaDepth's ordinal masks), NaN and infinity count as unknown.
+
+    Raises:
+        SamfeatError: not such a file, or a damaged one.
+    """
+    try:
+        if path.suffix == ".npy":
+            depth = np.load(path, allow_pickle=False)
+        elif path.suffix == ".bin":
+            depth = _read_colmap(path)
+        else:
+            with h5py.File(path, "r") as file:
+                depth = file["depth"][()]
+        if depth.ndim != 2 or depth.dtype.kind not in "fiu" or min(depth.shape) < 2:
+            raise ValueError(f"its shape is {depth.shape}, of type {depth.dtype}")
+    except (OSError, ValueError, KeyError, EOFError, TypeError) as error:
+        why = " ".join(str(error).split())
+        raise SamfeatError(
+            f"{path}: not a depth map ({why}); give COLMAP's .geometric.bin, an .npy file of shape"
+            " (h, w) or an HDF5 file with the dataset 'depth'"
+        ) from None
+    depth = depth.astype(np.float32)
+    return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
+
+
+def _read_colmap(path: Path) -> np.ndarray:
+    """``width&height&channels&`` and the values row by row, float32."""
+    data = path.read_bytes()
+    parts = data[:64].split(b"&", 3)
+    width, height, channels = (int(part) for part in parts[:3])
+    start = sum(len(part) + 1 for part in parts[:3])
+    if channels != 1 or not 0 < width * height <= _MOST_PIXELS:
+        raise ValueError(f"{width} x {height} pixels of {channels} values")
+    if len(data) != start + 4 * width * height:
+        raise ValueError("it is cut off")
+    return np.frombuffer(data, "<f4", offset=start).reshape(height, width)

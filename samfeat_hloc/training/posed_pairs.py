@@ -1,0 +1,196 @@
+"""Pairs of views of posed photos: correspondences from depth maps or from a map's points."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..errors import SamfeatError
+from .corners import splat
+from .pairs import PairBatch, PairOptions, TeacherViews, complete_pairs, finish_pairs
+from .posed_scene import PosedScene, Teacher, read_scene
+from .posed_views import Cache, PosedOptions, View, check_depth, draw_views
+from .reprojection import Reprojection, mutually_seen
+
+CACHE_BYTES = 2 << 30
+NEAR_POINT = 4  # pixels around a point of the map where detection is asked for, without depth
+
+ViewPair = tuple[View, View]
+
+
+class PosedSource:
+    """Pairs of views of the overlapping photos of one or several scenes.
+
+    With depth maps the correspondence is known wherever both views have depth and neither hides
+    the other's place. Without, it is known at the map's points alone: they are the keypoint
+    labels and the descriptor points, and detection counts only next to them.
+
+    Photos are decoded in threads, a batch's all at once; a cache of at most ``CACHE_BYTES`` keeps
+    them. A batch depends on the generator's state alone.
+    """
+
+    def __init__(
+        self, scenes: Sequence[PosedScene], options: PosedOptions | None = None,
+        *, cache_bytes: int = CACHE_BYTES, workers: int | None = None,
+    ) -> None:  # fmt: skip
+        """
+        Raises:
+            SamfeatError: no scenes, some with and some without depth, or depth maps that do not
+                agree with the points.
+        """
+        self.scenes = list(scenes)
+        self.options = options or PosedOptions()
+        self._cache = Cache(cache_bytes)
+        self._pool = ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1))
+        with_depth = {image.depth is not None for scene in self.scenes for image in scene.images}
+        if len(with_depth) != 1:
+            raise SamfeatError(
+                "posed photos: give at least one scene, all with depth maps or all without"
+            )
+        self.with_depth = with_depth == {True}
+        for scene in self.scenes if self.with_depth else []:
+            check_depth(scene, self._cache)
+
+    @classmethod
+    def open(
+        cls, model: Path, images: Path, depth: Path | None = None, teacher: Teacher | None = None,
+        options: PosedOptions | None = None,
+    ) -> PosedSource:  # fmt: skip
+        """A COLMAP model (folder with cameras, images, points3D, .bin or .txt) and its photos.
+
+        Arguments:
+            depth: folder of depth maps, named as :func:`.depth_maps.find_depth_map` says
+                (COLMAP's ``stereo/depth_maps``, ``.npy``, or HDF5 with the dataset ``depth``).
+            teacher: what a teacher says of an image, by its name.
+
+        Raises:
+            SamfeatError: missing files, no photos, no overlapping pairs, depth maps of something
+                else; see :func:`.posed_scene.read_scene`.
+        """
+        scene = read_scene(Path(model), Path(images), Path(depth) if depth else None, teacher)
+        return cls([scene], options)
+
+    def batch(self, count: int, options: PairOptions, generator: torch.Generator) -> PairBatch:
+        """``count`` random pairs on the generator's device; see :class:`.pairs.PairSource`."""
+        device = generator.device
+        seed = int(torch.randint(2**62, (1,), generator=generator, device=device))
+
+        def draw(index: int) -> tuple[ViewPair, np.ndarray]:
+            rng = np.random.default_rng((seed, index))
+            scene = self.scenes[rng.integers(len(self.scenes))]
+            return draw_views(scene, options.crop, self.options, rng, self._cache)
+
+        looked = list(self._pool.map(draw, range(count)))
+        drawn = [pair for pair, _ in looked]
+        views = [stacked([d[k].image for d in drawn], device) for k in (0, 1)]
+        photos = [v.permute(0, 3, 1, 2).float() / 255 for v in views]
+        taught = teacher_views(drawn, device)
+        if not self.with_depth:
+            return self._at_points(
+                drawn, [xyz for _, xyz in looked], photos, taught, options, generator, seed
+            )
+        there, back = (reprojection(drawn, k, device) for k in (0, 1))
+        seen0, seen1 = mutually_seen(there, back), mutually_seen(back, there)
+        return complete_pairs(
+            photos[0], photos[1], seen0, seen1, there, options, generator, taught=taught
+        )
+
+    def _at_points(
+        self, drawn: list[ViewPair], shared: list[np.ndarray], photos: list[torch.Tensor],
+        taught: tuple[TeacherViews, TeacherViews] | None, options: PairOptions,
+        generator: torch.Generator, seed: int,
+    ) -> PairBatch:  # fmt: skip
+        """Pairs whose correspondence is known at the map's points alone."""
+        device, side = generator.device, options.crop
+        chosen = [
+            _points_in_both(pair, xyz, max(options.keypoints, options.points), (seed, i, 1))
+            for i, (pair, xyz) in enumerate(zip(drawn, shared, strict=True))
+        ]
+        at = [stacked([c[k] for c in chosen], device) for k in (0, 1)]
+        there = stacked([c[2] for c in chosen], device)
+        labelled, described = options.keypoints, options.points
+        corners = (at[0][:, :labelled], at[1][:, :labelled], there[:, :labelled])
+        seen = []
+        for k in (0, 1):
+            near = F.max_pool2d(
+                splat(corners[k], corners[2], side)[:, None], 2 * NEAR_POINT + 1, 1, NEAR_POINT
+            )
+            inside = stacked([d[k].inside for d in drawn], device)
+            seen.append((near[:, 0] > 0).float() * inside)
+        points = (at[0][:, :described], at[1][:, :described], there[:, :described])
+        return finish_pairs(
+            (photos[0], photos[1]), (seen[0], seen[1]), corners, points, options, generator,
+            taught=taught,
+        )  # fmt: skip
+
+
+def _points_in_both(
+    pair: ViewPair, xyz: np.ndarray, count: int, seed: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A random ``count`` of the points in both views: places float32 (count, 2) each, and which of
+    the rows are points (count,); none closer than 3 pixels to another's square."""
+    places, good = [], np.ones(len(xyz), bool)
+    for view in pair:
+        pose, side = view.source.pose, len(view.image)
+        local = (xyz @ pose.rotation.T + pose.tvec) @ view.calibration.T
+        at = local[:, :2] / np.maximum(local[:, 2:], 1e-9)
+        near = np.clip(at.round(), 0, side - 1).astype(int)
+        good &= (local[:, 2] > 0) & (at >= 1).all(1) & (at <= side - 2).all(1)
+        good &= view.inside[near[:, 1], near[:, 0]]
+        places.append(at)
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(good))
+    for at in places:  # one a square of 3 x 3 pixels
+        _, first = np.unique((at[order] // 3).astype(int), axis=0, return_index=True)
+        order = order[np.sort(first)]
+    order = order[:count]
+    rows = [np.zeros((count, 2), np.float32) for _ in places]
+    for row, at in zip(rows, places, strict=True):
+        row[: len(order)] = at[order]
+    return rows[0], rows[1], (np.arange(count) < len(order)).astype(np.float32)
+
+
+def reprojection(drawn: list[ViewPair], start: int, device: torch.device) -> Reprojection:
+    """From the views with this index (0 or 1) to the others."""
+    matrices, offsets = [], []
+    for pair in drawn:
+        here, other = pair[start], pair[1 - start]
+        pose0, pose1 = here.source.pose, other.source.pose
+        turn = pose1.rotation @ pose0.rotation.T
+        shift = pose1.tvec - turn @ pose0.tvec
+        matrices.append(other.calibration @ turn @ np.linalg.inv(here.calibration))
+        offsets.append(other.calibration @ shift)
+    inverse_depth = stacked([pair[start].inverse_depth for pair in drawn], device)
+    return Reprojection(inverse_depth, stacked(matrices, device), stacked(offsets, device))
+
+
+def teacher_views(
+    drawn: list[ViewPair], device: torch.device
+) -> tuple[TeacherViews, TeacherViews] | None:
+    """What the teacher says of the views; None where it has seen none of them."""
+    known = [v.taught for pair in drawn for v in pair if v.taught is not None]
+    if not known:
+        return None
+    nothing = tuple(np.zeros_like(part) for part in known[0])
+    sides = []
+    for k in (0, 1):
+        said = [pair[k].taught for pair in drawn]
+        embedding, groups, edges = (
+            stacked([(s or nothing)[part] for s in said], device) for part in range(3)
+        )
+        seen = torch.tensor([float(s is not None) for s in said], device=device)
+        sides.append(TeacherViews(embedding, groups.long(), edges, seen))
+    return sides[0], sides[1]
+
+
+def stacked(arrays: Sequence[np.ndarray | None], device: torch.device) -> torch.Tensor:
+    """Arrays of one shape on a device; integers of a byte stay so, all else becomes float32."""
+    array = np.stack([a for a in arrays if a is not None])
+    if array.dtype != np.uint8:
+        array = array.astype(np.float32)
+    return torch.from_numpy(array).to(device, non_blocking=True)

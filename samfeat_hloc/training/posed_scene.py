@@ -1,0 +1,201 @@
+"""A scene of posed photos: what a COLMAP model knows that training needs, and who sees what."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from ..errors import SamfeatError
+from ..images import read_image
+from ..localization.dataset import Camera
+from ..localization.map_model import is_model, read_cameras, read_map
+from ..localization.pairs import shared_points
+from ..localization.poses import Pose
+from ..localization.reference_model import CAMERA_MODELS, read_model
+from .depth_maps import find_depth_map, read_depth_map
+
+logger = logging.getLogger(__name__)
+
+LEAST_SHARED = 20  # points
+LEAST_OVERLAP = 0.08  # of the points of the image that sees fewer
+MOST_ERROR = 2.0  # pixels; points whose mean reprojection error is larger are left out
+
+
+class TeacherMaps(Protocol):
+    """What a teacher says of a whole photo: embedding (C, h, w), groups (H, W) integers, -1 where
+    none, edges (H, W) in [0, 1]; each in a resolution of its own."""
+
+    @property
+    def embedding(self) -> np.ndarray: ...
+    @property
+    def groups(self) -> np.ndarray: ...
+    @property
+    def edges(self) -> np.ndarray: ...
+
+
+Teacher = Callable[[str], TeacherMaps | None]
+"""Image name to the teacher's maps; None where the teacher has not seen the image."""
+
+
+@dataclass(frozen=True, eq=False)
+class PosedImage:
+    """A photo with its pose.
+
+    points: rows of the scene's points that it sees, ascending. photo: reads it, uint8 (H, W, 3)
+    RGB of any size that shows what the camera's shows. depth: reads its depth map, float32 (h, w),
+    0 where unknown; None where it has none. taught: reads what a teacher says of it.
+    """
+
+    name: str
+    camera: Camera
+    pose: Pose
+    points: np.ndarray
+    photo: Callable[[], np.ndarray]
+    depth: Callable[[], np.ndarray] | None = None
+    taught: Callable[[], TeacherMaps | None] | None = None
+
+    @property
+    def focal(self) -> float:
+        """Of the pinhole camera that training sees the photo through, pixels."""
+        return float(np.sqrt(self.calibration[0, 0] * self.calibration[1, 1]))
+
+    @property
+    def calibration(self) -> np.ndarray:
+        """(3, 3) of that pinhole camera, the centre of the top-left pixel at (0, 0)."""
+        params, focals = self.camera.params, CAMERA_MODELS[self.camera.model][2]
+        fx, fy = params[0], params[focals - 1]
+        cx, cy = params[focals : focals + 2]
+        return np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1.0]])
+
+    @property
+    def distorted(self) -> bool:
+        """Whether the photo differs from what the pinhole camera would see."""
+        return self.camera.model not in ("SIMPLE_PINHOLE", "PINHOLE")
+
+    def stored(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels (N, 2) of the pinhole camera, in the photo as it is stored; the same size."""
+        if not self.distorted:
+            return pixels
+        rays = np.c_[pixels, np.ones(len(pixels))] @ np.linalg.inv(self.calibration).T
+        return np.asarray(self.camera.to_pycolmap().img_from_cam(rays)) - 0.5
+
+    def project(self, xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """World points (N, 3) to pixels (N, 2) of the pinhole camera, and their depths (N,)."""
+        local = xyz @ self.pose.rotation.T + self.pose.tvec
+        depth = local[:, 2]
+        flat = local @ self.calibration.T
+        return flat[:, :2] / np.where(np.abs(depth) > 1e-9, depth, 1e-9)[:, None], depth
+
+
+@dataclass(frozen=True, eq=False)
+class PosedScene:
+    """Posed images, the points they share xyz (P, 3), and which overlap: pairs (M, 2) indices."""
+
+    images: tuple[PosedImage, ...]
+    xyz: np.ndarray
+    pairs: np.ndarray
+
+
+def overlapping_pairs(seen: Sequence[np.ndarray]) -> np.ndarray:
+    """Pairs (M, 2) of images i < j that share enough points.
+
+    Arguments:
+        seen: for each image the rows of the points it sees, each once.
+    """
+    if not sum(len(points) for points in seen):
+        return np.empty((0, 2), np.int32)
+    sizes = np.array([len(points) for points in seen])
+    found = []
+    counted = tqdm(shared_points(seen), total=len(seen), desc="overlaps", delay=2, leave=False)
+    for image, common in enumerate(counted):
+        enough = common >= np.maximum(LEAST_SHARED, LEAST_OVERLAP * np.minimum(sizes[image], sizes))
+        others = np.flatnonzero(enough)
+        others = others[others > image]
+        found.append(np.stack([np.full_like(others, image), others], axis=1))
+    return np.concatenate(found).astype(np.int32)
+
+
+def read_scene(
+    model: Path, images: Path, depth: Path | None = None, teacher: Teacher | None = None
+) -> PosedScene:
+    """A COLMAP model (binary or text) with its photos and depth maps.
+
+    Photos that are not there, or have no depth map where ``depth`` is given, are left out.
+
+    Raises:
+        SamfeatError: no such folder, no whole model, a camera that no pinhole camera can stand in
+            for, no photos or depth maps of it, no two images that overlap.
+    """
+    for folder in (model, images, *([depth] if depth else [])):
+        if not folder.is_dir():
+            raise SamfeatError(f"{folder}: no such folder; check the path")
+    if not is_model(model):
+        raise SamfeatError(
+            f"{model}: no COLMAP model (cameras, images and points3D, .bin or .txt); check the path"
+        )
+    with tempfile.TemporaryDirectory() as place:
+        binary = model if (model / "points3D.bin").is_file() else _as_binary(model, Path(place))
+        cameras, content = read_cameras(binary), read_map(binary)
+    good = content.errors <= MOST_ERROR
+    posed = []
+    for entry in sorted(content.images.values(), key=lambda image: image.name):
+        camera = cameras.get(entry.camera_id)
+        if camera is None or camera.model == "EQUIRECTANGULAR":
+            raise SamfeatError(
+                f"{model}: image '{entry.name}' has no camera that a pinhole camera can stand in "
+                "for; undistort the model (colmap image_undistorter)"
+            )
+        map_file = find_depth_map(depth, entry.name) if depth else None
+        if (depth and map_file is None) or not (images / entry.name).is_file():
+            continue
+        points = np.unique(entry.points[entry.points >= 0])
+        posed.append(
+            PosedImage(
+                entry.name, camera, entry.pose, points[good[points]],
+                partial(read_image, images / entry.name),
+                partial(read_depth_map, map_file) if map_file else None,
+                partial(teacher, entry.name) if teacher else None,
+            )
+        )  # fmt: skip
+    if not posed:
+        what = f"photos in {images}" + (f" with depth maps in {depth}" if depth else "")
+        raise SamfeatError(
+            f"{model}: none of its {len(content.images)} images is among the {what};"
+            " check the paths"
+        )
+    if len(posed) < len(content.images):
+        logger.warning("%s: %d of %d images are used; the others have no photo or no depth map",
+                       model, len(posed), len(content.images))  # fmt: skip
+    for image in posed[:1]:  # a wrong format is better known now than at the first step
+        image.photo()
+        _ = image.depth() if image.depth else None
+    pairs = overlapping_pairs([image.points for image in posed])
+    if len(pairs) == 0:
+        raise SamfeatError(
+            f"{model}: no two of its {len(posed)} images share {LEAST_SHARED} points; take a model"
+            " of overlapping photos with its points3D"
+        )
+    return PosedScene(tuple(posed), content.xyz, pairs)
+
+
+def _as_binary(model: Path, folder: Path) -> Path:
+    """A text model written anew in binary, checked first: COLMAP's reader aborts on broken ones."""
+    import pycolmap
+
+    read_model(model)
+    try:
+        pycolmap.Reconstruction(str(model)).write_binary(str(folder))
+    except Exception as error:  # pycolmap raises several types
+        why = " ".join(str(error).split())
+        raise SamfeatError(
+            f"{model}: cannot be read as a COLMAP model ({why}); copy it again"
+        ) from None
+    return folder
