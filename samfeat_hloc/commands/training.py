@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
     ) -> None:
         """Train SAMFeat, or go on with a run that was interrupted."""
-        from ..training.trainer import read_recipe, train  # heavy: not for the other commands
+        from ..training.recipe import read_recipe  # heavy: not for the other commands
+        from ..training.trainer import train
 
         typer.echo(f"weights: {train(read_recipe(config, overrides or []))}")

@@ -89,3 +89,15 @@ def make_pairs(
     seen0 = inside0 * seen_by(inside1, move01)
     seen1 = inside1 * seen_by(inside0, partial(transform, matrix10))
     return complete_pairs(view0, view1, seen0, seen1, move01, options, generator, matrix01=matrix01)
+
+
+@dataclass(frozen=True)
+class HomographySource:
+    """Pairs of a set of photos (a :class:`~samfeat_hloc.training.pairs.PairSource`)."""
+
+    photos: PhotoSet
+    homographies: HomographyOptions
+
+    def batch(self, count: int, options: PairOptions, generator: torch.Generator) -> PairBatch:
+        """``count`` random pairs on the generator's device."""
+        return make_pairs(self.photos, count, options, self.homographies, generator)

@@ -1,110 +1,42 @@
-"""The training loop: one YAML recipe in, a resumable run folder and a checkpoint out.
+"""The training loop: a recipe in, a run folder that can be resumed and a checkpoint out.
 
 A run folder holds ``config.yaml`` (the resolved recipe), ``state.pt`` (everything needed to go on),
-``log.jsonl`` (a line every few steps) and ``samfeat.safetensors`` (the weights so far).
+``log.jsonl`` and ``tensorboard/`` (numbers and pictures every few steps) and the checkpoints
+``samfeat.safetensors`` (newest) and ``best.safetensors``.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from torch import Tensor
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
-from yaml import YAMLError
 
-from .. import __version__, checkpoints
+from .. import __version__
 from ..detection import sample
 from ..errors import SamfeatError
 from ..extract import fast_bfloat16
 from ..network import Maps, SAMFeat
-from . import losses
-from .homographies import HomographyOptions
-from .homography_pairs import load_photos, make_pairs
-from .pairs import PairBatch, PairOptions
+from . import losses, processes
+from .data import open_data
+from .journal import Journal
+from .pairs import PairBatch
+from .recipe import LoopOptions, LossOptions, Recipe
+from .run_state import NEWEST, load_state, save_state, save_weights
 from .validation import matching_accuracy
 
 
-@dataclass
-class DataOptions:
-    """images: a folder of photos. licence: theirs; it is written into the checkpoint."""
-
-    images: Path = MISSING
-    licence: str = "unknown"
-
-
-@dataclass
-class LoopOptions:
-    """steps of batch pairs each. The learning rate rises over warmup steps and falls linearly to 0
-    over the last share decay of all steps. clip: the largest gradient norm."""
-
-    steps: int = 3000
-    batch: int = 8
-    learning_rate: float = 1e-3
-    warmup: int = 50
-    decay: float = 0.7
-    clip: float = 5.0
-    seed: int = 1
-    log_every: int = 20
-    save_every: int = 100
-    validate_every: int = 200
-
-
-@dataclass
-class LossWeights:
-    """How much each loss counts; 0 leaves it out."""
-
-    detection: float = 1.0
-    position: float = 0.5
-    triplet: float = 1.0
-    matching: float = 0.5
-    edge: float = 1.0
-
-
-@dataclass
-class Recipe:
-    """A training recipe: its YAML file has these sections and keys."""
-
-    output: Path = MISSING
-    start_from: Path | None = None  # a checkpoint; None starts from random weights
-    data: DataOptions = field(default_factory=DataOptions)
-    train: LoopOptions = field(default_factory=LoopOptions)
-    losses: LossWeights = field(default_factory=LossWeights)
-    pairs: PairOptions = field(default_factory=PairOptions)
-    homographies: HomographyOptions = field(default_factory=HomographyOptions)
-
-
-def read_recipe(path: Path, overrides: list[str]) -> Recipe:
-    """Read a recipe and apply ``key=value`` overrides.
-
-    Raises:
-        SamfeatError: no such file, not YAML, an unknown or missing key, a value of another type.
-    """
-    if not path.is_file():
-        raise SamfeatError(f"{path}: no such recipe; take one from configs/")
-    try:
-        config = OmegaConf.merge(
-            OmegaConf.structured(Recipe), OmegaConf.load(path), OmegaConf.from_dotlist(overrides)
-        )
-        recipe = OmegaConf.to_object(config)
-    except (OmegaConfBaseException, ValueError, OSError, YAMLError) as error:
-        key = getattr(error, "full_key", None)
-        reason = " ".join(str(getattr(error, "msg", None) or error).split())
-        where = f"{path}: {key}" if key else str(path)
-        raise SamfeatError(f"{where}: {reason}; compare it with the recipes in configs/") from None
-    assert isinstance(recipe, Recipe)
-    return recipe
-
-
-def batch_losses(maps: Maps, batch: PairBatch) -> dict[str, Tensor]:
-    """Every loss of a batch; ``maps`` are those of view 0's images, then view 1's."""
+def batch_losses(maps: Maps, batch: PairBatch, options: LossOptions) -> dict[str, Tensor]:
+    """The losses of a batch that are on; ``maps`` are those of view 0's images, then view 1's."""
     side = batch.image0.shape[-1]
     edges = F.interpolate(maps.edges.float(), (side, side), mode="bilinear", align_corners=False)
     # Extraction adds the edge map to the logits, so that sum is what has to be right.
@@ -114,148 +46,230 @@ def batch_losses(maps: Maps, batch: PairBatch) -> dict[str, Tensor]:
     attention = sample(maps.attention, points, side, side)
     descriptors0, descriptors1 = descriptors.chunk(2)
     attention0, attention1 = attention.chunk(2)
-    return {
-        "detection": losses.detection_loss(
+    known = torch.cat([batch.taught, batch.taught])
+    parts: dict[str, Tensor] = {}
+    if options.detection:
+        parts["detection"] = losses.detection_loss(
             logits,
             torch.cat([batch.labels0, batch.labels1]),
             torch.cat([batch.valid0, batch.valid1]),
-        ),
-        "position": losses.position_loss(
-            logits,
-            torch.cat([batch.corners0, batch.corners1]),
-            torch.cat([batch.present, batch.present]),
-        ),
-        "triplet": losses.triplet_loss(
-            descriptors0, descriptors1, attention0, attention1, batch.valid, batch.not_search
-        ),
-        "matching": losses.matching_loss(descriptors0, descriptors1, batch.valid, batch.not_search),
-        "edge": losses.edge_loss(maps.edges, torch.cat([batch.edges0, batch.edges1])),
-    }
+        )
+    if options.position:
+        corners = torch.cat([batch.corners0, batch.corners1])
+        present = torch.cat([batch.present, batch.present])
+        parts["position"] = losses.position_loss(logits, corners, present)
+    if options.triplet:
+        parts["triplet"] = losses.triplet_loss(
+            descriptors0, descriptors1, attention0, attention1, batch.valid, batch.not_search,
+            temperature=options.triplet_temperature,
+        )  # fmt: skip
+    if options.matching:
+        parts["matching"] = losses.matching_loss(
+            descriptors0, descriptors1, batch.valid, batch.not_search
+        )
+    if batch.teacher0 is not None and batch.teacher1 is not None:
+        teacher = torch.cat([batch.teacher0, batch.teacher1])
+        if options.asrd:
+            parts["asrd"] = losses.asrd_loss(maps.distillation, teacher, maps.attention, known)
+        if options.psrd:
+            parts["psrd"] = losses.psrd_loss(maps.distillation, teacher, known)
+    for name, contrast in (("wsc", losses.wsc_loss), ("wsc_margin", losses.wsc_margin_loss)):
+        if getattr(options, name):
+            near = torch.cat([batch.not_search, batch.not_search])
+            groups = torch.cat([batch.groups0, batch.groups1])
+            parts[name] = contrast(
+                descriptors, attention, groups, near,
+                margin=options.margin, temperature=options.wsc_temperature,
+            )  # fmt: skip
+    if options.edge:
+        target = torch.cat([batch.edges0, batch.edges1])
+        parts["edge"] = losses.edge_loss(maps.edges, target, kind=options.edge_kind)
+    return parts
+
+
+def total_loss(parts: dict[str, Tensor], options: LossOptions) -> Tensor:
+    """The weighted sum."""
+    return torch.stack([getattr(options, name) * value for name, value in parts.items()]).sum()
 
 
 def learning_rate_at(step: int, loop: LoopOptions) -> float:
-    """Linear warm-up, constant, then linear to 0 over the last ``decay`` share of the steps."""
+    """Linear warm-up, constant, then to 0 over the last ``decay`` share of the steps."""
     warm = (step + 1) / max(loop.warmup, 1)
-    left = (loop.steps - step) / max(loop.decay * loop.steps, 1)
-    return loop.learning_rate * min(warm, left, 1.0)
+    left = min((loop.steps - step) / max(loop.decay * loop.steps, 1), 1.0)
+    if loop.schedule == "cosine":
+        left = (1 - math.cos(math.pi * left)) / 2
+    return loop.learning_rate * min(warm, left)
+
+
+class Clock:
+    """Where the time of a step goes: seconds of ``data``, ``forward`` and ``backward``."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds = {"data": 0.0, "forward": 0.0, "backward": 0.0}
+        self._device = device
+
+    @contextmanager
+    def measure(self, part: str) -> Iterator[None]:
+        """Add the time of the block to ``part``."""
+        began = time.monotonic()
+        yield
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self.seconds[part] += time.monotonic() - began
+
+
+def training_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, batch: PairBatch, recipe: Recipe,
+    clock: Clock,
+) -> tuple[dict[str, Tensor], float]:  # fmt: skip
+    """One step of the optimizer.
+
+    Returns:
+        The losses, and the norm of the gradient before clipping; the norm is not finite, and the
+        step not taken, where the loss is not a number.
+    """
+    device = batch.image0.device
+    with clock.measure("forward"):
+        images = torch.cat([batch.image0, batch.image1]) * 2 - 1
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device)):
+            maps = model(images)
+        parts = batch_losses(maps, batch, recipe.losses)
+        loss = total_loss(parts, recipe.losses)
+        if not bool(torch.isfinite(loss)):
+            return parts, math.nan
+    with clock.measure("backward"):
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.train.clip)
+        optimizer.step()
+    return parts, float(norm)
 
 
 def train(recipe: Recipe) -> Path:
     """Train, or go on where the run folder left off.
 
+    Started by ``torchrun`` every process takes a GPU and ``train.batch`` pairs of its own; gradients
+    are averaged, so the effective batch is ``train.batch`` times the processes.
+
     Returns:
-        The checkpoint's path.
+        The newest checkpoint's path.
 
     Raises:
-        SamfeatError: no photos, another recipe's run folder, or a loss that is not a number (the
-        batch is saved as ``nan-batch.pt``).
+        SamfeatError: a source, teacher or checkpoint that is missing or cannot be read (before the
+            first step), another recipe's run folder, or a loss that is not a number (the batch is
+            saved as ``nan-batch.pt``).
     """
-    loop = recipe.train
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    loop, output = recipe.train, recipe.output
+    device, rank, world = processes.start()
     torch.manual_seed(loop.seed)
-    model = SAMFeat.from_pretrained(recipe.start_from).train() if recipe.start_from else SAMFeat()
+    model = _first_weights(recipe).train()
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(model.parameters(), lr=loop.learning_rate)
-    recipe.output.mkdir(parents=True, exist_ok=True)
-    start, seconds = _resume(recipe, model, optimizer, device)
-
-    photos, held_back = load_photos(recipe.data.images).split()
-    fixed = torch.Generator(device).manual_seed(2024)
-    validation = make_pairs(held_back, 32, recipe.pairs, recipe.homographies, fixed)
-    OmegaConf.save(OmegaConf.structured(recipe), recipe.output / "config.yaml")
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=loop.learning_rate, weight_decay=loop.weight_decay
+    )
+    averaged = None
+    if loop.ema:
+        averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(loop.ema))  # type: ignore[no-untyped-call]
+    data = open_data(recipe, device)
+    output.mkdir(parents=True, exist_ok=True)
+    progress = load_state(output, recipe, model, optimizer, averaged, device)
+    parallel = processes.in_parallel(model, device, world)
+    shipped: SAMFeat = averaged.module if averaged is not None else model
+    if rank == 0:
+        OmegaConf.save(OmegaConf.structured(recipe), output / "config.yaml")
+        tqdm.write(
+            f"{output}: {loop.batch * world} pairs a step on {world} {device.type} device(s)"
+        )
 
     generator = torch.Generator(device)
-    bfloat16 = fast_bfloat16(device)
-    began = time.monotonic() - seconds
-    with (recipe.output / "log.jsonl").open("a") as log, tqdm(
-        total=loop.steps, initial=start, desc="train", unit="step", mininterval=2
+    clock = Clock(device)
+    earlier, began = progress.seconds, time.monotonic()
+    with Journal(output, progress.step, enabled=rank == 0) as journal, tqdm(
+        total=loop.steps, initial=progress.step, desc="train", unit="step", mininterval=2,
+        disable=rank > 0,
     ) as bar:  # fmt: skip
-        for step in range(start, loop.steps):
+        for step in range(progress.step, loop.steps):
             # Data depends on the step alone, so a resumed run sees what it would have seen.
-            generator.manual_seed(loop.seed * 1_000_003 + step)
-            batch = make_pairs(photos, loop.batch, recipe.pairs, recipe.homographies, generator)
+            generator.manual_seed(loop.seed * 1_000_003 + step * world + rank)
+            with clock.measure("data"):
+                batch = data.source.batch(loop.batch, recipe.pairs, generator)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate_at(step, loop)
-            images = torch.cat([batch.image0, batch.image1]) * 2 - 1
-            images = images.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                maps = model(images)
-            parts = batch_losses(maps, batch)
-            loss = torch.stack([getattr(recipe.losses, k) * v for k, v in parts.items()]).sum()
-            if not torch.isfinite(loss):
-                torch.save(
-                    {k: v.cpu() for k, v in vars(batch).items() if v is not None},
-                    recipe.output / "nan-batch.pt",
-                )
-                raise SamfeatError(
-                    f"{recipe.output}/nan-batch.pt: the loss is not a number at step {step}; look"
-                    " at the saved batch, or resume with a smaller train.learning_rate"
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), loop.clip)
-            optimizer.step()
+            parts, norm = training_step(parallel, optimizer, batch, recipe, clock)
+            if not math.isfinite(norm):
+                _stop_at(output, step, batch)
+            if averaged is not None:
+                averaged.update_parameters(model)
 
-            done = step + 1
+            done = progress.step = step + 1
+            progress.seconds = earlier + time.monotonic() - began
+            last = done == loop.steps
             bar.update()
             entry: dict[str, Any] = {}
-            if done % loop.log_every == 0:
+            if done % loop.log_every == 0 or last:
                 entry = {k: round(float(v.detach()), 4) for k, v in parts.items()}
-                entry["gradient"] = round(float(norm), 3)
+                entry["gradient"] = round(norm, 3)
                 bar.set_postfix(entry, refresh=False)
-            if done % loop.validate_every == 0 or done == loop.steps:
-                model.eval()
-                scores = matching_accuracy(model, validation)
+                entry |= {f"seconds/{k}": round(v, 2) for k, v in clock.seconds.items()}
+            best = False
+            if (
+                rank == 0
+                and data.validation is not None
+                and (done % loop.validate_every == 0 or last)
+            ):
+                shipped.eval()
+                scores = matching_accuracy(shipped, data.validation)
+                journal.pictures(done, shipped, data.validation)
+                shipped.train()
                 entry |= {k: round(v, 4) for k, v in scores.items()}
-                model.train()
-            elapsed = time.monotonic() - began
+                best = scores["mma@3"] > progress.best
+                progress.best = max(progress.best, scores["mma@3"])
             if entry:
-                record = {"step": done, "seconds": round(elapsed), **entry}
-                log.write(json.dumps(record) + "\n")
-                log.flush()
-            if done % loop.save_every == 0 or done == loop.steps:
-                _save(recipe, model, optimizer, done, elapsed)
-    return recipe.output / "samfeat.safetensors"
+                journal.numbers(done, {"seconds": round(progress.seconds), **entry})
+            if rank == 0 and (best or done % loop.save_every == 0 or last):
+                described = describe(recipe, progress, data.teacher, world)
+                save_weights(output, shipped, described, best=best, keep=loop.keep)
+                save_state(output, recipe, progress, model, optimizer, averaged)
+    processes.stop(world)
+    return output / NEWEST
 
 
-def _save(
-    recipe: Recipe, model: SAMFeat, optimizer: torch.optim.Adam, step: int, seconds: float
-) -> None:
-    loop = recipe.train
-    state = recipe.output / "state.pt"
-    torch.save(
-        {"step": step, "seconds": seconds, "seed": loop.seed, "model": model.state_dict(),
-         "optimizer": optimizer.state_dict()},
-        state.with_suffix(".tmp"),
-    )  # fmt: skip
-    state.with_suffix(".tmp").replace(state)
-    training = {
-        "data": f"random homographies of the photos in {recipe.data.images.name}/",
-        "licence": recipe.data.licence,
-        "started_from": str(recipe.start_from.name) if recipe.start_from else "random weights",
-        "teacher": "none (corners as keypoint labels, image gradients as edges)",
-        "steps": step,
-        "pairs": step * loop.batch,
-        "seconds": round(seconds),
-        "seed": loop.seed,
+def describe(recipe: Recipe, progress: Any, teacher: str, world: int) -> dict[str, Any]:
+    """What the checkpoint says of its training."""
+    data = recipe.data
+    used = {
+        "random homographies of photos": data.images if data.mix.homographies else None,
+        "a COLMAP model": data.model,
+        "MegaDepth": data.megadepth,
+        "MegaDepth as MTLDesc released it": data.mtldesc,
+    }
+    sources = [f"{what} ({path.name})" for what, path in used.items() if path]
+    if data.synthetic:
+        sources.append(f"{data.synthetic} generated city blocks")
+    return {
+        "data": "; ".join(sources),
+        "licence": data.licence,
+        "started_from": recipe.start_from.name if recipe.start_from else "random weights",
+        "teacher": teacher,
+        "steps": progress.step,
+        "pairs": progress.step * recipe.train.batch * world,
+        "seconds": round(progress.seconds),
+        "seed": recipe.train.seed,
         "version": __version__,
     }
-    path = recipe.output / "samfeat.safetensors"
-    checkpoints.write_checkpoint(path, model.state_dict(), model.config, training)
 
 
-def _resume(
-    recipe: Recipe, model: SAMFeat, optimizer: torch.optim.Adam, device: torch.device
-) -> tuple[int, float]:
-    loop = recipe.train
-    path = recipe.output / "state.pt"
-    if not path.exists():
-        return 0, 0.0
-    state = torch.load(path, map_location=device, weights_only=True)
-    if state["seed"] != loop.seed:
-        raise SamfeatError(
-            f"{path}: is of a run with seed {state['seed']}, not {loop.seed}; choose another output"
-        )
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"]), float(state["seconds"])
+def _first_weights(recipe: Recipe) -> SAMFeat:
+    if recipe.start_from is None:
+        return SAMFeat(edge_attention=recipe.network.edge_attention)
+    return SAMFeat.from_pretrained(recipe.start_from, device="cpu")
+
+
+def _stop_at(output: Path, step: int, batch: PairBatch) -> None:
+    path = output / "nan-batch.pt"
+    torch.save({k: v.cpu() for k, v in vars(batch).items() if v is not None}, path)
+    raise SamfeatError(
+        f"{path}: the loss or its gradient is not a number at step {step}; look at the saved batch,"
+        " or resume with a smaller train.learning_rate"
+    )

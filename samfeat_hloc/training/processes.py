@@ -1,0 +1,46 @@
+"""One process, or one for each GPU where ``torchrun`` started several."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def start() -> tuple[torch.device, int, int]:
+    """Join the other processes.
+
+    Returns:
+        This process's device, its rank and the number of processes.
+    """
+    cuda = torch.cuda.is_available()
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    device = (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if cuda
+        else torch.device("cpu")
+    )
+    if cuda:
+        torch.cuda.set_device(device)
+    if world > 1:
+        distributed.init_process_group("nccl" if cuda else "gloo")
+    return device, rank, world
+
+
+def in_parallel(model: nn.Module, device: torch.device, world: int) -> nn.Module:
+    """The model, averaging its gradients over the processes where there are several."""
+    if world == 1:
+        return model
+    return DistributedDataParallel(
+        model, device_ids=[device.index] if device.type == "cuda" else None
+    )
+
+
+def stop(world: int) -> None:
+    """Wait for the others and leave."""
+    if world > 1:
+        distributed.barrier()
+        distributed.destroy_process_group()

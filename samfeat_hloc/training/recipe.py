@@ -1,0 +1,187 @@
+"""Training recipes: one YAML file, any key of which can be overridden on the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from ..errors import SamfeatError
+from .homographies import HomographyOptions
+from .pairs import PairOptions
+
+SCHEDULES = ("linear", "cosine")
+EDGE_LOSSES = ("mse", "bce")
+
+
+@dataclass
+class MixOptions:
+    """How often each source gives a batch, relative to the others; those not given never do."""
+
+    homographies: float = 1.0
+    model: float = 1.0
+    megadepth: float = 1.0
+    mtldesc: float = 1.0
+    synthetic: float = 1.0
+
+
+@dataclass
+class DataOptions:
+    """Where pairs come from.
+
+    images: a folder of photos: pairs are homographies of them, and they are the images of
+        ``model``. licence: theirs; it is written into the checkpoint.
+    model: a COLMAP model of the images. depth: a folder with their depth maps; without it the
+        model's points are the correspondences.
+    megadepth: MegaDepth in D2-Net's preprocessed form. mtldesc: MegaDepth as MTLDesc released it.
+    synthetic: so many generated city blocks.
+    teacher: a cache that ``samfeat teach`` wrote for ``images``.
+    labels: keypoints that ``samfeat label`` wrote for ``images``; without it corners.
+    validation: a folder of photos for the validation during training; without it each 25th of
+        ``images``.
+    """
+
+    images: Path | None = None
+    licence: str = "unknown"
+    model: Path | None = None
+    depth: Path | None = None
+    megadepth: Path | None = None
+    mtldesc: Path | None = None
+    synthetic: int = 0
+    teacher: Path | None = None
+    labels: Path | None = None
+    validation: Path | None = None
+    mix: MixOptions = field(default_factory=MixOptions)
+
+
+@dataclass
+class NetworkOptions:
+    """The network's parts. edge_attention: the paper's edge attention guidance."""
+
+    edge_attention: bool = True
+
+
+@dataclass
+class LoopOptions:
+    """steps of batch pairs each (on each GPU). The learning rate rises over warmup steps, stays,
+    and falls to 0 over the last share decay of all steps, linearly or as a cosine (schedule).
+    weight_decay: Adam's. clip: the largest gradient norm. ema: how much of the averaged weights a
+    step keeps, such as 0.999; 0 does without, else the averaged weights are validated and shipped.
+    keep: so many of the last checkpoints stay beside the newest and the best."""
+
+    steps: int = 3000
+    batch: int = 8
+    learning_rate: float = 1e-3
+    warmup: int = 50
+    decay: float = 0.7
+    schedule: str = "linear"
+    weight_decay: float = 0.0
+    clip: float = 5.0
+    ema: float = 0.0
+    seed: int = 1
+    log_every: int = 20
+    save_every: int = 100
+    validate_every: int = 200
+    keep: int = 0
+
+
+@dataclass
+class LossOptions:
+    """How much each loss counts (0 leaves it out), and their settings.
+
+    asrd, psrd, wsc and wsc_margin need a teacher. wsc is the release's form, wsc_margin the
+    paper's. edge_kind: "mse" or "bce".
+    """
+
+    detection: float = 1.0
+    position: float = 0.5
+    triplet: float = 1.0
+    matching: float = 0.5
+    asrd: float = 0.0
+    psrd: float = 0.0
+    wsc: float = 0.0
+    wsc_margin: float = 0.0
+    edge: float = 1.0
+    edge_kind: str = "mse"
+    triplet_temperature: float = 14.0
+    wsc_temperature: float = 5.0
+    margin: float = 0.07
+
+    def needs_teacher(self) -> list[str]:
+        """The losses that are on and need a teacher."""
+        names = ("asrd", "psrd", "wsc", "wsc_margin")
+        return [name for name in names if getattr(self, name) != 0]
+
+
+@dataclass
+class Recipe:
+    """A training recipe: its YAML file has these sections and keys."""
+
+    output: Path = MISSING
+    start_from: Path | None = None  # a checkpoint; None starts from random weights
+    data: DataOptions = field(default_factory=DataOptions)
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    train: LoopOptions = field(default_factory=LoopOptions)
+    losses: LossOptions = field(default_factory=LossOptions)
+    pairs: PairOptions = field(default_factory=PairOptions)
+    homographies: HomographyOptions = field(default_factory=HomographyOptions)
+
+
+def read_recipe(path: Path, overrides: list[str]) -> Recipe:
+    """Read a recipe and apply ``key=value`` overrides.
+
+    Raises:
+        SamfeatError: no such file, not YAML, an unknown or missing key, a value of another type or
+            out of range.
+    """
+    if not path.is_file():
+        raise SamfeatError(f"{path}: no such recipe; take one from configs/")
+    try:
+        config = OmegaConf.merge(
+            OmegaConf.structured(Recipe), OmegaConf.load(path), OmegaConf.from_dotlist(overrides)
+        )
+        recipe = OmegaConf.to_object(config)
+    except (OmegaConfBaseException, ValueError, OSError, YAMLError) as error:
+        key = getattr(error, "full_key", None)
+        reason = " ".join(str(getattr(error, "msg", None) or error).split())
+        where = f"{path}: {key}" if key else str(path)
+        raise SamfeatError(f"{where}: {reason}; compare it with the recipes in configs/") from None
+    assert isinstance(recipe, Recipe)
+    _check(recipe, path)
+    return recipe
+
+
+def _check(recipe: Recipe, path: Path) -> None:
+    loop, data = recipe.train, recipe.data
+
+    def refuse(key: str, value: object, wanted: str) -> None:
+        raise SamfeatError(f"{path}: {key}: {value!r} is not possible; give {wanted}")
+
+    for name in ("steps", "batch", "log_every", "save_every", "validate_every"):
+        if getattr(loop, name) < 1:
+            refuse(f"train.{name}", getattr(loop, name), "a number from 1")
+    if loop.schedule not in SCHEDULES:
+        refuse("train.schedule", loop.schedule, " or ".join(SCHEDULES))
+    if not 0 <= loop.ema < 1:
+        refuse("train.ema", loop.ema, "a share in [0, 1)")
+    if not 0 < loop.decay <= 1:
+        refuse("train.decay", loop.decay, "a share in (0, 1]")
+    if recipe.losses.edge_kind not in EDGE_LOSSES:
+        refuse("losses.edge_kind", recipe.losses.edge_kind, " or ".join(EDGE_LOSSES))
+    if recipe.pairs.crop % 16 or recipe.pairs.crop < 32:
+        refuse("pairs.crop", recipe.pairs.crop, "a multiple of 16, from 32")
+    if not (data.images or data.model or data.megadepth or data.mtldesc or data.synthetic):
+        raise SamfeatError(
+            f"{path}: data.images is missing; give data.images=PHOTOS or another source of pairs"
+        )
+    if data.model and not data.images:
+        raise SamfeatError(f"{path}: data.images is missing; data.model needs its images' folder")
+    needing = recipe.losses.needs_teacher()
+    if needing and not (data.teacher or data.mtldesc or data.synthetic):
+        raise SamfeatError(
+            f"{path}: losses.{needing[0]} needs a teacher; run samfeat teach and give"
+            f" data.teacher=CACHE, or set losses.{needing[0]}=0"
+        )

@@ -1,0 +1,119 @@
+"""What a run leaves in its folder: the state to go on from, and checkpoints of the weights.
+
+``state.pt`` is everything that the next step depends on; ``samfeat.safetensors`` the newest
+weights, ``best.safetensors`` those that matched best on validation, ``step-N.safetensors`` the last
+few. Every file is replaced in one step, so a killed run finds the old one or the new one whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import checkpoints
+from ..errors import SamfeatError
+from ..network import SAMFeat
+from .recipe import Recipe
+
+STATE = "state.pt"
+NEWEST = "samfeat.safetensors"
+BEST = "best.safetensors"
+
+
+@dataclass
+class Progress:
+    """How far a run is: steps done, seconds of training, the best validation accuracy so far."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best: float = -1.0
+
+
+def save_state(
+    folder: Path, recipe: Recipe, progress: Progress, model: nn.Module,
+    optimizer: torch.optim.Optimizer, averaged: nn.Module | None,
+) -> None:  # fmt: skip
+    """Write ``state.pt``."""
+    state = {
+        **asdict(progress),
+        "recipe": recipe_hash(recipe),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "averaged": averaged.state_dict() if averaged is not None else None,
+        "random": torch.get_rng_state(),
+    }
+    path = folder / STATE
+    with path.with_suffix(".tmp").open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    path.with_suffix(".tmp").replace(path)
+
+
+def load_state(
+    folder: Path, recipe: Recipe, model: nn.Module,
+    optimizer: torch.optim.Optimizer, averaged: nn.Module | None, device: torch.device,
+) -> Progress:  # fmt: skip
+    """Go on where ``state.pt`` left off; a fresh :class:`Progress` where there is none.
+
+    Raises:
+        SamfeatError: the state is another recipe's, or cannot be read.
+    """
+    path = folder / STATE
+    if not path.exists():
+        return Progress()
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        same = state["recipe"] == recipe_hash(recipe)
+    except Exception as error:
+        raise SamfeatError(
+            f"{path}: cannot be read ({type(error).__name__}); delete it to begin anew"
+        ) from None
+    if not same:
+        raise SamfeatError(
+            f"{path}: is of a run with another recipe ({folder / 'config.yaml'}); choose another"
+            " output, or start_from its checkpoint"
+        )
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    if averaged is not None:
+        averaged.load_state_dict(state["averaged"])
+    torch.set_rng_state(state["random"].cpu())
+    return Progress(int(state["step"]), float(state["seconds"]), float(state["best"]))
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """Of all that decides the weights: not how often is logged, saved and validated, nor how long
+    the run is planned to be (a run may be shortened or prolonged)."""
+    values = json.loads(json.dumps(asdict(recipe), default=str))
+    del values["output"]
+    for name in ("steps", "decay", "log_every", "save_every", "validate_every", "keep"):
+        del values["train"][name]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def save_weights(
+    folder: Path, model: SAMFeat, training: dict[str, Any], *, best: bool, keep: int
+) -> None:
+    """Write the newest checkpoint; also as the best, and as one of the last ``keep``."""
+    newest = folder / NEWEST
+    checkpoints.write_checkpoint(newest, model.state_dict(), model.config, training)
+    if best:
+        _copy(newest, folder / BEST)
+    if keep:
+        _copy(newest, folder / f"step-{training['steps']:07d}.safetensors")
+        for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
+            old.unlink()
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target.with_suffix(".tmp"))
+    target.with_suffix(".tmp").replace(target)
