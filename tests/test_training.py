@@ -22,7 +22,7 @@ from samfeat_hloc.training.homographies import (
 )
 from samfeat_hloc.training.homography_pairs import PhotoSet, make_pairs
 from samfeat_hloc.training.pairs import PairOptions
-from samfeat_hloc.training.recipe import LoopOptions, read_recipe
+from samfeat_hloc.training.recipe import read_recipe
 from samfeat_hloc.training.trainer import learning_rate_at, train
 
 RECIPE = Path(__file__).parents[1] / "configs" / "homographies.yaml"

@@ -18,12 +18,9 @@ def start() -> tuple[torch.device, int, int]:
     cuda = torch.cuda.is_available()
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
-    device = (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        if cuda
-        else torch.device("cpu")
-    )
+    device = torch.device("cpu")
     if cuda:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     if world > 1:
         distributed.init_process_group("nccl" if cuda else "gloo")
@@ -34,9 +31,8 @@ def in_parallel(model: nn.Module, device: torch.device, world: int) -> nn.Module
     """The model, averaging its gradients over the processes where there are several."""
     if world == 1:
         return model
-    return DistributedDataParallel(
-        model, device_ids=[device.index] if device.type == "cuda" else None
-    )
+    own_gpu = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=own_gpu)
 
 
 def stop(world: int) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -149,8 +149,8 @@ def training_step(
 def train(recipe: Recipe) -> Path:
     """Train, or go on where the run folder left off.
 
-    Started by ``torchrun`` every process takes a GPU and ``train.batch`` pairs of its own; gradients
-    are averaged, so the effective batch is ``train.batch`` times the processes.
+    Started by ``torchrun`` every process takes a GPU and ``train.batch`` pairs of its own;
+    gradients are averaged, so the effective batch is ``train.batch`` times the processes.
 
     Returns:
         The newest checkpoint's path.
@@ -175,7 +175,7 @@ def train(recipe: Recipe) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     progress = load_state(output, recipe, model, optimizer, averaged, device)
     parallel = processes.in_parallel(model, device, world)
-    shipped: SAMFeat = averaged.module if averaged is not None else model
+    shipped = model if averaged is None else cast(SAMFeat, averaged.module)
     if rank == 0:
         OmegaConf.save(OmegaConf.structured(recipe), output / "config.yaml")
         tqdm.write(
