@@ -107,7 +107,7 @@ def main(
         database = work / "database.db"
         with FeatureReader(features) as feature_file, MatchReader(matches) as match_file:
             _check_names(reference, listed, feature_file, pairs, image_dir)
-            verification = _fill_database(
+            verification = fill_database(
                 database, reference, listed, feature_file, match_file, config
             )
         _check_verified(verification, pairs, matches)
@@ -200,7 +200,7 @@ def _some(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} other images"
 
 
-def _fill_database(
+def fill_database(
     path: Path,
     reference: pycolmap.Reconstruction,
     pairs: Sequence[tuple[str, str]],

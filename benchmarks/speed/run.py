@@ -1,0 +1,361 @@
+"""How fast every stage is, beside hloc's, the release's extraction and other features.
+
+    python benchmarks/speed/run.py [--dataset DIR --run OUTPUTS] [--json FILE]
+
+Each row is measured in turns (ours, theirs, ours, ...), so that whatever else the machine does
+weighs on all alike. What cannot be measured here is skipped, with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import partialmethod
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import h5py
+import numpy as np
+import pycolmap
+import torch
+import torch.nn.functional as F
+import typer
+from tqdm import tqdm
+
+from samfeat_hloc.cli import run as run_application
+from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.evaluation import speed
+from samfeat_hloc.evaluation.record import measurement
+from samfeat_hloc.evaluation.speed import Row
+from samfeat_hloc.extract import ExtractOptions, extract_batch
+from samfeat_hloc.hloc_plugin import hloc_installed
+from samfeat_hloc.images import read_image
+from samfeat_hloc.localization import localize, map_building, mapping, matches, pipeline
+from samfeat_hloc.localization.dataset import AachenDataset
+from samfeat_hloc.localization.feature_readers import FeatureReader, MatchReader
+from samfeat_hloc.localization.localizer import Localizer
+from samfeat_hloc.localization.matches import MatchConfig
+from samfeat_hloc.localization.pairs import read_pairs, unique_pairs
+from samfeat_hloc.localization.textlines import write_atomically
+from samfeat_hloc.network import SAMFeat
+from samfeat_hloc.presets import PRESETS
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+NO_HLOC = {"hloc": "hloc is not installed"}
+ROWS = ("matching", "verification", "localization", "localizer", "extraction", "run")
+KEYPOINTS, DIM = 4096, 128
+MATCHED_IMAGES = 8
+
+
+@app.command()
+def main(
+    dataset: Annotated[
+        Path | None, typer.Option(help="Dataset in Aachen's layout, for all rows but matching.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Outputs of a finished native run on it.")
+    ] = None,
+    rows: Annotated[str, typer.Option(help="Which rows, by commas.")] = ",".join(ROWS),
+    repeats: Annotated[int, typer.Option(help="Of each row; the whole run has one.")] = 5,
+    threads: Annotated[int | None, typer.Option(help="Of torch; as it has by default.")] = None,
+    conf: Annotated[str, typer.Option(help="Preset of the whole run.")] = "samfeat_fast",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the record here.")] = None,
+) -> None:
+    """Measure, print and record."""
+    logging.getLogger().setLevel(logging.ERROR)
+    tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    wanted = rows.split(",")
+    if unknown := [name for name in wanted if name not in ROWS]:
+        raise SamfeatError(f"--rows {unknown[0]}: choose from {', '.join(ROWS)}")
+    before = speed.load()
+    rates = speed.matrix_rates()
+    found: list[Row] = []
+    share: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        opened = None if dataset is None else AachenDataset.open(dataset)
+        for name in wanted:
+            if name == "matching":
+                found += _matching(work, repeats)
+                share["matching"] = _matching_rate(found) / rates["float32 onednn"]
+            elif opened is None or (run is None and name in ("verification", "localization")):
+                why = "needs --dataset" if opened is None else "needs --run"
+                found.append(Row(name, "", 1, {}, {"all": why}))
+            elif name == "verification" and run is not None:
+                found.append(_verification(opened, run, work, repeats))
+            elif name == "localization" and run is not None:
+                found.append(_localization(opened, run, work, repeats))
+            elif name == "localizer" and run is not None:
+                found.append(_localizer(opened, run, work, repeats))
+            elif name == "extraction":
+                extraction, share["extraction"] = _extraction(opened, repeats, rates)
+                found.append(extraction)
+            elif name == "run" and dataset is not None:
+                found.append(_whole_run(dataset, work, conf))
+            typer.echo(f"\n{speed.table(found)}\n" if name == wanted[-1] else f"{name}: done")
+    for kind, rate in rates.items():
+        typer.echo(f"matrix product, {kind}: {rate / 1e9:.0f} GFLOP/s")
+    for kind, value in share.items():
+        typer.echo(f"{kind} reaches {value:.0%} of it")
+    typer.echo(f"load of the machine before and after: {before} {speed.load()}")
+    if json_file is not None:
+        record = measurement({"repeats": repeats, "threads": torch.get_num_threads(), "conf": conf})
+        record |= {
+            "rows": [row.as_json() for row in found],
+            "matrix_operations_a_second": rates,
+            "share_of_matrix_rate": share,
+            "load": {"before": before, "after": speed.load()},
+        }
+        write_atomically(json_file, json.dumps(record, indent=1) + "\n")
+
+
+def _matching(work: Path, repeats: int) -> list[Row]:
+    """All pairs of a few images of random descriptors: the kernel alone, and the stage."""
+    random = np.random.default_rng(0)
+    names = [f"db/{i}.jpg" for i in range(MATCHED_IMAGES)]
+    scene = random.normal(size=(2 * KEYPOINTS, DIM)).astype(np.float32)
+    with h5py.File(work / "random.h5", "w") as file:
+        for name in names:
+            looks = scene[random.permutation(len(scene))[:KEYPOINTS]]
+            looks = looks + random.normal(scale=0.4, size=looks.shape).astype(np.float32)
+            looks /= np.linalg.norm(looks, axis=1, keepdims=True)
+            group = file.create_group(name)
+            group["descriptors"] = looks.T.astype(np.float16)
+            group["keypoints"] = random.uniform(0, 1000, (KEYPOINTS, 2)).astype(np.float32)
+            group["image_size"] = np.array([1024, 768])
+    listed = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    pairs = work / "random-pairs.txt"
+    pairs.write_text("".join(f"{a} {b}\n" for a, b in listed))
+    with matches.DescriptorCache(work / "random.h5", "cpu") as cache:
+        tensors = {name: cache.get(name) for name in names}
+
+    def kernel() -> None:
+        pair = ((tensors[a], tensors[b]) for a, b in listed)
+        assert len(list(matches.match_many(pair, MatchConfig()))) == len(listed)
+
+    def stage() -> None:
+        matches.main(pairs, work / "random.h5", work / "ours.h5", overwrite=True)
+
+    kernels: dict[str, Callable[[], object]] = {"samfeat": kernel}
+    stages: dict[str, Callable[[], object]] = {"samfeat": stage}
+    if hloc_installed():
+        import_module("hloc").logger.setLevel(logging.ERROR)
+        matcher = import_module("hloc.matchers.nearest_neighbor").NearestNeighbor({})
+        batched = {name: tensor[None].contiguous() for name, tensor in tensors.items()}
+
+        def hloc_kernel() -> None:
+            with torch.no_grad():
+                for a, b in listed:
+                    matcher({"descriptors0": batched[a], "descriptors1": batched[b]})
+
+        def hloc_stage() -> None:
+            module = import_module("hloc.match_features")
+            (work / "hloc.h5").unlink(missing_ok=True)
+            module.main(module.confs["NN-mutual"], pairs, work / "random.h5",
+                        matches=work / "hloc.h5")  # fmt: skip
+
+        kernels["hloc"], stages["hloc"] = hloc_kernel, hloc_stage
+    skipped = {} if hloc_installed() else NO_HLOC
+    size = f"{KEYPOINTS} x {DIM}"
+    rows = [
+        Row("matching, in memory", "pairs", len(listed), speed.in_turns(kernels, repeats), skipped,
+            size),
+        Row("matching, file to file", "pairs", len(listed), speed.in_turns(stages, repeats),
+            skipped, size),
+    ]  # fmt: skip
+    if hloc_installed():
+        with MatchReader(work / "ours.h5") as ours, MatchReader(work / "hloc.h5") as theirs:
+            equal = [np.array_equal(ours.matches(*p), theirs.matches(*p)) for p in listed]
+        typer.echo(f"matching: {sum(equal)} of {len(equal)} pairs have the very matches of hloc")
+    return rows
+
+
+def _matching_rate(rows: list[Row]) -> float:
+    row = next(row for row in rows if row.name == "matching, in memory")
+    return 2 * KEYPOINTS**2 * DIM * row.items / min(row.seconds["samfeat"])
+
+
+def _verification(dataset: AachenDataset, run: Path, work: Path, repeats: int) -> Row:
+    """Keypoints and matches into COLMAP's database, verified by the known poses."""
+    pairs = next(run.glob("pairs-db-*.txt"))
+    features, match_file = run / "features.h5", run / "matches-db.h5"
+    reference = pycolmap.Reconstruction(str(dataset.reference_model))
+    listed = unique_pairs(read_pairs(pairs))
+    database = work / "database.db"
+
+    def ours() -> None:
+        database.unlink(missing_ok=True)
+        with FeatureReader(features) as read, MatchReader(match_file) as matched:
+            mapping.fill_database(
+                database, reference, listed, read, matched, mapping.MappingConfig()
+            )
+
+    def hloc() -> None:
+        module = import_module("hloc.triangulation")
+        database.unlink(missing_ok=True)
+        ids = module.create_db_from_model(reference, database)
+        with pycolmap.Database.open(str(database)) as opened:
+            module.import_features(ids, opened, features)
+            module.import_matches(ids, opened, pairs, match_file)
+        with pycolmap.Database.open(str(database)) as opened:
+            module.geometric_verification(ids, reference, opened, features, pairs, match_file)
+
+    return _beside_hloc("verification and import", "pairs", len(listed), ours, hloc, repeats)
+
+
+def _localization(dataset: AachenDataset, run: Path, work: Path, repeats: int) -> Row:
+    """Matches to poses: the whole stage, the map read from its files."""
+    pairs = next(run.glob("pairs-query-*.txt"))
+    listing = "".join(
+        f"{q.name} {q.camera.model} {q.camera.width} {q.camera.height} "
+        f"{' '.join(map(repr, q.camera.params))}\n"
+        for q in dataset.queries
+    )
+    (work / "queries.txt").write_text(listing)
+    files = (pairs, run / "features.h5", run / "matches-query.h5")
+
+    def ours() -> None:
+        localize.main(
+            run / "map", dataset.queries, *files, work / "poses-ours.txt", overwrite=True,
+            workers=os.cpu_count() or 1,
+        )  # fmt: skip
+
+    def hloc() -> None:
+        import_module("hloc.localize_sfm").main(
+            run / "map", work / "queries.txt", *files, work / "poses-hloc.txt",
+        )  # fmt: skip
+
+    return _beside_hloc("localization", "queries", len(dataset.queries), ours, hloc, repeats)
+
+
+def _beside_hloc(
+    name: str, unit: str, items: int, ours: Callable[[], object], theirs: Callable[[], object],
+    repeats: int,
+) -> Row:  # fmt: skip
+    if not hloc_installed():
+        return Row(name, unit, items, speed.in_turns({"samfeat": ours}, repeats), NO_HLOC)
+    import_module("hloc").logger.setLevel(logging.ERROR)
+    seconds = speed.in_turns({"samfeat": ours, "hloc": theirs}, repeats)
+    return Row(name, unit, items, seconds)
+
+
+def _localizer(dataset: AachenDataset, run: Path, work: Path, repeats: int) -> Row:
+    """Photos to poses, one after another, as a camera would ask: 640 pixels, 1,024 keypoints."""
+    map_building.build(run, work / "map")
+    fast = PRESETS["samfeat_fast"]
+    localizer = Localizer.load(work / "map", options=fast, num_retrieved=20)
+    queries = dataset.queries[:: max(1, len(dataset.queries) // 10)]
+    stages: dict[str, list[float]] = {}
+
+    def ours() -> None:
+        for query in queries:
+            found = localizer.localize(dataset.image_dir / query.name, query.camera)
+            for stage, seconds in found.seconds.items():
+                stages.setdefault(stage, []).append(seconds)
+
+    seconds = speed.in_turns({"samfeat localizer": ours}, repeats)
+    note = ", ".join(f"{name} {np.median(values):.3f}" for name, values in stages.items())
+    typer.echo(f"localizer, median seconds: {note}")
+    return Row("localizer, photo to pose", "queries", len(queries), seconds, note=note)
+
+
+def _extraction(dataset: AachenDataset, repeats: int, rates: dict[str, float]) -> tuple[Row, float]:
+    """One photo at 1024 x 768, 4096 keypoints."""
+    model = SAMFeat.from_pretrained(device="cpu")
+    photo = read_image(dataset.image_dir / dataset.db_names[0])
+    photo = np.ascontiguousarray(photo[: photo.shape[1] * 3 // 4])
+    image = F.interpolate(
+        torch.from_numpy(photo).permute(2, 0, 1)[None].float(), (768, 1024), mode="area"
+    )[0]
+    pixels = image.round().byte().permute(1, 2, 0).contiguous().numpy()
+    options = PRESETS["samfeat_aachen"]
+    plain = SAMFeat.from_pretrained(device="cpu").to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    ways: dict[str, Callable[[], object]] = {
+        "samfeat": lambda: extract_batch(model, [pixels], options),
+        "samfeat, float32": lambda: extract_batch(
+            model, [pixels], ExtractOptions(**{**options.asdict(), "precision": "float32"})
+        ),
+        "release's way": lambda: release_predict(plain, pixels),
+    }
+    skipped = {"R2D2": "not installed"}
+    try:
+        aliked = import_module("kornia.feature").ALIKED(model_name="aliked-n16").eval()
+        tensor = image[None] / 255
+
+        def run_aliked() -> None:
+            with torch.inference_mode():
+                aliked(tensor)
+
+        run_aliked()
+        ways["ALIKED-n16 (kornia)"] = run_aliked
+    except Exception as error:  # kornia raises whatever an unknown argument or model does
+        skipped["ALIKED-n16 (kornia)"] = " ".join(str(error).split())[:80] or "not installed"
+    seconds = speed.in_turns(ways, repeats)
+    cost = speed.forward_cost(model, torch.zeros(1, 3, 768, 1024))
+    typer.echo(
+        f"network at 1024 x 768: {cost.operations / 1e9:.0f} GFLOP, {cost.bytes_moved / 2**30:.2f} "
+        f"GB moved in float32, {cost.intensity:.0f} operations a byte"
+    )
+    rate = rates["bfloat16"] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else rates["float32"]
+    share = cost.operations / min(seconds["samfeat"]) / rate
+    return Row("extraction, 1024 x 768", "images", 1, seconds, skipped), share
+
+
+def release_predict(model: SAMFeat, image: np.ndarray) -> dict[str, np.ndarray]:
+    """Extraction as the public release goes about it, plainly: float32, suppression in a loop.
+
+    The reference for speed alone; `ExtractOptions(official=True)` gives the release's results.
+    """
+    x = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255 * 2 - 1
+    with torch.no_grad():
+        maps = model(x)
+        edges = F.interpolate(maps.edges, x.shape[-2:], mode="bilinear", align_corners=False)
+        scores = torch.sigmoid(maps.keypoint_logits + edges)[0, 0].numpy()
+    threshold, radius, border = 0.9, 4, 4
+    y, x_ = np.nonzero(scores >= threshold)
+    order = np.argsort(-scores[y, x_])
+    free = np.ones((scores.shape[0] + 2 * radius, scores.shape[1] + 2 * radius), dtype=bool)
+    kept = []
+    for row, column in zip(y[order], x_[order], strict=True):
+        if not free[row + radius, column + radius]:
+            continue
+        free[row : row + 2 * radius + 1, column : column + 2 * radius + 1] = False
+        if border <= row < scores.shape[0] - border and border <= column < scores.shape[1] - border:
+            kept.append((column, row))
+    keypoints = torch.tensor(kept, dtype=torch.float32).reshape(-1, 2)
+    grid = 2 * keypoints / torch.tensor([x.shape[-1] - 1, x.shape[-2] - 1]) - 1
+    found = F.grid_sample(maps.descriptors, grid[None, None], align_corners=False)[0, :, 0]
+    weight = F.grid_sample(maps.attention, grid[None, None], align_corners=False)[0, :, 0]
+    descriptors = F.normalize(found, dim=0) * weight
+    return {"keypoints": keypoints.numpy(), "descriptors": descriptors.numpy()}
+
+
+def _whole_run(dataset: Path, work: Path, conf: str) -> Row:
+    """Photos to a submission, natively and by hloc's stages, once each."""
+    engines = ["native", *(["hloc"] if hloc_installed() else [])]
+    ways: dict[str, Callable[[], object]] = {}
+    for engine in engines:
+        options = pipeline.RunOptions(engine=engine, conf=conf, workers=os.cpu_count() or 1)
+        outputs = work / f"run-{engine}"
+
+        def go(outputs: Path = outputs, options: Any = options) -> None:
+            shutil.rmtree(outputs, ignore_errors=True)
+            done = pipeline.run(dataset, outputs, options)
+            typer.echo(f"{options.engine}\n{done.summary.table()}")
+            if done.evaluation is not None:
+                typer.echo(done.evaluation.table())
+
+        ways["samfeat" if engine == "native" else engine] = go
+    seconds = speed.in_turns(ways, 1, warm_up=False)
+    return Row(f"whole run, {conf}", "runs", 1, seconds, {} if hloc_installed() else NO_HLOC)
+
+
+if __name__ == "__main__":
+    run_application(app)

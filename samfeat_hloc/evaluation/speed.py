@@ -1,0 +1,167 @@
+"""Measuring speed: repeats in turns, ratios, the machine's rate, and a network's operations."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..matching import similarities
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing done in several ways.
+
+    Attributes:
+        name: what is done.
+        unit: what `items` counts.
+        items: done in one repeat.
+        seconds: of every repeat, by way; the first way is ours.
+        skipped: by way, why it was not measured.
+        note: what a reader has to know.
+    """
+
+    name: str
+    unit: str
+    items: int
+    seconds: Mapping[str, Sequence[float]]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def ours(self) -> str:
+        return next(iter(self.seconds))
+
+    def ratios(self, way: str) -> list[float]:
+        """How many times faster the first way was than this one, repeat by repeat."""
+        return [b / a for a, b in zip(self.seconds[self.ours], self.seconds[way], strict=True)]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "items": self.items,
+            "seconds": {way: list(values) for way, values in self.seconds.items()},
+            "ratios": {w: spread(self.ratios(w)) for w in self.seconds if w != self.ours},
+            "skipped": dict(self.skipped),
+            "note": self.note,
+        }
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Minimum, median and maximum."""
+    low, middle, high = np.percentile(values, [0, 50, 100]).tolist()
+    return {"min": low, "median": middle, "max": high}
+
+
+def in_turns(
+    ways: Mapping[str, Callable[[], object]], repeats: int, *, warm_up: bool = True
+) -> dict[str, list[float]]:
+    """Seconds of every way, one after the other in each repeat: a busy machine is so to all."""
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for repeat in range(-1 if warm_up else 0, repeats):
+        for way, work in ways.items():
+            start = time.perf_counter()
+            work()
+            if repeat >= 0:
+                seconds[way].append(time.perf_counter() - start)
+    return seconds
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as text: items a second by median, and ratios by minimum, median and maximum."""
+    lines = [f"{'what':34} {'way':22} {'a second':>10} {'ours is faster by (min med max)':>34}"]
+    for row in rows:
+        for way, seconds in row.seconds.items():
+            rate = row.items / float(np.median(seconds))
+            ratio = ""
+            if way != row.ours:
+                low, middle, high = spread(row.ratios(way)).values()
+                ratio = f"{low:.2f} {middle:.2f} {high:.2f}"
+            name = f"{row.name} ({row.unit})" if way == row.ours else ""
+            lines.append(f"{name:34} {way:22} {rate:10.2f} {ratio:>34}")
+        for way, why in row.skipped.items():
+            lines.append(f"{'' if row.seconds else row.name:34} {way:22} skipped: {why}")
+    return "\n".join(lines)
+
+
+def matrix_rates(size: int = 2048, repeats: int = 5) -> dict[str, float]:
+    """Operations a second (multiplications and additions) of square matrix products.
+
+    The best of `repeats`, with all of torch's threads: by ``torch.mm`` in float32 and bfloat16,
+    and by the product that matching uses.
+    """
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    ways: dict[str, Callable[[], object]] = {
+        "float32": lambda: torch.mm(a, b),
+        "float32 onednn": lambda: similarities(a, b),
+    }
+    a16, b16 = a.bfloat16(), b.bfloat16()
+    ways["bfloat16"] = lambda: torch.mm(a16, b16)
+    with torch.inference_mode():
+        seconds = in_turns(ways, repeats)
+    return {way: 2 * size**3 / min(values) for way, values in seconds.items()}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one forward pass: operations (2 a multiply-add) of convolutions and matrix products, by
+    layer and in all, and bytes that all layers read and write, were nothing kept in a cache."""
+
+    operations: int
+    bytes_moved: int
+    by_module: dict[str, int]
+
+    @property
+    def intensity(self) -> float:
+        """Operations a byte."""
+        return self.operations / self.bytes_moved
+
+
+def forward_cost(model: torch.nn.Module, image: torch.Tensor) -> Cost:
+    """Count a forward pass of ``image`` (B, 3, H, W), by running it."""
+    with torch.inference_mode(), FlopCounterMode(display=False) as flops:
+        model(image)
+    # another pass: the counter of operations takes composite layers apart
+    with torch.inference_mode(), _Traffic() as traffic:
+        model(image)
+    counts = flops.get_flop_counts()
+    modules = {
+        name.partition(".")[2]: sum(found.values())
+        for name, found in counts.items()
+        if name.count(".") == 1
+    }
+    return Cost(flops.get_total_flops(), traffic.bytes, modules)
+
+
+class _Traffic(TorchDispatchMode):
+    """Adds up the sizes of what operators read and write; views move nothing."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        tensors = [x for x in torch.utils._pytree.tree_leaves((args, kwargs)) if _tensor(x)]
+        made = [x for x in torch.utils._pytree.tree_leaves(output) if _tensor(x)]
+        sources = {x.untyped_storage().data_ptr() for x in tensors}
+        in_place = func._schema.is_mutable
+        if in_place or any(x.untyped_storage().data_ptr() not in sources for x in made):
+            self.bytes += sum(x.numel() * x.element_size() for x in [*tensors, *made])
+        return output
+
+
+def _tensor(value: object) -> bool:
+    return isinstance(value, torch.Tensor)
+
+
+def load() -> list[float] | None:
+    """Mean number of processes that ran or waited, over the last 1, 5 and 15 minutes."""
+    return [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None
