@@ -48,11 +48,15 @@ _CAUSES = {
 
 @dataclass(frozen=True)
 class Group:
-    """One finished group: its arrays by name, their attributes, and what it was made from."""
+    """One finished group: its arrays by name, their attributes, and what it was made from.
+
+    compressed: keep the arrays with gzip; not for those that hloc's users read in a hurry.
+    """
 
     datasets: Mapping[str, np.ndarray]
     attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     source: str = ""
+    compressed: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -286,7 +290,9 @@ def _file_image(groups: Mapping[str, Group], made_by: Mapping[str, Any]) -> byte
             if group.source:
                 target.attrs[SOURCE] = group.source
             for key, array in group.datasets.items():
-                dataset = target.create_dataset(key, data=array)
+                gzip = {"compression": "gzip", "chunks": array.shape}
+                storage = gzip if group.compressed and array.size else {}
+                dataset = target.create_dataset(key, data=array, **storage)
                 for attribute, value in group.attributes.get(key, {}).items():
                     dataset.attrs[attribute] = value
         file.flush()

@@ -1,0 +1,104 @@
+"""Teachers by name; a teacher's module, and the packages it needs, load when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import SamfeatError
+from .cache import Taught
+
+TEACHERS = {
+    "regions": "regions",
+    "labels": "labels",
+    "sam": "sam",
+    "dinov2": "dinov2",
+    "sam+dinov2": "sam_dinov2",
+}
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo to look at: its name relative to the image folder, and RGB uint8 (H, W, 3)."""
+
+    name: str
+    pixels: np.ndarray
+
+
+class Teacher(Protocol):
+    """What looks at photos. ``config`` holds every option that changes what it says."""
+
+    name: str
+    config: Mapping[str, Any]
+    weights_sha256: str | None
+
+    def teach(self, photos: Sequence[Photo]) -> list[Taught]:
+        """What it says of each photo of a batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    """How to make a teacher; each takes what it needs.
+
+    weights: checkpoint of `sam` or `dinov2`. dinov2_weights: that of DINOv2 in `sam+dinov2`.
+    label_dir: folder of `labels`' label maps. dinov2_model: timm's name, where weights are not
+    given. points_per_side, points_per_batch, iou_threshold, stability_threshold: of SAM's automatic
+    mask generator.
+    """
+
+    weights: Path | None = None
+    dinov2_weights: Path | None = None
+    label_dir: Path | None = None
+    dinov2_model: str = "vit_base_patch14_dinov2.lvd142m"
+    points_per_side: int = 32
+    points_per_batch: int = 64
+    iou_threshold: float = 0.88
+    stability_threshold: float = 0.95
+
+    def generator_config(self) -> dict[str, Any]:
+        """The mask generator's part."""
+        return {key: value for key, value in asdict(self).items()
+                if key in ("points_per_side", "iou_threshold", "stability_threshold")}  # fmt: skip
+
+
+def load_teacher(name: str, options: TeacherOptions, device: str) -> Teacher:
+    """The teacher of that name, ready on a device.
+
+    Raises:
+        SamfeatError: no such teacher, a package or file that it needs is missing.
+    """
+    if name not in TEACHERS:
+        raise SamfeatError(f"--teacher {name}: no such teacher; choose from {', '.join(TEACHERS)}")
+    module = import_module(f"{__package__}.{TEACHERS[name]}")
+    teacher: Teacher = module.load(options, device)
+    return teacher
+
+
+def need(package: str, purpose: str) -> Any:
+    """Import an optional package.
+
+    Raises:
+        SamfeatError: it is not installed, or does not load.
+    """
+    try:
+        return import_module(package)
+    except ImportError as error:
+        missing = error.name or package
+        raise SamfeatError(
+            f"{purpose}: needs the package {missing}; pip install samfeat_hloc[train]"
+        ) from None
+
+
+def weights_file(path: Path | None, teacher: str, advice: str) -> Path:
+    """A checkpoint file that was given and is there."""
+    if path is None:
+        raise SamfeatError(f"teacher {teacher}: give its checkpoint with --weights ({advice})")
+    if not path.is_file():
+        raise SamfeatError(f"{path}: no such checkpoint; give the path of {advice}")
+    return path
