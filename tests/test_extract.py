@@ -183,3 +183,32 @@ def test_exact_suppression_is_the_greedy_one(radius: int) -> None:
     assert points == greedy(scores, radius, 0.3)
     peaks = detection.suppress(torch.from_numpy(scores)[None, None], radius, 0.3)[0, 0]
     assert bool((peaks <= kept).all())
+
+
+def test_scales_bring_points_back_to_their_place() -> None:
+    network = Blobs([(40.25, 61.0), (100.5, 30.0)])  # at any size
+    image = np.full((120, 160, 3), 90, np.uint8)
+    options = ExtractOptions(scales=[1.0, 2.0], precision="float32")
+    found = extract_batch(network, [image], options)[0]
+    halved = [((x + 0.5) / 2 - 0.5, (y + 0.5) / 2 - 0.5) for x, y in network.places]
+    expected = sorted([*network.places, *halved])
+    np.testing.assert_allclose(sorted(map(tuple, found["keypoints"])), expected, atol=0.02)
+
+
+def test_scales_share_the_keypoints(model: SAMFeat, photo: np.ndarray) -> None:
+    def extract(*scales: float) -> dict[str, np.ndarray]:
+        return extract_batch(model, [photo], ExtractOptions(max_keypoints=300, scales=scales))[0]
+
+    single, twice, both = extract(1.0), extract(2.0), extract(1.0, 2.0)
+    assert both["keypoints"].shape == (300, 2)
+    assert both["descriptors"].shape == (128, 300)
+    scores = np.concatenate([single["keypoint_scores"], twice["keypoint_scores"]])
+    np.testing.assert_allclose(both["keypoint_scores"], np.sort(scores)[::-1][:300], atol=1e-6)
+
+
+def test_scales_are_checked() -> None:
+    for wrong in ((), (0.0,), (9.0,)):
+        with pytest.raises(SamfeatError, match="scales"):
+            ExtractOptions(scales=wrong)
+    with pytest.raises(SamfeatError, match="scales"):
+        ExtractOptions.from_keywords({"official": True, "scales": (1.0, 2.0)})
