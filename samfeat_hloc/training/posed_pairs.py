@@ -67,7 +67,7 @@ class PosedSource:
         Arguments:
             depth: folder of depth maps, named as :func:`.depth_maps.find_depth_map` says
                 (COLMAP's ``stereo/depth_maps``, ``.npy``, or HDF5 with the dataset ``depth``).
-            teacher: what a teacher says of an image, by its name.
+            teacher: what it says of the images, by the names that the model has.
 
         Raises:
             SamfeatError: missing files, no photos, no overlapping pairs, depth maps of something
@@ -90,7 +90,7 @@ class PosedSource:
         drawn = [pair for pair, _ in looked]
         views = [stacked([d[k].image for d in drawn], device) for k in (0, 1)]
         photos = [v.permute(0, 3, 1, 2).float() / 255 for v in views]
-        taught = teacher_views(drawn, device)
+        taught = teacher_views(([v.taught for v, _ in drawn], [v.taught for _, v in drawn]), device)
         if not self.with_depth:
             return self._at_points(
                 drawn, [xyz for _, xyz in looked], photos, taught, options, generator, seed
@@ -169,22 +169,36 @@ def reprojection(drawn: list[ViewPair], start: int, device: torch.device) -> Rep
     return Reprojection(inverse_depth, stacked(matrices, device), stacked(offsets, device))
 
 
+Maps = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
 def teacher_views(
-    drawn: list[ViewPair], device: torch.device
+    said: tuple[Sequence[Maps | None], Sequence[Maps | None]], device: torch.device
 ) -> tuple[TeacherViews, TeacherViews] | None:
-    """What the teacher says of the views; None where it has seen none of them."""
-    known = [v.taught for pair in drawn for v in pair if v.taught is not None]
+    """What the teacher says of the first and the second views; None where it has seen none.
+
+    Arguments:
+        said: embedding (C, h, w), groups (S, S) and edges (S, S) of each view. C may differ (a
+            cache keeps as many axes as a photo needs); what lacks is filled with zeros.
+    """
+    known = [maps for views in said for maps in views if maps is not None]
     if not known:
         return None
-    nothing = tuple(np.zeros_like(part) for part in known[0])
+    channels = max(len(embedding) for embedding, _, _ in known)
+    _, height, width = known[0][0].shape
+    side = known[0][1].shape
     sides = []
-    for k in (0, 1):
-        said = [pair[k].taught for pair in drawn]
-        embedding, groups, edges = (
-            stacked([(s or nothing)[part] for s in said], device) for part in range(3)
-        )
-        seen = torch.tensor([float(s is not None) for s in said], device=device)
-        sides.append(TeacherViews(embedding, groups.long(), edges, seen))
+    for views in said:
+        embedding = np.zeros((len(views), channels, height, width), np.float32)
+        groups = np.full((len(views), *side), -1, np.int64)
+        edges = np.zeros((len(views), *side), np.float32)
+        for row, maps in enumerate(views):
+            if maps is not None:
+                embedding[row, : len(maps[0])] = maps[0]
+                groups[row], edges[row] = maps[1:]
+        seen = torch.tensor([float(maps is not None) for maps in views])
+        parts = (torch.from_numpy(array) for array in (embedding, groups, edges))
+        sides.append(TeacherViews(*(part.to(device) for part in (*parts, seen))))
     return sides[0], sides[1]
 
 

@@ -41,8 +41,11 @@ class TeacherMaps(Protocol):
     def edges(self) -> np.ndarray: ...
 
 
-Teacher = Callable[[str], TeacherMaps | None]
-"""Image name to the teacher's maps; None where the teacher has not seen the image."""
+class Teacher(Protocol):
+    """Knows what a teacher says of images, by their names: a cache that ``samfeat teach`` wrote."""
+
+    def __contains__(self, name: object) -> bool: ...
+    def read(self, name: str) -> TeacherMaps: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +54,8 @@ class PosedImage:
 
     points: rows of the scene's points that it sees, ascending. photo: reads it, uint8 (H, W, 3)
     RGB of any size that shows what the camera's shows. depth: reads its depth map, float32 (h, w),
-    0 where unknown; None where it has none. taught: reads what a teacher says of it.
+    0 where unknown; None where it has none. taught: reads what a teacher says of it; None where
+    no teacher has seen it.
     """
 
     name: str
@@ -60,7 +64,7 @@ class PosedImage:
     points: np.ndarray
     photo: Callable[[], np.ndarray]
     depth: Callable[[], np.ndarray] | None = None
-    taught: Callable[[], TeacherMaps | None] | None = None
+    taught: Callable[[], TeacherMaps] | None = None
 
     @property
     def focal(self) -> float:
@@ -124,11 +128,17 @@ def overlapping_pairs(seen: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def read_scene(
-    model: Path, images: Path, depth: Path | None = None, teacher: Teacher | None = None
+    model: Path,
+    images: Path,
+    depth: Path | None = None,
+    teacher: Teacher | None = None,
+    *,
+    least_depth_bytes: int = 0,
 ) -> PosedScene:
     """A COLMAP model (binary or text) with its photos and depth maps.
 
-    Photos that are not there, or have no depth map where ``depth`` is given, are left out.
+    Photos that are not there, or have no depth map (of at least so many bytes) where ``depth`` is
+    given, are left out.
 
     Raises:
         SamfeatError: no such folder, no whole model, a camera that no pinhole camera can stand in
@@ -154,6 +164,8 @@ def read_scene(
                 "for; undistort the model (colmap image_undistorter)"
             )
         map_file = find_depth_map(depth, entry.name) if depth else None
+        if map_file and map_file.stat().st_size < least_depth_bytes:
+            map_file = None
         if (depth and map_file is None) or not (images / entry.name).is_file():
             continue
         points = np.unique(entry.points[entry.points >= 0])
@@ -162,7 +174,7 @@ def read_scene(
                 entry.name, camera, entry.pose, points[good[points]],
                 partial(read_image, images / entry.name),
                 partial(read_depth_map, map_file) if map_file else None,
-                partial(teacher, entry.name) if teacher else None,
+                partial(teacher.read, entry.name) if teacher and entry.name in teacher else None,
             )
         )  # fmt: skip
     if not posed:
@@ -174,6 +186,11 @@ def read_scene(
     if len(posed) < len(content.images):
         logger.warning("%s: %d of %d images are used; the others have no photo or no depth map",
                        model, len(posed), len(content.images))  # fmt: skip
+    if teacher is not None and not any(image.taught for image in posed):
+        raise SamfeatError(
+            f"{images}: the teacher has seen none of the model's photos there; run `samfeat teach`"
+            " on this folder"
+        )
     for image in posed[:1]:  # a wrong format is better known now than at the first step
         image.photo()
         _ = image.depth() if image.depth else None

@@ -230,11 +230,10 @@ def look(image: PosedImage, to_photo: np.ndarray, side: int, longest: int, cache
         depth = cache.get((image, "depth"), image.depth)
         inverse_depth = sample_depth(depth, _in_array(image, grid, depth.shape))
         inverse_depth[~inside] = 0
-    maps = image.taught() if image.taught else None
     return View(
         _picture(image, photo, to_photo, side), inside, inverse_depth,
         np.linalg.inv(to_photo) @ image.calibration, image,
-        _taught(maps, image, grid, to_photo, side) if maps else None,
+        _taught(image.taught(), image, grid, to_photo, side) if image.taught else None,
     )  # fmt: skip
 
 
@@ -349,10 +348,16 @@ def _taught(
     seen_edges = cv2.remap(edges, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     cells = max(1, side // CELL)
     coarse = _stored_grid(image, to_photo, cells, side / cells)
-    embedding = torch.from_numpy(np.asarray(maps.embedding, np.float32))[None]
-    where = 2 * (coarse + 0.5) / (image.camera.width, image.camera.height) - 1
+    share = (coarse + 0.5) / np.array((image.camera.width, image.camera.height), np.float32)
+    embedding = sample_embedding(np.asarray(maps.embedding, np.float32), share)
+    return embedding, seen_groups, np.where(outside, 0, seen_edges).astype(np.float32)
+
+
+def sample_embedding(embedding: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """An embedding (C, h, w) of a photo at places (n, m, 2), given as shares of its sides."""
     found = F.grid_sample(
-        embedding, torch.from_numpy(where[None].astype(np.float32)), padding_mode="border",
-        align_corners=False,
+        torch.from_numpy(np.ascontiguousarray(embedding, np.float32))[None],
+        torch.from_numpy(np.ascontiguousarray(2 * share - 1, np.float32))[None],
+        padding_mode="border", align_corners=False,
     )  # fmt: skip
-    return found[0].numpy(), seen_groups, np.where(outside, 0, seen_edges).astype(np.float32)
+    return found[0].numpy()

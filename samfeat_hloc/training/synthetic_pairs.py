@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -18,6 +20,7 @@ from .posed_pairs import PosedSource
 from .posed_scene import PosedImage, PosedScene, overlapping_pairs
 from .posed_views import PosedOptions
 
+T = TypeVar("T")
 EMBEDDING = 32  # channels
 GRID = 10  # pixels between the points that tell which pictures overlap
 CELL = 8  # pixels of a picture to a cell of the embedding
@@ -84,30 +87,40 @@ def make_scene(
     shots = [shot for shot in plan_shots(seed, pictures, 1, size) if shot.condition == "db"]
     with ThreadPoolExecutor(2) as pool:
         views = list(pool.map(lambda shot: render(city, shot.camera, shot.pose), shots))
+    return scene_of(views, seed, taught=taught)
+
+
+def scene_of(views: Sequence[View], seed: int = 0, *, taught: bool = True) -> PosedScene:
+    """Pictures of one city as a scene; ``seed`` shapes the codes of its surfaces.
+
+    Raises:
+        SamfeatError: no two pictures overlap.
+    """
     xyz, seen = _common_points(views)
-    codes = np.random.default_rng((seed, 4)).standard_normal((len(city.origins) + 1, EMBEDDING))
-    images = []
-    for shot, view, points in zip(shots, views, seen, strict=True):
-        lesson = partial(_teach, view.surface, codes.astype(np.float32)) if taught else None
-        images.append(
-            PosedImage(
-                shot.name, shot.camera, shot.pose, points, partial(_itself, view.image),
-                partial(_itself, view.depth), lesson,
-            )
-        )  # fmt: skip
     pairs = overlapping_pairs(seen)
     if len(pairs) == 0:
         raise SamfeatError(
-            f"synthetic scene {seed}: no two of its {pictures} pictures overlap; ask for more"
+            f"synthetic scene {seed}: no two of its {len(views)} pictures overlap; ask for more"
         )
+    codes = np.random.default_rng((seed, 4)).standard_normal((len(views[0].planes) + 1, EMBEDDING))
+    images = []
+    for number, (view, points) in enumerate(zip(views, seen, strict=True)):
+        lesson = _teach(view.surface, codes.astype(np.float32)) if taught else None
+        images.append(
+            PosedImage(
+                f"{number:04d}.png", view.camera, view.pose, points,
+                partial(_itself, view.image), partial(_itself, view.depth),
+                partial(_itself, lesson) if lesson else None,
+            )
+        )  # fmt: skip
     return PosedScene(tuple(images), xyz, pairs)
 
 
-def _itself(array: np.ndarray) -> np.ndarray:
-    return array
+def _itself(kept: T) -> T:
+    return kept
 
 
-def _common_points(views: list[View]) -> tuple[np.ndarray, list[np.ndarray]]:
+def _common_points(views: Sequence[View]) -> tuple[np.ndarray, list[np.ndarray]]:
     """World points (P, 3) on a grid over every picture, and which of them each picture shows."""
     places: list[np.ndarray] = []
     seen: list[list[np.ndarray]] = [[] for _ in views]

@@ -1,0 +1,119 @@
+"""MegaDepth as D2-Net's preprocessing leaves it on disk.
+
+Below the data set's folder, for each scene (such as 0000)::
+
+    Undistorted_SfM/0000/images/*.jpg                   undistorted photos
+    Undistorted_SfM/0000/sparse[-txt]/                  their COLMAP model, binary or text
+    phoenix/S6/zl548/MegaDepth_v1/0000/dense0/depths/*.h5     depth maps, dataset "depth"
+    (or MegaDepth_v1/0000/dense0/depths/ or depth_undistorted/0000/)
+
+D2-Net's ``scene_info/*.npz`` were computed from these models and depth maps. They hold pickled
+Python objects, which can run code when they are loaded, and are not read: the same pairs are found
+from the models.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ..errors import SamfeatError
+from ..localization.map_model import is_model
+from .pairs import PairBatch, PairOptions
+from .posed_pairs import PosedSource
+from .posed_scene import PosedScene, Teacher, TeacherMaps, read_scene
+from .posed_views import PosedOptions
+
+logger = logging.getLogger(__name__)
+
+LEAST_DEPTH_BYTES = 100 * 1024  # smaller files hold orders of depth, not depths
+_DEPTHS = (
+    "phoenix/S6/zl548/MegaDepth_v1/{}/dense0/depths",
+    "MegaDepth_v1/{}/dense0/depths",
+    "depth_undistorted/{}",
+)
+_MODELS = ("sparse", "sparse/0", "sparse-txt")
+
+
+class MegadepthSource:
+    """Pairs of MegaDepth's scenes, each scene as often as any other."""
+
+    def __init__(self, posed: PosedSource) -> None:
+        self._posed = posed
+
+    @classmethod
+    def open(
+        cls, root: Path, *, scenes: Sequence[str] | None = None, teacher: Teacher | None = None,
+        least_depth_bytes: int = LEAST_DEPTH_BYTES, options: PosedOptions | None = None,
+    ) -> MegadepthSource:  # fmt: skip
+        """Read the scenes' models; minutes for all of MegaDepth.
+
+        Arguments:
+            root: the folder that holds ``Undistorted_SfM`` and the depth maps.
+            scenes: names of scenes; None takes all that are there.
+            teacher: knows the photos by their names below ``Undistorted_SfM``
+                (``0000/images/x.jpg``).
+
+        Raises:
+            SamfeatError: no such folders, a scene that was asked for is not there, or no scene
+                with overlapping photos and depth maps.
+        """
+        root = Path(root)
+        folder = root / "Undistorted_SfM"
+        if not folder.is_dir():
+            hint = (
+                "scene_info holds pickled Python objects, which are not read; "
+                if (root / "scene_info").is_dir()
+                else ""
+            )
+            raise SamfeatError(
+                f"{folder}: no such folder; {hint}give the folder that holds Undistorted_SfM and"
+                " the depth maps of MegaDepth in D2-Net's form"
+            )
+        names = list(scenes or sorted(path.name for path in folder.iterdir() if path.is_dir()))
+        read: list[PosedScene] = []
+        for name in tqdm(names, desc="MegaDepth scenes", unit="scene", delay=2):
+            try:
+                read.append(_read_scene(root, name, teacher, least_depth_bytes))
+            except SamfeatError as error:
+                if scenes is not None:
+                    raise
+                logger.warning("left out: %s", error)
+        if not read:
+            raise SamfeatError(
+                f"{folder}: none of its {len(names)} scenes has a model, photos and depth maps of"
+                f" overlapping images; depth maps are looked for in {_DEPTHS[0].format('SCENE')}"
+            )
+        return cls(PosedSource(read, options))
+
+    def batch(self, count: int, options: PairOptions, generator: torch.Generator) -> PairBatch:
+        """``count`` random pairs on the generator's device; see :class:`.pairs.PairSource`."""
+        return self._posed.batch(count, options, generator)
+
+
+class _Below:
+    """A teacher that knows images by names below a folder."""
+
+    def __init__(self, teacher: Teacher, folder: str) -> None:
+        self._teacher, self._folder = teacher, folder
+
+    def __contains__(self, name: object) -> bool:
+        return f"{self._folder}/{name}" in self._teacher
+
+    def read(self, name: str) -> TeacherMaps:
+        return self._teacher.read(f"{self._folder}/{name}")
+
+
+def _read_scene(root: Path, name: str, teacher: Teacher | None, least_bytes: int) -> PosedScene:
+    scene = root / "Undistorted_SfM" / name
+    model = next((scene / part for part in _MODELS if is_model(scene / part)), scene / "sparse")
+    places = [root / place.format(name) for place in _DEPTHS]
+    depth = next((place for place in places if place.is_dir()), places[0])
+    return read_scene(
+        model, scene / "images", depth, _Below(teacher, f"{name}/images") if teacher else None,
+        least_depth_bytes=least_bytes,
+    )  # fmt: skip
