@@ -240,6 +240,17 @@ def test_depth_maps_are_read_or_refused(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_depth_map(tmp_path / "a.npy"), [[1.5, 0, 0], [0, 0, 3]])
     assert find_depth_map(tmp_path, "a.jpg") == tmp_path / "a.npy"
     assert find_depth_map(tmp_path, "b.jpg") is None
+    large = np.arange(1.0, 7501).reshape(75, 100).astype(np.float32)
+    for number, kwargs in enumerate(
+        ({"compression": "gzip", "chunks": (32, 48)}, {"compression": "lzf"}, {})
+    ):
+        with h5py.File(tmp_path / f"{number}.h5", "w") as file:
+            file.create_dataset("depth", data=large, **kwargs)
+        np.testing.assert_array_equal(read_depth_map(tmp_path / f"{number}.h5"), large)
+    with h5py.File(tmp_path / "part.h5", "w") as file:
+        part = file.create_dataset("depth", (90, 90), "f4", chunks=(30, 30), compression="gzip")
+        part[:30, :30] = 2
+    assert read_depth_map(tmp_path / "part.h5").sum() == 1800
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     (tmp_path / "cut.geometric.bin").write_bytes(b"30&20&1&" + b"\0" * 100)
     (tmp_path / "not.h5").write_bytes(b"text")
