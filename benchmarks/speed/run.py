@@ -31,7 +31,7 @@ from samfeat_hloc.cli import run as run_application
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation import speed
 from samfeat_hloc.evaluation.record import measurement
-from samfeat_hloc.evaluation.speed import Row
+from samfeat_hloc.evaluation.speed import Row, Times
 from samfeat_hloc.extract import ExtractOptions, extract_batch
 from samfeat_hloc.hloc_plugin import hloc_installed
 from samfeat_hloc.images import read_image
@@ -48,7 +48,7 @@ from samfeat_hloc.presets import PRESETS
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 NO_HLOC = {"hloc": "hloc is not installed"}
 ROWS = ("matching", "verification", "localization", "localizer", "extraction", "run")
-KEYPOINTS, DIM = 4096, 128
+DIM = 128
 MATCHED_IMAGES = 8
 
 
@@ -62,13 +62,14 @@ def main(
     ] = None,
     rows: Annotated[str, typer.Option(help="Which rows, by commas.")] = ",".join(ROWS),
     repeats: Annotated[int, typer.Option(help="Of each row; the whole run has one.")] = 5,
+    keypoints: Annotated[int, typer.Option(help="Of each image that is matched.")] = 4096,
     threads: Annotated[int | None, typer.Option(help="Of torch; as it has by default.")] = None,
     conf: Annotated[str, typer.Option(help="Preset of the whole run.")] = "samfeat_fast",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the record here.")] = None,
 ) -> None:
     """Measure, print and record."""
     logging.getLogger().setLevel(logging.ERROR)
-    tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)
+    tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)  # type: ignore[method-assign,assignment]
     if threads is not None:
         torch.set_num_threads(threads)
     wanted = rows.split(",")
@@ -83,11 +84,11 @@ def main(
         opened = None if dataset is None else AachenDataset.open(dataset)
         for name in wanted:
             if name == "matching":
-                found += _matching(work, repeats)
-                share["matching"] = _matching_rate(found) / rates["float32 onednn"]
+                found += _matching(work, repeats, keypoints)
+                share["matching"] = _matching_rate(found, keypoints) / rates["float32 onednn"]
             elif opened is None or (run is None and name in ("verification", "localization")):
                 why = "needs --dataset" if opened is None else "needs --run"
-                found.append(Row(name, "", 1, {}, {"all": why}))
+                found.append(Row(name, "", 1, Times(), {"all": why}))
             elif name == "verification" and run is not None:
                 found.append(_verification(opened, run, work, repeats))
             elif name == "localization" and run is not None:
@@ -106,7 +107,10 @@ def main(
         typer.echo(f"{kind} reaches {value:.0%} of it")
     typer.echo(f"load of the machine before and after: {before} {speed.load()}")
     if json_file is not None:
-        record = measurement({"repeats": repeats, "threads": torch.get_num_threads(), "conf": conf})
+        record = measurement(
+            {"repeats": repeats, "keypoints": keypoints, "threads": torch.get_num_threads(),
+             "conf": conf, "dataset": dataset}
+        )  # fmt: skip
         record |= {
             "rows": [row.as_json() for row in found],
             "matrix_operations_a_second": rates,
@@ -116,19 +120,19 @@ def main(
         write_atomically(json_file, json.dumps(record, indent=1) + "\n")
 
 
-def _matching(work: Path, repeats: int) -> list[Row]:
+def _matching(work: Path, repeats: int, keypoints: int) -> list[Row]:
     """All pairs of a few images of random descriptors: the kernel alone, and the stage."""
     random = np.random.default_rng(0)
     names = [f"db/{i}.jpg" for i in range(MATCHED_IMAGES)]
-    scene = random.normal(size=(2 * KEYPOINTS, DIM)).astype(np.float32)
+    scene = random.normal(size=(2 * keypoints, DIM)).astype(np.float32)
     with h5py.File(work / "random.h5", "w") as file:
         for name in names:
-            looks = scene[random.permutation(len(scene))[:KEYPOINTS]]
+            looks = scene[random.permutation(len(scene))[:keypoints]]
             looks = looks + random.normal(scale=0.4, size=looks.shape).astype(np.float32)
             looks /= np.linalg.norm(looks, axis=1, keepdims=True)
             group = file.create_group(name)
             group["descriptors"] = looks.T.astype(np.float16)
-            group["keypoints"] = random.uniform(0, 1000, (KEYPOINTS, 2)).astype(np.float32)
+            group["keypoints"] = random.uniform(0, 1000, (keypoints, 2)).astype(np.float32)
             group["image_size"] = np.array([1024, 768])
     listed = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     pairs = work / "random-pairs.txt"
@@ -163,12 +167,12 @@ def _matching(work: Path, repeats: int) -> list[Row]:
 
         kernels["hloc"], stages["hloc"] = hloc_kernel, hloc_stage
     skipped = {} if hloc_installed() else NO_HLOC
-    size = f"{KEYPOINTS} x {DIM}"
+    size = f"{keypoints} x {DIM}"
     rows = [
-        Row("matching, in memory", "pairs", len(listed), speed.in_turns(kernels, repeats), skipped,
-            size),
+        Row("matching, in memory", "pairs", len(listed), speed.in_turns(kernels, repeats),
+            skipped=skipped, note=size),
         Row("matching, file to file", "pairs", len(listed), speed.in_turns(stages, repeats),
-            skipped, size),
+            skipped=skipped, note=size),
     ]  # fmt: skip
     if hloc_installed():
         with MatchReader(work / "ours.h5") as ours, MatchReader(work / "hloc.h5") as theirs:
@@ -177,9 +181,9 @@ def _matching(work: Path, repeats: int) -> list[Row]:
     return rows
 
 
-def _matching_rate(rows: list[Row]) -> float:
+def _matching_rate(rows: list[Row], keypoints: int) -> float:
     row = next(row for row in rows if row.name == "matching, in memory")
-    return 2 * KEYPOINTS**2 * DIM * row.items / min(row.seconds["samfeat"])
+    return 2 * keypoints**2 * DIM * row.items / min(row.seconds["samfeat"])
 
 
 def _verification(dataset: AachenDataset, run: Path, work: Path, repeats: int) -> Row:
@@ -240,10 +244,10 @@ def _beside_hloc(
     repeats: int,
 ) -> Row:  # fmt: skip
     if not hloc_installed():
-        return Row(name, unit, items, speed.in_turns({"samfeat": ours}, repeats), NO_HLOC)
+        taken = speed.in_turns({"samfeat": ours}, repeats)
+        return Row(name, unit, items, taken, skipped=NO_HLOC)
     import_module("hloc").logger.setLevel(logging.ERROR)
-    seconds = speed.in_turns({"samfeat": ours, "hloc": theirs}, repeats)
-    return Row(name, unit, items, seconds)
+    return Row(name, unit, items, speed.in_turns({"samfeat": ours, "hloc": theirs}, repeats))
 
 
 def _localizer(dataset: AachenDataset, run: Path, work: Path, repeats: int) -> Row:
@@ -260,10 +264,10 @@ def _localizer(dataset: AachenDataset, run: Path, work: Path, repeats: int) -> R
             for stage, seconds in found.seconds.items():
                 stages.setdefault(stage, []).append(seconds)
 
-    seconds = speed.in_turns({"samfeat localizer": ours}, repeats)
+    taken = speed.in_turns({"samfeat localizer": ours}, repeats)
     note = ", ".join(f"{name} {np.median(values):.3f}" for name, values in stages.items())
     typer.echo(f"localizer, median seconds: {note}")
-    return Row("localizer, photo to pose", "queries", len(queries), seconds, note=note)
+    return Row("localizer, photo to pose", "queries", len(queries), taken, note=note)
 
 
 def _extraction(dataset: AachenDataset, repeats: int, rates: dict[str, float]) -> tuple[Row, float]:
@@ -297,15 +301,15 @@ def _extraction(dataset: AachenDataset, repeats: int, rates: dict[str, float]) -
         ways["ALIKED-n16 (kornia)"] = run_aliked
     except Exception as error:  # kornia raises whatever an unknown argument or model does
         skipped["ALIKED-n16 (kornia)"] = " ".join(str(error).split())[:80] or "not installed"
-    seconds = speed.in_turns(ways, repeats)
+    taken = speed.in_turns(ways, repeats)
     cost = speed.forward_cost(model, torch.zeros(1, 3, 768, 1024))
     typer.echo(
         f"network at 1024 x 768: {cost.operations / 1e9:.0f} GFLOP, {cost.bytes_moved / 2**30:.2f} "
         f"GB moved in float32, {cost.intensity:.0f} operations a byte"
     )
     rate = rates["bfloat16"] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else rates["float32"]
-    share = cost.operations / min(seconds["samfeat"]) / rate
-    return Row("extraction, 1024 x 768", "images", 1, seconds, skipped), share
+    share = cost.operations / min(taken.seconds["samfeat"]) / rate
+    return Row("extraction, 1024 x 768", "images", 1, taken, skipped=skipped), share
 
 
 def release_predict(model: SAMFeat, image: np.ndarray) -> dict[str, np.ndarray]:
@@ -353,8 +357,9 @@ def _whole_run(dataset: Path, work: Path, conf: str) -> Row:
                 typer.echo(done.evaluation.table())
 
         ways["samfeat" if engine == "native" else engine] = go
-    seconds = speed.in_turns(ways, 1, warm_up=False)
-    return Row(f"whole run, {conf}", "runs", 1, seconds, {} if hloc_installed() else NO_HLOC)
+    taken = speed.in_turns(ways, 1, warm_up=False)
+    skipped = {} if hloc_installed() else NO_HLOC
+    return Row(f"whole run, {conf}", "runs", 1, taken, skipped=skipped)
 
 
 if __name__ == "__main__":

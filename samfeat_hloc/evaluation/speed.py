@@ -17,6 +17,17 @@ from ..matching import similarities
 
 
 @dataclass(frozen=True)
+class Times:
+    """Of every repeat, by way: seconds by the clock, and of processors (children's too).
+
+    The second are lengthened less by whatever else the machine does.
+    """
+
+    seconds: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    processor: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Row:
     """One thing done in several ways.
 
@@ -24,7 +35,7 @@ class Row:
         name: what is done.
         unit: what `items` counts.
         items: done in one repeat.
-        seconds: of every repeat, by way; the first way is ours.
+        times: the first way is ours; none where everything is skipped.
         skipped: by way, why it was not measured.
         note: what a reader has to know.
     """
@@ -32,17 +43,22 @@ class Row:
     name: str
     unit: str
     items: int
-    seconds: Mapping[str, Sequence[float]]
+    times: Times
     skipped: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
+
+    @property
+    def seconds(self) -> Mapping[str, Sequence[float]]:
+        return self.times.seconds
 
     @property
     def ours(self) -> str:
         return next(iter(self.seconds))
 
-    def ratios(self, way: str) -> list[float]:
+    def ratios(self, way: str, *, processor: bool = False) -> list[float]:
         """How many times faster the first way was than this one, repeat by repeat."""
-        return [b / a for a, b in zip(self.seconds[self.ours], self.seconds[way], strict=True)]
+        taken = self.times.processor if processor else self.seconds
+        return [b / a for a, b in zip(taken[self.ours], taken[way], strict=True)]
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -50,7 +66,15 @@ class Row:
             "unit": self.unit,
             "items": self.items,
             "seconds": {way: list(values) for way, values in self.seconds.items()},
+            "processor_seconds": {
+                way: list(values) for way, values in self.times.processor.items()
+            },
             "ratios": {w: spread(self.ratios(w)) for w in self.seconds if w != self.ours},
+            "processor_ratios": {
+                w: spread(self.ratios(w, processor=True))
+                for w in self.times.processor
+                if w != self.ours
+            },
             "skipped": dict(self.skipped),
             "note": self.note,
         }
@@ -64,32 +88,39 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def in_turns(
     ways: Mapping[str, Callable[[], object]], repeats: int, *, warm_up: bool = True
-) -> dict[str, list[float]]:
-    """Seconds of every way, one after the other in each repeat: a busy machine is so to all."""
+) -> Times:
+    """Time every way, one after the other in each repeat: a busy machine is so to all."""
     seconds: dict[str, list[float]] = {way: [] for way in ways}
+    processor: dict[str, list[float]] = {way: [] for way in ways}
     for repeat in range(-1 if warm_up else 0, repeats):
         for way, work in ways.items():
-            start = time.perf_counter()
+            start, used = time.perf_counter(), sum(os.times()[:4])
             work()
             if repeat >= 0:
                 seconds[way].append(time.perf_counter() - start)
-    return seconds
+                processor[way].append(sum(os.times()[:4]) - used)
+    return Times(seconds, processor)
 
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as text: items a second by median, and ratios by minimum, median and maximum."""
-    lines = [f"{'what':34} {'way':22} {'a second':>10} {'ours is faster by (min med max)':>34}"]
+    lines = [
+        f"{'':32} {'':20} {'':>9}   ours is faster by, min med max",
+        f"{'what':32} {'way':20} {'a second':>9} {'by the clock':>20} {'processor time':>20}",
+    ]
     for row in rows:
         for way, seconds in row.seconds.items():
             rate = row.items / float(np.median(seconds))
-            ratio = ""
+            ratios = ["", ""]
             if way != row.ours:
-                low, middle, high = spread(row.ratios(way)).values()
-                ratio = f"{low:.2f} {middle:.2f} {high:.2f}"
+                ratios = [
+                    " ".join(f"{value:.2f}" for value in spread(found).values())
+                    for found in (row.ratios(way), row.ratios(way, processor=True))
+                ]
             name = f"{row.name} ({row.unit})" if way == row.ours else ""
-            lines.append(f"{name:34} {way:22} {rate:10.2f} {ratio:>34}")
+            lines.append(f"{name:32} {way:20} {rate:9.2f} {ratios[0]:>20} {ratios[1]:>20}")
         for way, why in row.skipped.items():
-            lines.append(f"{'' if row.seconds else row.name:34} {way:22} skipped: {why}")
+            lines.append(f"{'' if row.seconds else row.name:32} {way:20} skipped: {why}")
     return "\n".join(lines)
 
 
@@ -107,7 +138,7 @@ def matrix_rates(size: int = 2048, repeats: int = 5) -> dict[str, float]:
     a16, b16 = a.bfloat16(), b.bfloat16()
     ways["bfloat16"] = lambda: torch.mm(a16, b16)
     with torch.inference_mode():
-        seconds = in_turns(ways, repeats)
+        seconds = in_turns(ways, repeats).seconds
     return {way: 2 * size**3 / min(values) for way, values in seconds.items()}
 
 
@@ -134,11 +165,13 @@ def forward_cost(model: torch.nn.Module, image: torch.Tensor) -> Cost:
     with torch.inference_mode(), _Traffic() as traffic:
         model(image)
     counts = flops.get_flop_counts()
-    modules = {
-        name.partition(".")[2]: sum(found.values())
-        for name, found in counts.items()
-        if name.count(".") == 1
-    }
+    modules: dict[str, int] = {}
+    for name, found in counts.items():
+        root, _, rest = name.partition(".")
+        child = rest.partition(".")[0]
+        # a list of layers has no forward pass, and so no count, of its own
+        if rest == child != "" or (rest and f"{root}.{child}" not in counts):
+            modules[child] = modules.get(child, 0) + sum(found.values())
     return Cost(flops.get_total_flops(), traffic.bytes, modules)
 
 

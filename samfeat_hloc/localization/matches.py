@@ -61,6 +61,7 @@ def main(
     config: MatchConfig | None = None,
     device: str | None = None,
     workers: int | None = None,
+    cache_bytes: int = CACHE_BYTES,
     overwrite: bool = False,
 ) -> Path:
     """Match the pairs of a pairs file into ``output``.
@@ -76,6 +77,7 @@ def main(
         features_ref: features of the images named second, where they are in another file.
         config: how to match; None for mutual nearest neighbours without thresholds.
         device: where to compute; None for a GPU where there is one.
+        cache_bytes: memory for descriptors of the images used last, of each of the two files.
         workers: pairs matched at a time on a CPU; None for as many as torch has threads.
         overwrite: match all pairs anew.
 
@@ -113,8 +115,8 @@ def main(
             done = len(by_group) - len(missing)
             logger.info("matches: %d of %d pairs are done already", done, len(by_group))
         with (
-            DescriptorCache(features, device) as cache0,
-            DescriptorCache(features_ref or features, device) as cache1,
+            DescriptorCache(features, device, limit=cache_bytes) as cache0,
+            DescriptorCache(features_ref or features, device, limit=cache_bytes) as cache1,
         ):
             todo = list(missing.values())
             cache0.check_names((name for name, _ in todo), pairs)

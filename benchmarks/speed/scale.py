@@ -1,0 +1,221 @@
+"""Whether cost grows as the work does: a city of random features, at several sizes.
+
+    python benchmarks/speed/scale.py --aachen DIR --outputs DIR [--sizes 0.1,1,10] [--json FILE]
+
+Names, intrinsics and pairs are those of Aachen Day-Night v1.1 (its metadata alone: the benchmark's
+``database_v1_1.db`` and hloc's ``pairs-query-netvlad50.txt``); a size below 1 takes the first
+queries with the images retrieved for them, one above 1 repeats everything under other names.
+Features are random, few, and quick to make: what is measured is the work around them. Every stage
+runs in a process of its own, whose peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pycolmap
+import typer
+
+from samfeat_hloc.cli import run as run_application
+from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.evaluation import speed
+from samfeat_hloc.evaluation.record import measurement
+from samfeat_hloc.localization import global_descriptors, mapping, matches, pairs, provenance
+from samfeat_hloc.localization.feature_readers import FeatureReader, MatchReader
+from samfeat_hloc.localization.h5store import Group, SegmentWriter
+from samfeat_hloc.localization.textlines import write_atomically
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+DIM = 128
+CLUSTERS = 16
+CACHE_BYTES = 32 << 20  # of matching: less than the smallest city has
+COLMAP_MODELS = {0: "SIMPLE_PINHOLE", 1: "PINHOLE", 2: "SIMPLE_RADIAL", 3: "RADIAL", 4: "OPENCV"}
+STAGES = ("features", "global descriptors", "retrieval", "matching", "verification")
+
+
+@app.command()
+def main(
+    aachen: Annotated[Path, typer.Option(help="Folder of Aachen v1.1's metadata.")],
+    outputs: Annotated[Path, typer.Option(help="Folder for the files of the cities.")],
+    sizes: Annotated[str, typer.Option(help="Multiples of Aachen, by commas.")] = "0.1,1,10",
+    keypoints: Annotated[int, typer.Option(help="Random keypoints of each image.")] = 64,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the record here.")] = None,
+    stage: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Measure every stage at every size; print seconds an item and peak memory."""
+    if stage is not None:
+        return _measure(stage, outputs, keypoints)
+    before = speed.load()
+    found: list[dict[str, object]] = []
+    for size in sizes.split(","):
+        work = outputs / f"city-{size}"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        write_city(aachen, work, float(size))
+        for name in STAGES:
+            command = [sys.executable, __file__, "--aachen", str(aachen), "--outputs", str(work),
+                       "--keypoints", str(keypoints), "--stage", name]  # fmt: skip
+            done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+            if done.returncode:
+                raise SamfeatError(f"{work}: stage {name} failed; its error is above")
+            entry = {"size": float(size), "stage": name, **json.loads(done.stdout.split(b"\n")[-2])}
+            found.append(entry)
+            typer.echo(line(entry))
+        shutil.rmtree(work)
+    typer.echo("\nlargest size beside the smallest, and the middle one")
+    for name in STAGES:
+        of_stage = [entry for entry in found if entry["stage"] == name]
+        for key in ("seconds_an_item", "processor_seconds_an_item", "peak_mb"):
+            values = [float(entry[key]) for entry in of_stage]  # type: ignore[arg-type]
+            ratios = " ".join(f"{value / values[0]:.2f}" for value in values[1:])
+            typer.echo(f"  {name:20} {key:26} {ratios}")
+    if json_file is not None:
+        record = measurement({"sizes": sizes, "keypoints": keypoints})
+        record |= {"stages": found, "load": {"before": before, "after": speed.load()}}
+        write_atomically(json_file, json.dumps(record, indent=1) + "\n")
+
+
+def line(entry: dict[str, object]) -> str:
+    return (
+        f"{entry['size']:6} {entry['stage']:20} {entry['items']:>8} {entry['unit']:7}"
+        f" {1000 * float(entry['seconds_an_item']):9.3f} ms by the clock,"  # type: ignore[arg-type]
+        f" {1000 * float(entry['processor_seconds_an_item']):9.3f} ms of processors an item,"  # type: ignore[arg-type]
+        f" peak {entry['peak_mb']:.0f} MB"
+    )
+
+
+def write_city(aachen: Path, work: Path, size: float) -> None:
+    """The lists and the reference model (cameras and made-up poses) of a city."""
+    listed = pairs.read_pairs(aachen / "pairs-query-netvlad50.txt")
+    with sqlite3.connect(f"file:{aachen / 'database_v1_1.db'}?mode=ro", uri=True) as database:
+        cameras = {
+            name: (COLMAP_MODELS[model], width, height, np.frombuffer(params).tolist())
+            for name, model, width, height, params in database.execute(
+                "SELECT name, model, width, height, params FROM images "
+                "JOIN cameras ON images.camera_id = cameras.camera_id"
+            )
+        }
+    queries = list(dict.fromkeys(query for query, _ in listed))
+    if size < 1:
+        kept = set(queries[: max(1, round(len(queries) * size))])
+        listed = [pair for pair in listed if pair[0] in kept]
+        queries = [query for query in queries if query in kept]
+    everything = [name for name in cameras if name.startswith("db/")]
+    images = list(dict.fromkeys(name for _, name in listed)) if size < 1 else everything
+    # database pairs: each image with the next ones in the order of capture
+    following = [(a, b) for i, a in enumerate(images) for b in images[i + 1 : i + 6]]
+    copies = max(1, round(size))
+    prefixes = ["", *(f"copy{i}/" for i in range(1, copies))]
+    _write_pairs(work / "pairs-query.txt", listed, prefixes)
+    _write_pairs(work / "pairs-db.txt", following, prefixes)
+    (work / "queries.txt").write_text("".join(f"{p}{q}\n" for p in prefixes for q in queries))
+    (work / "images.txt").write_text("".join(f"{p}{i}\n" for p in prefixes for i in images))
+    model = work / "reference"
+    model.mkdir()
+    with (model / "cameras.txt").open("w") as stream:
+        for number, name in enumerate(images, 1):
+            kind, width, height, params = cameras[name]
+            stream.write(f"{number} {kind} {width} {height} {' '.join(map(repr, params))}\n")
+    with (model / "images.txt").open("w") as stream:
+        for copy, prefix in enumerate(prefixes):
+            for number, name in enumerate(images, 1):
+                stream.write(
+                    f"{copy * len(images) + number} 1 0 0 0 {-number} 0 0 {number} {prefix}{name}\n"
+                    "\n"
+                )
+    (model / "points3D.txt").write_text("")
+
+
+def _write_pairs(path: Path, listed: list[tuple[str, str]], prefixes: list[str]) -> None:
+    with path.open("w") as stream:
+        for prefix in prefixes:
+            stream.writelines(f"{prefix}{a} {prefix}{b}\n" for a, b in listed)
+
+
+def _measure(stage: str, work: Path, keypoints: int) -> None:
+    """One stage in this process; a line of JSON on standard output."""
+    images = (work / "images.txt").read_text().split()
+    queries = (work / "queries.txt").read_text().split()
+    features, descriptors = work / "features.h5", work / "global-descriptors.h5"
+    stages: dict[str, Callable[[], tuple[int, str]]] = {
+        "features": lambda: _features([*images, *queries], features, keypoints),
+        "global descriptors": lambda: _describe(images, queries, features, descriptors),
+        "retrieval": lambda: _retrieve(images, queries, descriptors, work),
+        "matching": lambda: _match(features, work),
+        "verification": lambda: _verify(features, work),
+    }
+    start, used = time.perf_counter(), time.process_time()
+    items, unit = stages[stage]()
+    seconds, processor = time.perf_counter() - start, time.process_time() - used
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    entry = {"items": items, "unit": unit, "seconds": seconds, "seconds_an_item": seconds / items,
+             "processor_seconds_an_item": processor / items, "peak_mb": peak}  # fmt: skip
+    typer.echo("\n" + json.dumps(entry))
+
+
+def _features(names: list[str], output: Path, keypoints: int) -> tuple[int, str]:
+    random = np.random.default_rng(0)
+    made_by = provenance.made_by("features", {"random": keypoints}, {})
+    with SegmentWriter(output, made_by) as writer:
+        for name in names:
+            rows = random.standard_normal((keypoints, DIM), dtype=np.float32)
+            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+            group = Group(
+                {
+                    "keypoints": random.uniform(0, 700, (keypoints, 2)).astype(np.float32),
+                    "keypoint_scores": random.random(keypoints, dtype=np.float32),
+                    "descriptors": rows.T.astype(np.float16),
+                }
+            )
+            writer.add({name: group})
+        writer.finish()
+    return len(names), "images"
+
+
+def _describe(
+    images: list[str], queries: list[str], features: Path, output: Path
+) -> tuple[int, str]:
+    global_descriptors.main(features, images, queries, output, clusters=CLUSTERS)
+    return len(images) + len(queries), "images"
+
+
+def _retrieve(
+    images: list[str], queries: list[str], descriptors: Path, work: Path
+) -> tuple[int, str]:
+    pairs.from_retrieval(descriptors, queries, images, work / "retrieved.txt", num_matched=50)
+    return len(images) + len(queries), "images"
+
+
+def _match(features: Path, work: Path) -> tuple[int, str]:
+    count = 0
+    for kind in ("query", "db"):
+        matches.main(
+            work / f"pairs-{kind}.txt", features, work / f"matches-{kind}.h5",
+            cache_bytes=CACHE_BYTES,
+        )  # fmt: skip
+        count += sum(1 for _ in (work / f"pairs-{kind}.txt").open())
+    return count, "pairs"
+
+
+def _verify(features: Path, work: Path) -> tuple[int, str]:
+    reference = pycolmap.Reconstruction(str(work / "reference"))
+    listed = pairs.read_pairs(work / "pairs-db.txt")
+    with FeatureReader(features) as read, MatchReader(work / "matches-db.h5") as matched:
+        mapping.fill_database(
+            work / "database.db", reference, listed, read, matched, mapping.MappingConfig()
+        )
+    return len(listed), "pairs"
+
+
+if __name__ == "__main__":
+    run_application(app)
