@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from samfeat_hloc.cli import app
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.network import SAMFeat
-from samfeat_hloc.training import corners, losses
+from samfeat_hloc.training import ablation, corners, losses
 from samfeat_hloc.training.homographies import (
     HomographyOptions,
     homography_from_points,
@@ -25,7 +30,8 @@ from samfeat_hloc.training.pairs import PairOptions
 from samfeat_hloc.training.recipe import read_recipe
 from samfeat_hloc.training.trainer import learning_rate_at, train
 
-RECIPE = Path(__file__).parents[1] / "configs" / "homographies.yaml"
+CONFIGS = Path(__file__).parents[1] / "configs"
+RECIPE = CONFIGS / "homographies.yaml"
 
 
 def test_losses_equal_the_releases(shared: Path) -> None:
@@ -237,6 +243,96 @@ def test_the_loss_falls(photo_folder: Path, tmp_path: Path) -> None:
     assert last < 0.9 * first
 
 
+@pytest.fixture(scope="module")
+def cache(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("skimage")
+    path = tmp_path_factory.mktemp("teacher") / "regions.h5"
+    command = ["teach", "--images", str(photo_folder), "--teacher", "regions", "--out", str(path)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    return path
+
+
+SMALL = [
+    "train.log_every=1", "train.save_every=50", "train.validate_every=50", "train.warmup=1",
+    "train.batch=2", "pairs.crop=64", "pairs.points=48", "pairs.keypoints=32", "train.decay=0.1",
+]  # fmt: skip
+
+
+def mean_losses(run: Path) -> list[dict[str, float]]:
+    """Means of the losses over the first and the last third of a run."""
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    third = len(records) // 3
+    names = [n for n in ("detection", "matching", "triplet", "asrd", "wsc", "edge")
+             if n in records[0]]  # fmt: skip
+    return [{n: float(np.mean([r[n] for r in part])) for n in names}
+            for part in (records[:third], records[-third:])]  # fmt: skip
+
+
+def test_the_papers_recipe_with_a_teacher(photo_folder: Path, cache: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = [
+        *SMALL, f"data.images={photo_folder}", f"data.teacher={cache}", f"output={run}",
+        "train.steps=24", "train.keep=1", "pairs.not_search=8", "train.clip=5",
+    ]  # fmt: skip
+    path = train(read_recipe(CONFIGS / "samfeat.yaml", arguments))
+    first, last = mean_losses(run)
+    assert set(first) == {"detection", "triplet", "asrd", "wsc", "edge"}
+    assert sum(last.values()) < sum(first.values())
+    assert last["asrd"] < first["asrd"]
+    assert "regions" in SAMFeat.from_pretrained(path).metadata["training"]["teacher"]
+    kept = sorted(p.name for p in run.glob("*.safetensors"))
+    assert kept == ["best.safetensors", "samfeat.safetensors", "step-0000024.safetensors"]
+
+
+def test_averaged_weights_resume_too(photo_folder: Path, tmp_path: Path) -> None:
+    extra = ["train.ema=0.9", "train.schedule=cosine", *overrides(photo_folder, tmp_path / "a", 4)]
+    whole = train(read_recipe(RECIPE, extra))
+    extra[-1:] = [extra[-1], f"output={tmp_path / 'b'}", "train.save_every=2"]
+    train(read_recipe(RECIPE, [*extra, "train.steps=2", "train.decay=0.5"]))
+    # Prolonged: the first two steps had another schedule, so only the state's contents count.
+    state = torch.load(tmp_path / "b" / "state.pt", weights_only=True)
+    assert state["step"] == 2
+    assert {f"module.{name}" for name in state["model"]} < set(state["averaged"])
+    newest = SAMFeat.from_pretrained(whole).state_dict()
+    trained = torch.load(tmp_path / "a" / "state.pt", weights_only=True)["model"]
+    assert not torch.equal(newest["edge.weight"], trained["edge.weight"])
+
+
+def test_two_processes_train_as_one(photo_folder: Path, tmp_path: Path) -> None:
+    """torchrun on two processes: one checkpoint, of the average of both gradients."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29731",
+        "-m", "samfeat_hloc", "train", "--config", str(RECIPE),
+        *overrides(photo_folder, tmp_path / "run", 2),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    training = SAMFeat.from_pretrained(tmp_path / "run/samfeat.safetensors").metadata["training"]
+    assert training["pairs"] == 2 * 2 * 2  # steps, pairs, processes
+
+
+def test_ablation(photo_folder: Path, cache: Path, tmp_path: Path) -> None:
+    arguments = [
+        *SMALL, f"data.images={photo_folder}", f"data.teacher={cache}", f"output={tmp_path}",
+        "train.steps=2",
+    ]  # fmt: skip
+    recipe = read_recipe(RECIPE, arguments)
+    plain, everything = ablation.variant(recipe, "baseline"), ablation.variant(recipe, "all")
+    assert not plain.losses.needs_teacher()
+    assert plain.losses.edge == 0
+    assert not plain.network.edge_attention
+    assert everything.losses.needs_teacher() == ["asrd", "wsc"]
+    assert everything.network.edge_attention
+    rows = ablation.ablate(recipe)
+    assert [row.name for row in rows] == ["baseline", "+ASRD", "+WSC", "+EAG", "all"]
+    assert all(row.seconds_per_step > 0 and row.memory > 50 for row in rows)
+    assert (tmp_path / "ablation.md").read_text().count("\n") == 7
+    # What is done is not done again.
+    assert [row.memory for row in ablation.ablate(recipe)] == [row.memory for row in rows]
+
+
 def test_recipes_are_checked_before_the_first_step(photo_folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.yaml"
     broken.write_text("train: [1, 2\n")
@@ -246,6 +342,11 @@ def test_recipes_are_checked_before_the_first_step(photo_folder: Path, tmp_path:
         (RECIPE, [], "data.images"),
         (RECIPE, ["data.images=x", "train.stepz=3"], "stepz"),
         (RECIPE, ["data.images=x", "train.steps=many"], "steps"),
+        (RECIPE, ["data.images=x", "train.steps=0"], "train.steps: 0 is not possible"),
+        (RECIPE, ["data.images=x", "train.schedule=steep"], "linear or cosine"),
+        (RECIPE, ["data.images=x", "pairs.crop=100"], "multiple of 16"),
+        (RECIPE, ["data.model=x"], "data.images is missing"),
+        (CONFIGS / "samfeat.yaml", ["data.images=x"], "losses.asrd needs a teacher"),
     ]
     for path, extra, reason in cases:
         with pytest.raises(SamfeatError, match=reason):

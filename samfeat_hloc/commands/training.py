@@ -1,4 +1,4 @@
-"""``samfeat train``."""
+"""``samfeat train`` and ``samfeat ablate``."""
 
 from __future__ import annotations
 
@@ -7,19 +7,30 @@ from typing import Annotated
 
 import typer
 
+Config = Annotated[Path, typer.Option(help="A recipe, such as configs/homographies.yaml.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="key=value, such as data.images=PHOTOS")
+]
+
 
 def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
+    """Add the commands to the application."""
 
     @app.command()
-    def train(
-        config: Annotated[Path, typer.Option(help="A recipe, such as configs/homographies.yaml.")],
-        overrides: Annotated[
-            list[str] | None, typer.Argument(help="key=value, such as data.images=PHOTOS")
-        ] = None,
-    ) -> None:
+    def train(config: Config, overrides: Overrides = None) -> None:
         """Train SAMFeat, or go on with a run that was interrupted."""
         from ..training.recipe import read_recipe  # heavy: not for the other commands
         from ..training.trainer import train
 
         typer.echo(f"weights: {train(read_recipe(config, overrides or []))}")
+
+    @app.command()
+    def ablate(config: Config, overrides: Overrides = None) -> None:
+        """Train without the teacher, with each of its losses, and with all; print what each is
+        worth and costs."""
+        from ..training import ablation
+        from ..training.recipe import read_recipe
+
+        recipe = read_recipe(config, overrides or [])
+        typer.echo(ablation.table(ablation.ablate(recipe)))
+        typer.echo(f"table: {recipe.output / 'ablation.md'}")

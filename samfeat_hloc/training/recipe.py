@@ -15,6 +15,7 @@ from .pairs import PairOptions
 
 SCHEDULES = ("linear", "cosine")
 EDGE_LOSSES = ("mse", "bce")
+SHIPPED = "shipped"  # start_from: the checkpoint that comes with the package
 
 
 @dataclass
@@ -121,7 +122,7 @@ class Recipe:
     """A training recipe: its YAML file has these sections and keys."""
 
     output: Path = MISSING
-    start_from: Path | None = None  # a checkpoint; None starts from random weights
+    start_from: Path | None = None  # a checkpoint, or "shipped"; None: random weights
     data: DataOptions = field(default_factory=DataOptions)
     network: NetworkOptions = field(default_factory=NetworkOptions)
     train: LoopOptions = field(default_factory=LoopOptions)

@@ -30,8 +30,9 @@ from . import losses, processes
 from .data import open_data
 from .journal import Journal
 from .pairs import PairBatch
-from .recipe import LoopOptions, LossOptions, Recipe
+from .recipe import SHIPPED, LoopOptions, LossOptions, Recipe
 from .run_state import NEWEST, load_state, save_state, save_weights
+from .sources import batches_ahead
 from .validation import matching_accuracy
 
 
@@ -182,7 +183,14 @@ def train(recipe: Recipe) -> Path:
             f"{output}: {loop.batch * world} pairs a step on {world} {device.type} device(s)"
         )
 
-    generator = torch.Generator(device)
+    def generators() -> Iterator[torch.Generator]:
+        # Data depends on the step alone, so a resumed run sees what it would have seen.
+        for step in range(progress.step, loop.steps):
+            yield torch.Generator(device).manual_seed(loop.seed * 1_000_003 + step * world + rank)
+
+    # A GPU computes while the next batches are made; on a CPU both would take the same cores.
+    ahead = 2 if device.type == "cuda" else 0
+    batches = batches_ahead(data.source, loop.batch, recipe.pairs, generators(), ahead=ahead)
     clock = Clock(device)
     earlier, began = progress.seconds, time.monotonic()
     with Journal(output, progress.step, enabled=rank == 0) as journal, tqdm(
@@ -190,10 +198,8 @@ def train(recipe: Recipe) -> Path:
         disable=rank > 0,
     ) as bar:  # fmt: skip
         for step in range(progress.step, loop.steps):
-            # Data depends on the step alone, so a resumed run sees what it would have seen.
-            generator.manual_seed(loop.seed * 1_000_003 + step * world + rank)
             with clock.measure("data"):
-                batch = data.source.batch(loop.batch, recipe.pairs, generator)
+                batch = next(batches)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate_at(step, loop)
             parts, norm = training_step(parallel, optimizer, batch, recipe, clock)
@@ -263,7 +269,8 @@ def describe(recipe: Recipe, progress: Any, teacher: str, world: int) -> dict[st
 def _first_weights(recipe: Recipe) -> SAMFeat:
     if recipe.start_from is None:
         return SAMFeat(edge_attention=recipe.network.edge_attention)
-    return SAMFeat.from_pretrained(recipe.start_from, device="cpu")
+    shipped = str(recipe.start_from) == SHIPPED
+    return SAMFeat.from_pretrained(None if shipped else recipe.start_from, device="cpu")
 
 
 def _stop_at(output: Path, step: int, batch: PairBatch) -> None:
