@@ -1,0 +1,123 @@
+"""The teacher `labels`: label maps that somebody drew or another program wrote.
+
+A label map is an image beside none of the photos but in a folder of its own, under the photo's name
+with any image extension ("a/b.jpg" and "a/b.png"), of any size that covers the photo. Grey (8 or 16
+bits) and palette images hold label numbers, the largest value (255 or 65535) where there is none;
+colour images hold a label a colour, black where there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ..errors import SamfeatError
+from ..images import EXTENSIONS
+from .cache import Taught
+from .maps import borders, cells_of, soft_edges
+from .registry import Photo, TeacherOptions
+
+CELL = 8  # pixels of a map whose longer side has 480
+DIMENSIONS = 64
+_SMOOTH = 6.0  # pixels of such a map: how far a label reaches across its border
+_LONGEST = 480
+
+
+def load(options: TeacherOptions, device: str) -> Labels:
+    """The teacher; it computes on the processor whatever the device.
+
+    Raises:
+        SamfeatError: no folder of label maps.
+    """
+    if options.label_dir is None:
+        raise SamfeatError("teacher labels: give the folder of the label maps with --label-maps")
+    if not options.label_dir.is_dir():
+        raise SamfeatError(f"{options.label_dir}: no such folder; give that of the label maps")
+    return Labels(options.label_dir)
+
+
+class Labels:
+    """See the module."""
+
+    name = "labels"
+    weights_sha256: str | None = None
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.config: Mapping[str, Any] = {
+            "cell": CELL, "dimensions": DIMENSIONS, "smooth": _SMOOTH, "longest": _LONGEST,
+        }  # fmt: skip
+
+    def teach(self, photos: Sequence[Photo]) -> list[Taught]:
+        """What the label maps say of each photo.
+
+        Raises:
+            SamfeatError: a photo has no label map, or one that cannot be read.
+        """
+        return [taught_by(read_label_map(label_map(self._folder, p.name))) for p in photos]
+
+
+def taught_by(labels: np.ndarray) -> Taught:
+    """What a label map (H, W) says: itself, its borders, and each label's own direction.
+
+    A label's direction is a fixed random one of :data:`DIMENSIONS`, drawn for its number: the same
+    in all photos and nearly orthogonal to the others. Directions blend into each other at borders.
+    """
+    scale = min(1.0, _LONGEST / max(labels.shape))
+    size = tuple(max(1, round(side * scale)) for side in labels.shape[::-1])
+    labels = cv2.resize(labels.astype(np.int32), size, interpolation=cv2.INTER_NEAREST)
+    numbers, index = np.unique(labels, return_inverse=True)
+    directions = np.stack([_direction(int(number)) for number in numbers])
+    image = directions[index.reshape(labels.shape)]
+    smooth = np.stack([cv2.GaussianBlur(image[..., d], (0, 0), _SMOOTH) for d in range(DIMENSIONS)],
+                      axis=2)  # fmt: skip
+    return Taught(cells_of(smooth, CELL), labels, soft_edges(borders(labels)))
+
+
+def label_map(folder: Path, name: str) -> Path:
+    """The label map of a photo.
+
+    Raises:
+        SamfeatError: there is none.
+    """
+    for extension in sorted(EXTENSIONS, key=lambda e: (e != ".png", e)):
+        path = folder / Path(name).with_suffix(extension)
+        if path.is_file():
+            return path
+    raise SamfeatError(
+        f"{folder}: has no label map of {name}; add {Path(name).with_suffix('.png')}"
+    )
+
+
+def read_label_map(path: Path) -> np.ndarray:
+    """Label numbers (H, W) int32, -1 where there is none.
+
+    Raises:
+        SamfeatError: the image cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            if image.mode in ("L", "P", "1", "I", "I;16", "I;16B"):
+                values = np.asarray(image).astype(np.int32)
+                largest = 65535 if image.mode.startswith("I") else 255
+                return np.where(values == largest, -1, values)
+            colours = np.asarray(image.convert("RGB")).astype(np.int32)
+    except (OSError, ValueError, SyntaxError) as error:
+        why = " ".join(str(error).split())
+        raise SamfeatError(f"{path}: is no label map that can be read ({why})") from None
+    numbers = (colours[..., 0] << 16) + (colours[..., 1] << 8) + colours[..., 2]
+    return np.where(numbers == 0, -1, numbers).astype(np.int32)
+
+
+def _direction(number: int) -> np.ndarray:
+    """The unit vector (D,) float32 of a label; zero where there is none."""
+    if number < 0:
+        return np.zeros(DIMENSIONS, np.float32)
+    drawn = np.random.default_rng(number).standard_normal(DIMENSIONS)
+    return (drawn / np.linalg.norm(drawn)).astype(np.float32)
