@@ -280,7 +280,7 @@ def test_the_papers_recipe_with_a_teacher(photo_folder: Path, cache: Path, tmp_p
     assert set(first) == {"detection", "triplet", "asrd", "wsc", "edge"}
     assert sum(last.values()) < sum(first.values())
     assert last["asrd"] < first["asrd"]
-    assert "regions" in SAMFeat.from_pretrained(path).metadata["training"]["teacher"]
+    assert "regions" in SAMFeat.from_pretrained(path).metadata["teacher"]
     kept = sorted(p.name for p in run.glob("*.safetensors"))
     assert kept == ["best.safetensors", "samfeat.safetensors", "step-0000024.safetensors"]
 
@@ -309,7 +309,7 @@ def test_two_processes_train_as_one(photo_folder: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    training = SAMFeat.from_pretrained(tmp_path / "run/samfeat.safetensors").metadata["training"]
+    training = SAMFeat.from_pretrained(tmp_path / "run/samfeat.safetensors").metadata
     assert training["pairs"] == 2 * 2 * 2  # steps, pairs, processes
 
 
