@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import threading
 import zlib
 from itertools import product
 from pathlib import Path, PurePosixPath
@@ -13,6 +15,7 @@ from ..errors import SamfeatError
 
 ENDINGS = (".geometric.bin", ".h5", ".hdf5", ".npy")
 _MOST_PIXELS = 200_000_000
+_parsing = threading.Lock()
 _DEFLATE = h5py.h5z.FILTER_DEFLATE
 
 
@@ -37,7 +40,7 @@ def read_depth_map(path: Path) -> np.ndarray:
     """
     try:
         if path.suffix == ".npy":
-            depth = np.load(path, allow_pickle=False)
+            depth = array_of(path.read_bytes())
         elif path.suffix == ".bin":
             depth = _read_colmap(path)
         else:
@@ -52,6 +55,16 @@ def read_depth_map(path: Path) -> np.ndarray:
         ) from None
     depth = depth.astype(np.float32)
     return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
+
+
+def array_of(npy: bytes) -> np.ndarray:
+    """The array in the bytes of an ``.npy`` file; nothing is unpickled. ValueError otherwise.
+
+    One thread at a time: NumPy parses the header as Python code, and Python 3.11 and 3.12 raise a
+    SystemError at times where several threads parse ("AST constructor recursion depth mismatch").
+    """
+    with _parsing:
+        return np.asarray(np.load(io.BytesIO(npy), allow_pickle=False))
 
 
 def _read_colmap(path: Path) -> np.ndarray:

@@ -23,9 +23,10 @@ from tqdm import tqdm
 
 from ..errors import SamfeatError
 from ..localization.map_model import is_model
+from ..teachers.cache import Taught
 from .pairs import PairBatch, PairOptions
 from .posed_pairs import PosedSource
-from .posed_scene import PosedScene, Teacher, TeacherMaps, read_scene
+from .posed_scene import PosedScene, Teacher, read_scene
 from .posed_views import PosedOptions
 
 logger = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class _Below:
     def __contains__(self, name: object) -> bool:
         return f"{self._folder}/{name}" in self._teacher
 
-    def read(self, name: str) -> TeacherMaps:
+    def read(self, name: str) -> Taught:
         return self._teacher.read(f"{self._folder}/{name}")
 
 

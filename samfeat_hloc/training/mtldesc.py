@@ -12,6 +12,8 @@ Below the data set's folder, for each pair (such as 0000012)::
                             and of the second photo SAM_feature_warped, SAM_edge_warped,
                             SAM_out_warped_cat
 
+As in the release, half of the batches are such pairs, and half are photos under homographies.
+
 The SAMFeat release keeps the SAM files as ``.npy`` with a pickled dictionary. Loading one can run
 code that is in it, so they are not read. Whoever trusts theirs turns them into ``.npz`` once::
 
@@ -24,9 +26,11 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -34,46 +38,70 @@ import torch
 
 from ..errors import SamfeatError
 from ..images import read_image
+from ..teachers.cache import Taught
 from .corners import splat
+from .depth_maps import array_of
+from .homographies import HomographyOptions
+from .homography_pairs import PhotoSet, make_pairs
+from .keypoint_labels import Labels
 from .pairs import PairBatch, PairOptions, finish_pairs
-from .posed_pairs import Maps, stacked, teacher_views
-from .posed_views import CELL, sample_embedding
+from .posed_pairs import stacked
+from .taught import warp_taught
 
-_TWICE = {
-    "feature": ("SAM_feature", "SAM_feature_warped"),
-    "edge": ("SAM_edge", "SAM_edge_warped"),
-    "category": ("SAM_out_cat", "SAM_out_warped_cat"),
+HOMOGRAPHIES = 0.5  # share of the batches
+_SAM = {
+    "SAM_feature": "SAM_feature_warped",
+    "SAM_edge": "SAM_edge_warped",
+    "SAM_out_cat": "SAM_out_warped_cat",
 }
 
 
 @dataclass(frozen=True, eq=False)
-class _Pair:
-    """A pair cut to the batch's side S; element k of each pair is of photo k.
+class _Photo:
+    """One photo of a pair: image uint8 (H, W, 3), keypoints (n, 2) and descriptor points (N, 2) xy,
+    what SAM says of it (its groups only at the descriptor points: categories (N,), -1 none)."""
 
-    images: uint8 (S, S, 3). labels: (K, 2) xy. points: (N, 2) xy; valid: (N,). categories: (N,)
-    int64. said: what SAM says of the view, None where its file is missing.
-    """
+    image: np.ndarray
+    keypoints: np.ndarray
+    points: np.ndarray
+    taught: Taught | None
+    categories: np.ndarray
 
-    images: tuple[np.ndarray, np.ndarray]
-    labels: tuple[np.ndarray, np.ndarray]
-    points: tuple[np.ndarray, np.ndarray]
-    valid: np.ndarray
-    categories: tuple[np.ndarray, np.ndarray]
-    said: tuple[Maps, Maps] | None
+
+@dataclass(frozen=True, eq=False)
+class _Cut:
+    """A view of S x S pixels that begins at a corner (x, y) of a photo of this size (w, h)."""
+
+    image: np.ndarray
+    corner: np.ndarray
+    size: np.ndarray
+    labels: np.ndarray
+    points: np.ndarray
+    taught: Taught | None
+    categories: np.ndarray
 
 
 class MtldescSource:
-    """Pairs of views of MTLDesc's release: correspondences are its descriptor points."""
+    """Pairs of views of MTLDesc's release."""
 
-    def __init__(self, root: Path, names: list[str], *, workers: int | None = None) -> None:
+    def __init__(
+        self, root: Path, names: list[str], *, homographies: float = HOMOGRAPHIES,
+        workers: int | None = None,
+    ) -> None:  # fmt: skip
         self.root = root
         self.names = names
+        self._homographies = homographies
         self._taught = frozenset(path.stem for path in (root / "sam").glob("*.npz"))
         self._pool = ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1))
 
     @classmethod
-    def open(cls, root: Path) -> MtldescSource:
+    def open(cls, root: Path, *, homographies: float = HOMOGRAPHIES) -> MtldescSource:
         """Look for the files of every pair, and read those of the first.
+
+        Arguments:
+            root: the folder that holds image, keypoint, despoint and, where there are any, sam.
+            homographies: share of the batches that are single photos under homographies, with the
+                same labels and SAM's files (but no categories, which are known at points only).
 
         Raises:
             SamfeatError: no such folder, no pairs, a pair without its keypoint or descriptor
@@ -103,55 +131,89 @@ class MtldescSource:
                 f"{sam}: no .npz in it; the release's pickled .npy files are not read, turn them"
                 " into .npz as samfeat_hloc/training/mtldesc.py says, or remove the folder"
             )
-        source = cls(root, names)
-        source._read(names[0], 64, 8, np.random.default_rng(0))
+        source = cls(root, names, homographies=homographies)
+        source._read(names[0])
         return source
 
     def batch(self, count: int, options: PairOptions, generator: torch.Generator) -> PairBatch:
         """``count`` random pairs on the generator's device; see :class:`.pairs.PairSource`."""
-        device, side = generator.device, options.crop
+        device = generator.device
         seed = int(torch.randint(2**62, (1,), generator=generator, device=device))
+        rng = np.random.default_rng(seed)
+        if rng.random() < self._homographies:
+            return self._under_homographies(count, options, generator, rng)
 
-        def draw(index: int) -> _Pair:
+        def draw(index: int) -> tuple[tuple[_Cut, _Cut], np.ndarray]:
             rng = np.random.default_rng((seed, index))
-            name = self.names[rng.integers(len(self.names))]
-            return self._read(name, side, options.points, rng)
+            pair, valid = self._read(self.names[rng.integers(len(self.names))])
+            return _cut(pair, valid, options, rng)
 
-        pairs = list(self._pool.map(draw, range(count)))
-        photos, labels, points, corners = [], [], [], []
-        numbers = [min(len(p.labels[0]), len(p.labels[1]), options.keypoints) for p in pairs]
+        drawn = list(self._pool.map(draw, range(count)))
+        valid = stacked([v for _, v in drawn], device)
+        photos, labels, corners, points, groups, taught = [], [], [], [], [], []
+        rows = [min(len(a.labels), len(b.labels), options.keypoints) for (a, b), _ in drawn]
         for k in (0, 1):
-            photo = stacked([p.images[k] for p in pairs], device)
+            cuts = [pair[k] for pair, _ in drawn]
+            photo = stacked([cut.image for cut in cuts], device)
             photos.append(photo.permute(0, 3, 1, 2).float() / 255)
-            points.append(stacked([p.points[k] for p in pairs], device))
-            most = max(1, max(len(p.labels[k]) for p in pairs))
-            there = np.array([np.arange(most) < len(p.labels[k]) for p in pairs])
-            padded = stacked([_filled(p.labels[k], most) for p in pairs], device)
-            labels.append(splat(padded, stacked(list(there), device), side))
-            corners.append(
-                stacked([_filled(p.labels[k][:n], options.keypoints)
-                         for p, n in zip(pairs, numbers, strict=True)], device)
-            )  # fmt: skip
-        # The labels are whole pixels: there is no place within the pixel to be taught.
-        whole = all((p.labels[k] % 1 == 0).all() for p in pairs for k in (0, 1))
-        present = np.array([np.arange(options.keypoints) < (0 if whole else n) for n in numbers])
-        taught = teacher_views(
-            ([p.said[0] if p.said else None for p in pairs],
-             [p.said[1] if p.said else None for p in pairs]), device,
-        )  # fmt: skip
-        everywhere = torch.ones_like(labels[0])
+            most = max(1, *(len(cut.labels) for cut in cuts))
+            there = stacked([np.arange(most) < len(cut.labels) for cut in cuts], device)
+            places = stacked([_filled(cut.labels, most) for cut in cuts], device)
+            labels.append(splat(places, there, options.crop))
+            kept = [
+                _filled(c.labels[:n], options.keypoints) for c, n in zip(cuts, rows, strict=True)
+            ]
+            corners.append(stacked(kept, device))
+            points.append(stacked([cut.points for cut in cuts], device))
+            groups.append(stacked([cut.categories for cut in cuts], device).long())
+            to_photo = torch.eye(3, device=device).repeat(count, 1, 1)
+            to_photo[:, :2, 2] = stacked([cut.corner for cut in cuts], device)
+            sizes = stacked([cut.size for cut in cuts], device)
+            taught.append(warp_taught([c.taught for c in cuts], sizes, to_photo, options.crop))
+        # Labels on whole pixels say nothing of the place within the pixel.
+        whole = all((cut.labels % 1 == 0).all() for pair, _ in drawn for cut in pair)
+        present = [np.arange(options.keypoints) < (0 if whole else n) for n in rows]
+        seen = torch.ones_like(labels[0])
+        known = any(cut.taught is not None for pair, _ in drawn for cut in pair)
         batch = finish_pairs(
-            (photos[0], photos[1]), (everywhere, everywhere),
-            (corners[0], corners[1], stacked(list(present), device)),
-            (points[0], points[1], stacked([p.valid for p in pairs], device)),
-            options, generator, taught=taught,
+            (photos[0], photos[1]), (seen, seen),
+            (corners[0], corners[1], stacked(present, device)), (points[0], points[1], valid),
+            options, generator, taught=(taught[0], taught[1]) if known else None,
         )  # fmt: skip
-        groups = [stacked([p.categories[k] for p in pairs], device).long() for k in (0, 1)]
         return replace(
             batch, labels0=labels[0], labels1=labels[1], groups0=groups[0], groups1=groups[1]
         )
 
-    def _read(self, name: str, side: int, count: int, rng: np.random.Generator) -> _Pair:
+    def _under_homographies(
+        self, count: int, options: PairOptions, generator: torch.Generator, rng: np.random.Generator
+    ) -> PairBatch:
+        """Pairs of views of one photo each, from ``count`` photos of different pairs."""
+        names = [self.names[i] for i in rng.permutation(len(self.names))[:count]]
+        sides = rng.integers(0, 2, len(names)).tolist()
+        photos = [
+            pair[k] for (pair, _), k in zip(self._pool.map(self._read, names), sides, strict=True)
+        ]
+        sizes = np.array([photo.image.shape[1::-1] for photo in photos])
+        canvases = np.zeros((len(photos), *sizes.max(0)[::-1], 3), np.uint8)
+        for canvas, photo in zip(canvases, photos, strict=True):
+            canvas[: photo.image.shape[0], : photo.image.shape[1]] = photo.image
+        kept = PhotoSet(
+            torch.from_numpy(canvases).permute(0, 3, 1, 2), torch.from_numpy(sizes), tuple(names)
+        )
+        labels = {
+            name: Labels(
+                p.keypoints.astype(np.float32), np.ones(len(p.keypoints), np.float32), size
+            )
+            for name, p, size in zip(names, photos, map(tuple, sizes.tolist()), strict=True)
+        }
+        taught = {n: p.taught for n, p in zip(names, photos, strict=True) if p.taught is not None}
+        return make_pairs(
+            kept, count, options, HomographyOptions(), generator,
+            teacher=cast(Any, _Known(taught)) if taught else None, labels=cast(Any, _Known(labels)),
+        )  # fmt: skip
+
+    def _read(self, name: str) -> tuple[tuple[_Photo, _Photo], np.ndarray]:
+        """The two photos, and which of their descriptor points show the same."""
         both = read_image(self.root / "image" / f"{name}.jpg")
         width = both.shape[1] // 2
         size = np.array((width, both.shape[0]))
@@ -159,83 +221,80 @@ class MtldescSource:
         despoint = _arrays(
             self.root / "despoint" / f"{name}.npz", ("desp_point1", "desp_point2", "valid_mask")
         )
-        sam = self.root / "sam" / f"{name}.npz"
-        said = _arrays(sam, sum(_TWICE.values(), ())) if name in self._taught else None
+        path = self.root / "sam" / f"{name}.npz"
+        said = _arrays(path, (*_SAM, *_SAM.values())) if name in self._taught else None
+        photos = []
+        valid = despoint["valid_mask"].reshape(-1) > 0
         try:
-            points = [
-                (despoint[f"desp_point{k}"].reshape(-1, 2) + 1) / 2 * (size - 1) for k in (1, 2)
-            ]
-            labels = [keypoint[f"points_{k}"].reshape(-1, 2)[:, ::-1] for k in (0, 1)]
-            valid = despoint["valid_mask"].reshape(-1) > 0
-            if not len(points[0]) == len(points[1]) == len(valid):
-                raise ValueError("its arrays differ in length")
-        except ValueError as error:
-            raise SamfeatError(
-                f"{self.root}: pair {name} is not in MTLDesc's format ({error}); fetch it again"
-            ) from None
-        # Smaller photos are enlarged to the view, larger ones cut around a common point.
-        scale = max(1.0, side / size.min())
-        middle = rng.choice(np.flatnonzero(valid)) if valid.any() else 0
-        images, corners, cut = [], [], []
-        for k in (0, 1):
-            photo = both[:, k * width : (k + 1) * width]
-            if scale > 1:
-                photo = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
-            points[k] = (points[k] + 0.5) * scale - 0.5
-            labels[k] = (labels[k] + 0.5) * scale - 0.5
-            at = points[k][middle] if len(points[k]) else size / 2
-            most = np.array(photo.shape[1::-1]) - side
-            corner = np.clip(np.round(at - rng.uniform(0.25, 0.75, 2) * side), 0, most).astype(int)
-            images.append(photo[corner[1] : corner[1] + side, corner[0] : corner[0] + side])
-            points[k] = points[k] - corner
-            label = labels[k] - corner
-            inside = ((label > -0.5) & (label < side - 0.5)).all(1)
-            corners.append(rng.permutation(label[inside]).clip(0, side - 1))
-            valid = valid & ((points[k] >= 0) & (points[k] <= side - 1)).all(1)
-            cut.append((corner, scale * size))
-        # Points that count come first, in random order; the rest fills up.
-        order = rng.permutation(len(valid))
-        order = order[np.argsort(~valid[order], kind="stable")][:count]
-        points = [np.where(valid[:, None], p, 0) for p in points]
-        categories = [np.full(count, -1, np.int64) for _ in (0, 1)]
-        if said:
             for k in (0, 1):
-                category = said[_TWICE["category"][k]]
-                category = category.reshape(-1, category.shape[-1])[:, -1]
-                if len(category) != len(valid):
-                    raise SamfeatError(
-                        f"{sam}: {len(category)} categories of {len(valid)} descriptor points; make"
-                        " the file again"
-                    )
-                categories[k][: len(order)] = np.where(valid, category, -1)[order]
-        return _Pair(
-            (images[0], images[1]), (corners[0], corners[1]),
-            (_filled(points[0][order], count), _filled(points[1][order], count)),
-            np.concatenate([valid[order], np.zeros(count - len(order), bool)]),
-            (categories[0], categories[1]),
-            (_said(said, 0, *cut[0], side), _said(said, 1, *cut[1], side)) if said else None,
-        )  # fmt: skip
+                taught, categories = _said(said, k) if said else (None, np.full(len(valid), -1))
+                points = (despoint[f"desp_point{k + 1}"].reshape(-1, 2) + 1) / 2 * (size - 1)
+                if not len(points) == len(valid) == len(categories):
+                    raise ValueError(f"{len(points)} points, {len(valid)} of them marked as valid"
+                                     f" or not, {len(categories)} with a category")  # fmt: skip
+                image = both[:, k * width : (k + 1) * width]
+                keypoints = keypoint[f"points_{k}"].reshape(-1, 2)[:, ::-1]
+                photos.append(_Photo(image, keypoints, points, taught, categories))
+        except (ValueError, IndexError) as error:
+            raise SamfeatError(
+                f"{self.root}: pair {name} is not in the release's format ({error}); fetch it again"
+            ) from None
+        return (photos[0], photos[1]), valid
 
 
-def _said(
-    said: dict[str, np.ndarray], k: int, corner: np.ndarray, size: np.ndarray, side: int
-) -> Maps:
-    """SAM's embedding, (no) groups and edges of a view that begins at a corner of photo k."""
-    cells = max(1, side // CELL)
-    pixels = (np.arange(cells) + 0.5) * side / cells
-    x, y = np.meshgrid(pixels, pixels)
-    share = (np.stack([x, y], -1) + corner) / size
-    feature = said[_TWICE["feature"][k]]
-    embedding = sample_embedding(feature.reshape(feature.shape[-3:]), share)
-    edge = said[_TWICE["edge"][k]]
-    edge = edge.reshape(edge.shape[-2:]).astype(np.float32) / 255
-    x, y = np.meshgrid(np.arange(side) + 0.5, np.arange(side) + 0.5)
-    at = (np.stack([x, y], -1) + corner) / size * edge.shape[::-1] - 0.5
-    edges = cv2.remap(
-        edge, at[..., 0].astype(np.float32), at[..., 1].astype(np.float32), cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
-    )  # fmt: skip
-    return embedding, np.full((side, side), -1, np.int64), edges
+class _Known(dict[str, Any]):
+    """Entries by photo name, read as labels and teachers' caches are."""
+
+    def read(self, name: str) -> Any:
+        return self[name]
+
+
+def _said(said: dict[str, np.ndarray], k: int) -> tuple[Taught, np.ndarray]:
+    """SAM's embedding and edges of photo k, and the categories of its descriptor points."""
+    feature, edge, category = (said[(first, second)[k]] for first, second in _SAM.items())
+    edges = edge.reshape(edge.shape[-2:]).astype(np.float32) / 255
+    embedding = feature.reshape(feature.shape[-3:]).astype(np.float32)
+    taught = Taught(embedding, np.full(edges.shape, -1, np.int32), edges)
+    return taught, category.reshape(-1, category.shape[-1])[:, -1].astype(np.int64)
+
+
+def _cut(
+    pair: tuple[_Photo, _Photo], valid: np.ndarray, options: PairOptions, rng: np.random.Generator
+) -> tuple[tuple[_Cut, _Cut], np.ndarray]:
+    """Views of the batch's size around a common point; photos that are smaller are enlarged.
+
+    Returns also which of the views' descriptor points count (options.points,).
+    """
+    side, count = options.crop, options.points
+    middle = rng.choice(np.flatnonzero(valid)) if valid.any() else 0
+    cuts = []
+    for photo in pair:
+        size = np.array(photo.image.shape[1::-1])
+        scale = max(1.0, side / size.min())
+        image = photo.image
+        if scale > 1:
+            image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+        points, labels = ((at + 0.5) * scale - 0.5 for at in (photo.points, photo.keypoints))
+        at = points[middle] if len(points) else size / 2
+        most = np.array(image.shape[1::-1]) - side
+        corner = np.clip(np.round(at - rng.uniform(0.25, 0.75, 2) * side), 0, most).astype(int)
+        labels = labels - corner
+        labels = labels[((labels > -0.5) & (labels < side - 0.5)).all(1)].clip(0, side - 1)
+        points = points - corner
+        valid = valid & ((points >= 0) & (points <= side - 1)).all(1)
+        view = image[corner[1] : corner[1] + side, corner[0] : corner[0] + side]
+        cuts.append(_Cut(view, corner, scale * size, rng.permutation(labels), points, photo.taught,
+                         photo.categories))  # fmt: skip
+    # Points that count come first, in random order; the rest fills up.
+    order = rng.permutation(len(valid))
+    order = order[np.argsort(~valid[order], kind="stable")][:count]
+    chosen = valid[order]
+    for k, cut in enumerate(cuts):
+        points = np.where(chosen[:, None], cut.points[order], 0)
+        categories = np.full(count, -1)
+        categories[: len(order)] = np.where(chosen, cut.categories[order], -1)
+        cuts[k] = replace(cut, points=_filled(points, count), categories=categories)
+    return (cuts[0], cuts[1]), np.concatenate([chosen, np.zeros(count - len(order), bool)])
 
 
 def _filled(points: np.ndarray, count: int) -> np.ndarray:
@@ -248,12 +307,12 @@ def _filled(points: np.ndarray, count: int) -> np.ndarray:
 def _arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Arrays of numbers of an ``.npz`` file; nothing in it is unpickled."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in names}
+        with zipfile.ZipFile(path) as file:
+            arrays = {name: array_of(file.read(f"{name}.npy")) for name in names}
         if any(array.dtype.kind not in "fiub" or not array.ndim for array in arrays.values()):
             raise ValueError("an array is not of numbers")
         return arrays
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         why = " ".join(str(error).split())
         raise SamfeatError(
             f"{path}: is not an .npz file with {', '.join(names)} ({why}); fetch it again"

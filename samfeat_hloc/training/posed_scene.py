@@ -20,6 +20,7 @@ from ..localization.map_model import is_model, read_cameras, read_map
 from ..localization.pairs import shared_points
 from ..localization.poses import Pose
 from ..localization.reference_model import CAMERA_MODELS, read_model
+from ..teachers.cache import Taught
 from .depth_maps import find_depth_map, read_depth_map
 
 logger = logging.getLogger(__name__)
@@ -29,23 +30,11 @@ LEAST_OVERLAP = 0.08  # of the points of the image that sees fewer
 MOST_ERROR = 2.0  # pixels; points whose mean reprojection error is larger are left out
 
 
-class TeacherMaps(Protocol):
-    """What a teacher says of a whole photo: embedding (C, h, w), groups (H, W) integers, -1 where
-    none, edges (H, W) in [0, 1]; each in a resolution of its own."""
-
-    @property
-    def embedding(self) -> np.ndarray: ...
-    @property
-    def groups(self) -> np.ndarray: ...
-    @property
-    def edges(self) -> np.ndarray: ...
-
-
 class Teacher(Protocol):
     """Knows what a teacher says of images, by their names: a cache that ``samfeat teach`` wrote."""
 
     def __contains__(self, name: object) -> bool: ...
-    def read(self, name: str) -> TeacherMaps: ...
+    def read(self, name: str) -> Taught: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +53,7 @@ class PosedImage:
     points: np.ndarray
     photo: Callable[[], np.ndarray]
     depth: Callable[[], np.ndarray] | None = None
-    taught: Callable[[], TeacherMaps] | None = None
+    taught: Callable[[], Taught] | None = None
 
     @property
     def focal(self) -> float:

@@ -18,8 +18,10 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import SamfeatError
-from .posed_scene import PosedImage, PosedScene, TeacherMaps
+from ..teachers.cache import Taught
+from .posed_scene import PosedImage, PosedScene
 from .reprojection import SMOOTH
+from .taught import CELL
 
 TRIES = 12  # pairs drawn until the views of one share ENOUGH of the scene's points
 AROUND = 4  # points tried as the middle of the views of each pair
@@ -27,7 +29,6 @@ ENOUGH = 24
 OFFSET = 0.3  # of a view's side: how far from its middle the common point may lie
 FEWEST = 24  # pixels of a photo that the smallest view shows
 AGREEMENT = 0.1  # share by which a depth map and a point of the model may differ
-CELL = 8  # view pixels to a cell of the teacher's embedding
 NODE = 8  # pixels between the places where lens distortion is computed; in between it is linear
 
 
@@ -334,7 +335,7 @@ def sample_depth(depth: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 
 def _taught(
-    maps: TeacherMaps, image: PosedImage, grid: np.ndarray, to_photo: np.ndarray, side: int
+    maps: Taught, image: PosedImage, grid: np.ndarray, to_photo: np.ndarray, side: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The teacher's embedding (C, side / CELL, …), groups and edges (side, side) of a view."""
     groups = np.asarray(maps.groups)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from ..errors import SamfeatError
 from ..scenes import DAY, View, build_city, correspond, illuminate, lift, plan_shots, render
+from ..teachers.cache import Taught
 from .pairs import PairBatch, PairOptions
 from .posed_pairs import PosedSource
 from .posed_scene import PosedImage, PosedScene, overlapping_pairs
@@ -24,15 +24,6 @@ T = TypeVar("T")
 EMBEDDING = 32  # channels
 GRID = 10  # pixels between the points that tell which pictures overlap
 CELL = 8  # pixels of a picture to a cell of the embedding
-
-
-@dataclass(frozen=True, eq=False)
-class CityLesson:
-    """What the geometry says of a picture, in the form of a teacher's maps."""
-
-    embedding: np.ndarray
-    groups: np.ndarray
-    edges: np.ndarray
 
 
 class SyntheticSource:
@@ -141,7 +132,7 @@ def _common_points(views: Sequence[View]) -> tuple[np.ndarray, list[np.ndarray]]
     return np.concatenate(places), [np.concatenate(rows) for rows in seen]
 
 
-def _teach(surface: np.ndarray, codes: np.ndarray) -> CityLesson:
+def _teach(surface: np.ndarray, codes: np.ndarray) -> Taught:
     """Maps of one picture from the surfaces (H, W) that it shows; -1 is the sky."""
     differs = np.zeros(surface.shape, bool)
     across = surface[:, 1:] != surface[:, :-1]
@@ -156,4 +147,4 @@ def _teach(surface: np.ndarray, codes: np.ndarray) -> CityLesson:
     columns = ((np.arange(width * 2) + 0.5) * surface.shape[1] / (width * 2)).astype(int)
     fine = codes[surface[np.ix_(rows, columns)]]  # the sky's -1 takes the last code
     smooth = fine.reshape(height, 2, width, 2, -1).mean((1, 3))
-    return CityLesson(np.ascontiguousarray(smooth.transpose(2, 0, 1)), surface, edges)
+    return Taught(np.ascontiguousarray(smooth.transpose(2, 0, 1)), surface, edges)
