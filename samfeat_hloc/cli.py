@@ -17,6 +17,7 @@ from .commands import (
     report,
     stages,
     submission,
+    teaching,
     training,
     visualization,
 )
@@ -37,6 +38,7 @@ for commands in (
     evaluation,
     visualization,
     report,
+    teaching,
     training,
     doctor,
 ):

@@ -1,4 +1,4 @@
-"""``samfeat viz keypoints`` and ``samfeat viz matches``."""
+"""``samfeat viz keypoints``, ``samfeat viz matches`` and ``samfeat viz relations``."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     group = _group(app, "viz", "Draw single pictures.")
     group.command("keypoints")(_keypoints)
     group.command("matches")(_matches)
+    group.command("relations")(_relations)
 
 
 def _keypoints(
@@ -84,6 +85,36 @@ def _matches(
         found = _extracted(pixels, *_model(weights, official, max_keypoints, resize))
     title = f"{image0.parent.name}/{image0.name} and {image1.parent.name}/{image1.name}"
     figure = pair_pictures.matches_figure(pixels, found, title, matrix, most=lines)
+    typer.echo(f"written: {curves.save(figure, output)}")
+
+
+def _relations(
+    image: Annotated[Path, typer.Argument(help="A photo that the teacher has seen.")],
+    cache: Annotated[Path, typer.Option("--cache", help="The teacher's cache.")],
+    output: _Output,
+    name: Annotated[
+        str | None, typer.Option("--name", help="The photo's name in the cache, if not unique.")
+    ] = None,
+    at: Annotated[
+        tuple[float, float] | None,
+        typer.Option("--at", help="x y of the chosen cell, in pixels; the middle by default."),
+    ] = None,
+    weights: Weights = None,
+    official: Official = False,
+) -> None:
+    """Draw what the teacher and the student find alike: relation matrices, and one cell's map."""
+    from .. import relation_pictures
+    from ..evaluation import curves
+    from ..images import read_image
+    from ..network import SAMFeat
+    from ..teachers.cache import TeacherCache
+
+    pixels = read_image(image)
+    opened = TeacherCache(cache)
+    found = relation_pictures.name_in(opened, image, name)
+    model = SAMFeat.from_pretrained(weights, official=official)
+    figure = relation_pictures.relations_figure(pixels, opened.read(found).embedding, model, at,
+                                                opened.teacher, found)  # fmt: skip
     typer.echo(f"written: {curves.save(figure, output)}")
 
 
