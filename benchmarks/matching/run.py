@@ -20,6 +20,7 @@ import typer
 
 from samfeat_hloc.cli import run as run_application
 from samfeat_hloc.commands.evaluation import (
+    METHODS,
     FeatureFiles,
     MaxKeypoints,
     Methods,
@@ -75,7 +76,7 @@ def main(
     notes: list[str] = []
     for folder in folders:
         for name, results in _measure(
-            folder, outputs / folder.resolve().name, method or ["samfeat", "rootsift"], features,
+            folder, outputs / folder.resolve().name, method or list(METHODS), features,
             weights, official, max_keypoints or None, resize or None, short_side or None,
             overwrite, notes,
         ).items():  # fmt: skip

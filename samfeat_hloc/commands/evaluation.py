@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from ..extract import ExtractOptions
     from ..network import SAMFeat
 
-METHODS = ("samfeat", "rootsift")
+METHODS = ("samfeat", "samfeat-multiscale", "rootsift")
 
 Methods = Annotated[
     list[str] | None,
-    typer.Option("--method", help="Extract and measure samfeat or rootsift; can be repeated."),
+    typer.Option("--method", help=f"Extract and measure {', '.join(METHODS)}; can be repeated."),
 ]
 FeatureFiles = Annotated[
     list[str] | None,
@@ -223,12 +223,19 @@ def _pairs(
     typer.echo(f"written: {outputs / 'pairs.json'}")
 
 
-def extract_options(limit: int | None, resize: int | None, official: bool) -> ExtractOptions:
+def extract_options(
+    limit: int | None, resize: int | None, official: bool, *, multiscale: bool = False
+) -> ExtractOptions:
     """Options of SAMFeat's extraction; ``official`` as the public release does it."""
     from ..extract import ExtractOptions
+    from ..presets import MULTISCALE
 
     keywords: dict[str, Any] = {"resize": resize, "max_keypoints": limit}
-    return ExtractOptions.from_keywords({**keywords, "official": True} if official else keywords)
+    if official:
+        keywords["official"] = True
+    if multiscale:
+        keywords["scales"] = MULTISCALE
+    return ExtractOptions.from_keywords(keywords)
 
 
 def named_files(options: Sequence[str] | None, option: str) -> list[tuple[str, Path]]:
@@ -312,7 +319,9 @@ def open_methods(
                 predictions.rootsift_config(most, resize), turns=turns, overwrite=overwrite,
             )  # fmt: skip
         else:
-            _make_samfeat(root, names, path, weights, official, limit, resize, turns, overwrite)
+            multiscale = name == "samfeat-multiscale"
+            options = extract_options(limit, resize, official, multiscale=multiscale)
+            _make_samfeat(root, names, path, weights, options, turns, overwrite)
         add(name, stack.enter_context(predictions.FeatureFile(path)))
     for name, path in files:
         add(name, stack.enter_context(
@@ -324,16 +333,15 @@ def open_methods(
 
 
 def _make_samfeat(
-    root: Path, names: Sequence[str], output: Path, weights: Path | None, official: bool,
-    limit: int | None, resize: int | None, turns: dict[str, int] | None, overwrite: bool,
+    root: Path, names: Sequence[str], output: Path, weights: Path | None, options: ExtractOptions,
+    turns: dict[str, int] | None, overwrite: bool,
 ) -> None:  # fmt: skip
     from ..evaluation.predictions import make_features
     from ..extract import extract_batch
     from ..localization import features
     from ..network import SAMFeat
 
-    model: SAMFeat = SAMFeat.from_pretrained(weights, official=official)
-    options = extract_options(limit, resize, official)
+    model: SAMFeat = SAMFeat.from_pretrained(weights, official=options.official)
     if not any((turns or {}).values()):
         features.main(root, names, output, model=model, options=options, overwrite=overwrite)
         return
