@@ -273,8 +273,13 @@ def test_what_is_missing_is_said_when_opened(on_disk: Path, tmp_path: Path) -> N
     for paths, reason in cases:
         with pytest.raises(SamfeatError, match=reason):
             PosedSource.open(*paths)
+    turned = tmp_path / "turned"
+    for path in (images / "db").iterdir():
+        (turned / "db").mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(turned / "db" / path.name), cv2.imread(str(path)).swapaxes(0, 1))
+    with pytest.raises(SamfeatError, match="240 x 320 pixels, but its camera"):
+        PosedSource.open(model, turned)
     scene = read_scene(model, images, depth)
-    alone = replace(scene, pairs=scene.pairs[:0])
     with pytest.raises(SamfeatError, match="at least one scene"):
         PosedSource([])
     millimetres = tuple(
@@ -282,12 +287,10 @@ def test_what_is_missing_is_said_when_opened(on_disk: Path, tmp_path: Path) -> N
     )
     with pytest.raises(SamfeatError, match="agree with its depth map"):
         PosedSource([replace(scene, images=millimetres)])
-    assert len(alone.pairs) == 0
     lonely = tmp_path / "lonely"
     posed_city.write_model(lonely / "model", lonely / "images")
     text = (lonely / "model" / "images.txt").read_text().splitlines()
-    text[1::2] = [""] * len(text[1::2])
-    (lonely / "model" / "images.txt").write_text("\n".join(text[:4]) + "\n")
+    (lonely / "model" / "images.txt").write_text(f"{text[0]}\n\n{text[2]}\n\n")
     (lonely / "model" / "points3D.txt").write_text("1 0 0 1 9 9 9 0.1\n")
     with pytest.raises(SamfeatError, match="share"):
         PosedSource.open(lonely / "model", lonely / "images")

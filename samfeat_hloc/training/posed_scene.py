@@ -78,7 +78,9 @@ class PosedImage:
         if not self.distorted:
             return pixels
         rays = np.c_[pixels, np.ones(len(pixels))] @ np.linalg.inv(self.calibration).T
-        return np.asarray(self.camera.to_pycolmap().img_from_cam(rays)) - 0.5
+        found = np.asarray(self.camera.to_pycolmap().img_from_cam(rays)) - 0.5
+        # What the lens cannot see is far outside of the photo.
+        return np.nan_to_num(found, nan=-1e6, posinf=1e6, neginf=-1e6)
 
     def project(self, xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """World points (N, 3) to pixels (N, 2) of the pinhole camera, and their depths (N,)."""
@@ -161,7 +163,7 @@ def read_scene(
         posed.append(
             PosedImage(
                 entry.name, camera, entry.pose, points[good[points]],
-                partial(read_image, images / entry.name),
+                partial(_read_photo, images / entry.name, camera),
                 partial(read_depth_map, map_file) if map_file else None,
                 partial(teacher.read, entry.name) if teacher and entry.name in teacher else None,
             )
@@ -190,6 +192,18 @@ def read_scene(
             " of overlapping photos with its points3D"
         )
     return PosedScene(tuple(posed), content.xyz, pairs)
+
+
+def _read_photo(path: Path, camera: Camera) -> np.ndarray:
+    """A photo of any size, if it has the shape of the camera's."""
+    photo = read_image(path)
+    height, width = photo.shape[:2]
+    if abs(width * camera.height / (height * camera.width) - 1) > 0.03:
+        raise SamfeatError(
+            f"{path}: {width} x {height} pixels, but its camera in the model takes {camera.width} x"
+            f" {camera.height}; take the photos that the model was made of"
+        )
+    return photo
 
 
 def _as_binary(model: Path, folder: Path) -> Path:
