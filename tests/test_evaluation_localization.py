@@ -135,6 +135,9 @@ def test_ground_truth_in_the_wrong_convention_is_noticed(shared: Path) -> None:
     inverted = {name: pose.inverse() for name, pose in town.ground_truth.items()}
     warnings = evaluate({}, dataclasses.replace(town, ground_truth=inverted)).warnings
     assert len(warnings) == 1 and "camera-to-world" in warnings[0]
+    last = {n: Pose(np.roll(pose.qvec, -1), pose.tvec) for n, pose in town.ground_truth.items()}
+    warnings = evaluate({}, dataclasses.replace(town, ground_truth=last)).warnings
+    assert len(warnings) == 1 and "qx qy qz qw" in warnings[0]
     far = {name: Pose(pose.qvec, pose.tvec + 1e5) for name, pose in town.ground_truth.items()}
     warnings = evaluate({}, dataclasses.replace(town, ground_truth=far)).warnings
     assert len(warnings) == 1 and "in the model's frame" in warnings[0]
@@ -177,6 +180,10 @@ def test_command(dataset: AachenDataset, tmp_path: Path) -> None:
     assert result.exit_code == 0 and "100.0%" in result.stdout
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["conditions"]["night"]["num_localized"] == 2
+    del full[dataset.queries[-1].name]
+    write_poses(poses, full)
+    result = CliRunner().invoke(app, arguments)
+    assert f"no pose for 1 of 4 queries, e.g. {dataset.queries[-1].base_name};" in result.stdout
     poses.write_text("a.jpg 1 0 0 0\n")
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 1 and isinstance(result.exception, SamfeatError)

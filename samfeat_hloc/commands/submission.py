@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -85,6 +86,11 @@ def _evaluate(
     opened = AachenDataset.open(dataset)
     evaluation = evaluate(by_base_name(read_poses(poses_file)), opened)
     typer.echo(evaluation.table())
+    if without := [name for name, error in evaluation.errors.items() if math.isinf(error[0])]:
+        typer.echo(
+            f"warning: {poses_file} has no pose for {len(without)} of {len(evaluation.errors)} "
+            f"queries, e.g. {without[0]}; they count as failed"
+        )
     run = failures.read_run(poses_file)
     diagnoses = [] if run is None else failures.diagnose_all(*run, opened)
     if run is not None:

@@ -215,20 +215,28 @@ def by_base_name(poses: Mapping[str, Pose]) -> dict[str, Pose]:
 def _convention_warnings(truth: Mapping[str, Pose], database: Mapping[str, Pose]) -> list[str]:
     """A hint when the true cameras stand nowhere near the database's.
 
-    Queries are taken where database photos were; if the inverted poses are much nearer to them,
-    the file rather holds camera-to-world poses.
+    Queries are taken where database photos were; if the poses are much nearer to them when they
+    are read in another convention, the file is rather in that one.
     """
     if len(database) < 2:
         return []
     centres = np.array([pose.centre for pose in database.values()])
     extent = float(np.linalg.norm(np.ptp(centres, axis=0)))
     as_given = _median_distance([pose.centre for pose in truth.values()], centres)
-    inverted = _median_distance([pose.inverse().centre for pose in truth.values()], centres)
-    if as_given > 4 * inverted and as_given > 3 * _spacing(centres):
+    others = {
+        "camera-to-world; they have to be world-to-camera": [
+            pose.inverse().centre for pose in truth.values()
+        ],
+        "written qx qy qz qw; they have to be qw qx qy qz tx ty tz": [
+            Pose(np.roll(pose.qvec, 1), pose.tvec).centre for pose in truth.values()
+        ],
+    }
+    distances = {what: _median_distance(found, centres) for what, found in others.items()}
+    convention, distance = min(distances.items(), key=lambda item: item[1])
+    if as_given > 4 * distance and as_given > 3 * _spacing(centres):
         return [
             f"ground truth cameras are {as_given:.3g} m from the nearest database photo (median), "
-            f"but {inverted:.3g} m if their poses are camera-to-world; they have to be "
-            "world-to-camera"
+            f"but {distance:.3g} m if their poses are {convention}"
         ]
     if as_given > extent:
         return [
