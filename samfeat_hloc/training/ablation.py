@@ -62,8 +62,8 @@ def variant(recipe: Recipe, name: str) -> Recipe:
 def ablate(recipe: Recipe) -> list[AblationRow]:
     """Train every variant with the same seed, data and steps, one after another.
 
-    Each has its own folder in ``recipe.output`` and its own process, so that its memory is its own;
-    a run that was interrupted goes on.
+    Each has its own folder in ``recipe.output`` and its own process, so that its memory is its own.
+    What is done is not done again, and a run that was interrupted goes on.
 
     Raises:
         SamfeatError: a recipe without a teacher or without photos to validate on, or one that
@@ -81,11 +81,12 @@ def ablate(recipe: Recipe) -> list[AblationRow]:
     for name in ROWS:
         chosen = variant(recipe, name)
         memory = chosen.output / "memory.json"
-        process = context.Process(target=_train_and_measure, args=(chosen, memory))
-        process.start()
-        process.join()
-        if process.exitcode:
-            raise SamfeatError(f"{chosen.output}: training {name} failed; its reason is above")
+        if not memory.exists():
+            process = context.Process(target=_train_and_measure, args=(chosen, memory))
+            process.start()
+            process.join()
+            if process.exitcode:
+                raise SamfeatError(f"{chosen.output}: training {name} failed; its reason is above")
         rows.append(_row(name, chosen.output, float(json.loads(memory.read_text()))))
     record = {"rows": [asdict(row) for row in rows], "recipe": asdict(recipe)}
     (recipe.output / "ablation.json").write_text(json.dumps(record, indent=1, default=str))
@@ -120,8 +121,7 @@ def _train_and_measure(recipe: Recipe, memory: Path) -> None:
     peak = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
     if torch.cuda.is_available():
         peak = float(torch.cuda.max_memory_allocated())
-    if not memory.exists():  # of the run that trained, not of one that found it done
-        memory.write_text(json.dumps(peak / 1e6))
+    memory.write_text(json.dumps(peak / 1e6))
 
 
 def _row(name: str, folder: Path, memory: float) -> AblationRow:
