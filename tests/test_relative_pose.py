@@ -147,6 +147,12 @@ def test_command_and_turned_images(tmp_path: Path) -> None:
     document = json.loads((tmp_path / "out/pairs.json").read_text())
     assert document["methods"]["exact"]["auc"]["5"] > 0.99
     assert document["pairs"]["exact"][0]["matches"] == 200
+    with h5py.File(tmp_path / "f.h5", "a") as file:
+        file["a.png/image_size"] = [320, 240]
+    with pytest.raises(SamfeatError, match=r"a.png: the image has 640 x 480 pixels, but exact"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    (tmp_path / "a.png").unlink()  # features alone will do
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
     (tmp_path / "pairs.txt").write_text(f"{line()}\n{line(rot='1 0')}\n")
     with pytest.raises(SamfeatError, match=r"a.png is turned by 0 and by 1"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)

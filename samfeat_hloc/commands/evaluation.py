@@ -175,7 +175,9 @@ def _pairs(
     from tqdm import tqdm
 
     from ..evaluation import relative_pose
+    from ..evaluation.hpatches import of_size
     from ..evaluation.record import measurement
+    from ..images import image_size
 
     estimator = estimator or relative_pose.default_estimator()
     relative_pose.check_estimator(estimator)
@@ -188,6 +190,7 @@ def _pairs(
                     f"{pairs}: {name} is turned by {turns[name]} and by {turn}; an image has one "
                     "way to stand upright"
                 )
+    sizes = {name: image_size(images / name) for name in turns if (images / name).is_file()}
     summaries, per_pair = {}, {}
     with contextlib.ExitStack() as stack:
         methods = open_methods(
@@ -198,7 +201,8 @@ def _pairs(
         for name, predictions in methods.items():
             results = [
                 relative_pose.evaluate_pair(
-                    pair, predictions.read(pair.names[0]), predictions.read(pair.names[1]),
+                    pair,
+                    *(of_size(predictions.read(n), n, sizes.get(n), name) for n in pair.names),
                     estimator=estimator, threshold=ransac_threshold,
                 )
                 for pair in tqdm(posed, desc=name, unit="pair", delay=2)

@@ -148,7 +148,7 @@ def evaluate(
         read = {name: read[name] for name in pair.images if name in read}
         for name, size in zip(pair.images, pair.sizes, strict=True):
             if name not in read:
-                read[name] = _of_size(predictions.read(name), name, size, label)
+                read[name] = of_size(predictions.read(name), name, size, label)
         results.append(
             matching.evaluate_pair(
                 pair.images, pair.kind, read[pair.images[0]], read[pair.images[1]],
@@ -244,10 +244,11 @@ def _curve(accuracies: Sequence[float] | np.ndarray) -> list[str]:
     return [f"{100 * value:.1f}" for value in shown]
 
 
-def _of_size(
-    found: matching.Features, name: str, size: tuple[int, int], label: str
+def of_size(
+    found: matching.Features, name: str, size: tuple[int, int] | None, label: str
 ) -> matching.Features:
-    if found.image_size is not None and found.image_size != size:
+    """The features themselves; a SamfeatError where they are of an image of another size."""
+    if size is not None and found.image_size is not None and found.image_size != size:
         raise SamfeatError(
             f"{name}: the image has {size[0]} x {size[1]} pixels, but {label or 'its features'} "
             f"were made from {found.image_size[0]} x {found.image_size[1]}; extract from the "
