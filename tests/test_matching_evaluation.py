@@ -322,7 +322,7 @@ def test_methods_are_compared_on_the_same_pairs(tmp_path: Path, app: typer.Typer
     for wrong, wanted in (
         (["--features", both, "--features", both], "given twice"),
         (["--features", tmp_path / "none.h5"], "no such file"),
-        (["--method", "magic"], "samfeat, rootsift"),
+        (["--method", "magic"], "choose from samfeat, samfeat-multiscale, rootsift,"),
     ):
         with pytest.raises(SamfeatError, match=wanted):
             run(app, "hpatches", "--root", root, "--partial", "--outputs", tmp_path / "o", *wrong)
