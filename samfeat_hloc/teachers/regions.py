@@ -1,10 +1,10 @@
 """The teacher `regions`: graph-based segmentation, no weights, no semantics.
 
-Felzenszwalb and Huttenlocher's segmentation, then regions of similar colour merged twice. A
-stand-in where there is no checkpoint of a real teacher: regions of colour and texture instead of
-objects.
+Felzenszwalb and Huttenlocher's segmentation at three scales, in which neighbours of nearly the same
+colour are merged. A stand-in where there is no checkpoint of a real teacher: regions of colour and
+texture instead of objects.
 
-Groups are the regions after the first merging. An edge is the stronger, the more of the three
+Groups are the regions of the middle scale. An edge is the stronger, the more of the three
 segmentations have it. The embedding has, for each cell of 8 x 8 working pixels and each of the
 three segmentations, the statistics of the region that it lies in: mean and spread of colour (Lab),
 energy of the gradient at two scales and in two directions, position and size.
@@ -23,8 +23,9 @@ from .maps import borders, cells_of, soft_edges, working_image
 from .registry import Photo, TeacherOptions, need
 
 CELL = 8  # working pixels
-_SCALE, _SIGMA, _LEAST = 80.0, 0.8, 40  # of the segmentation
-_MERGE = (8.0, 18.0)  # distances of mean colours in Lab below which neighbours merge
+_LEVELS = ((60, 40), (250, 100), (900, 250))  # scale and least pixels of a segmentation
+_SIGMA = 0.8  # of the blur before it, pixels
+_MERGE = 3.0  # distance of mean colours in Lab below which neighbours merge
 
 
 def load(options: TeacherOptions, device: str) -> Regions:
@@ -43,7 +44,8 @@ class Regions:
         self._graph = need("scipy.sparse.csgraph", "teacher regions")
         self._sparse = need("scipy.sparse", "teacher regions")
         self.config: Mapping[str, Any] = {
-            "cell": CELL, "scale": _SCALE, "sigma": _SIGMA, "least": _LEAST, "merge": list(_MERGE),
+            "cell": CELL, "levels": [list(level) for level in _LEVELS], "sigma": _SIGMA,
+            "merge": _MERGE,
         }  # fmt: skip
 
     def teach(self, photos: Sequence[Photo]) -> list[Taught]:
@@ -51,14 +53,14 @@ class Regions:
         return [self._teach(photo.pixels) for photo in photos]
 
     def segment(self, image: np.ndarray) -> list[np.ndarray]:
-        """Three segmentations of an RGB image (H, W, 3), each coarser: (H, W) from 0 on."""
-        fine = self._segmentation.felzenszwalb(
-            image, scale=_SCALE, sigma=_SIGMA, min_size=_LEAST, channel_axis=2
-        )
-        lab = _lab(image)
-        levels = [np.unique(fine, return_inverse=True)[1].reshape(fine.shape)]
-        for threshold in _MERGE:
-            levels.append(self._merged(levels[-1], lab, threshold))
+        """Three segmentations of an RGB image (H, W, 3), from fine to coarse: (H, W) from 0 on."""
+        lab, levels = _lab(image), []
+        for scale, least in _LEVELS:
+            found = self._segmentation.felzenszwalb(
+                image, scale=scale, sigma=_SIGMA, min_size=least, channel_axis=2
+            )
+            regions = np.unique(found, return_inverse=True)[1].reshape(found.shape)
+            levels.append(self._merged(regions, lab, _MERGE))
         return levels
 
     def _merged(self, regions: np.ndarray, lab: np.ndarray, threshold: float) -> np.ndarray:
@@ -95,16 +97,20 @@ def _lab(image: np.ndarray) -> np.ndarray:
 
 
 def _pixel_statistics(image: np.ndarray) -> np.ndarray:
-    """(H, W, 9): colour, gradient energies and position, each about 0 with a spread of about 1."""
+    """(H, W, 9): colour, gradient energies and position.
+
+    The numbers in here and in :func:`_pooled` bring each statistic of photos to a mean of about 0
+    and a spread of about 1: what all cells share would drown what tells them apart.
+    """
     height, width = image.shape[:2]
     lab = _lab(image)
-    colour = (lab - np.array([50, 0, 0], np.float32)) / np.array([25, 20, 20], np.float32)
+    colour = (lab - np.array([47, -1, 12], np.float32)) / np.array([24, 12, 18], np.float32)
     gradients = []
-    for sigma in (0.8, 2.5):
+    for sigma, usual, spread in ((0.8, 0.75, 0.4), (2.5, 0.52, 0.3)):
         smooth = cv2.GaussianBlur(lab[..., 0], (0, 0), sigma)
         for dx, dy in ((1, 0), (0, 1)):
             slope = cv2.Sobel(smooth, cv2.CV_32F, dx, dy, scale=1 / 8)
-            gradients.append(np.log1p(np.abs(slope)) - 1)
+            gradients.append((np.log1p(np.abs(slope)) - usual) / spread)
     y, x = np.mgrid[:height, :width].astype(np.float32)
     position = np.stack([2 * (x + 0.5) / width - 1, 2 * (y + 0.5) / height - 1], axis=2)
     return np.concatenate([colour, np.stack(gradients, axis=2), position], axis=2)
@@ -121,7 +127,7 @@ def _pooled(statistics: np.ndarray, regions: np.ndarray) -> np.ndarray:
 
     means = np.stack([mean(column) for column in flat.T], axis=1)
     spread = np.stack([mean(flat[:, c] ** 2) - means[:, c] ** 2 for c in range(3)], axis=1)
-    spread = 2 * np.sqrt(np.maximum(spread, 0)) - 0.5
-    size = (np.log(area / area.sum()) + 4)[:, None] / 2
+    spread = (np.sqrt(np.maximum(spread, 0)) - 0.3) / 0.2
+    size = (np.log(area / area.sum()) + 3.2)[:, None] / 2
     table = np.concatenate([means, spread, size], axis=1).astype(np.float32)
     return table[labels].reshape(*regions.shape, -1)
