@@ -64,7 +64,7 @@ def load_detector(name: str, weights: Path | None, device: str, limit: int) -> D
         disk = _load(features.DISK(), path, lambda state: state.get("extractor", state))
         disk.to(device).eval()
         return lambda views: [f.keypoints.float() for f in disk(views, n=limit)]
-    aliked = _load(features.ALIKED("aliked-n16", limit, 0.2, _RADIUS), path, lambda state: state)
+    aliked = _load(features.ALIKED("aliked-n16", limit), path, lambda state: state)
     aliked.to(device).eval()
     return lambda views: [f.keypoints.float() for f in aliked(views)]
 
@@ -127,7 +127,8 @@ def _load(network: Any, path: Path, choose: Callable[[Any], Any]) -> Any:
     try:
         state = choose(torch.load(path, map_location="cpu", weights_only=True))
         wanted = network.state_dict()
-        missing = [key for key in wanted if key not in state and "num_batches" not in key]
+        # Buffers that are no statistics (grids) are made by the network itself.
+        missing = [key for key, _ in network.named_parameters() if key not in state]
         if missing:
             raise KeyError(f"lacks {missing[0]}")
         network.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
