@@ -11,7 +11,6 @@ import datetime
 import hashlib
 import json
 import logging
-import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,10 +19,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from .errors import SamfeatError
+from .errors import SamfeatError, writing
+from .localization.h5store import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -219,13 +219,9 @@ def write_checkpoint(
         "training": json.dumps(stored, sort_keys=True),
     }
     tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in parameters.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(tensors, temporary, metadata)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, save(tensors, metadata))
 
 
 def _compare_digest(path: Path, found: str, wanted: str | None) -> None:

@@ -21,7 +21,7 @@ from .commands import (
     training,
     visualization,
 )
-from .errors import SamfeatError
+from .errors import SamfeatError, cause_of
 
 app = typer.Typer(
     help="SAMFeat local features for visual localization with hloc and COLMAP.",
@@ -63,6 +63,13 @@ def run(command: typer.Typer) -> None:
         command()
     except SamfeatError as error:
         typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except Exception as error:
+        why = cause_of(error)  # of the machine: a full disk, too little memory
+        if why is None:
+            raise
+        where = getattr(error, "filename", None) or "samfeat"
+        typer.echo(f"error: {where}: {why}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on from here", err=True)

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.localization.colmap_database import work_folder
 
 _RUN = """
 import sys, time
 from pathlib import Path
+from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.localization.colmap_database import work_folder
 with work_folder(Path(sys.argv[1])) as work:
     (work / "half.bin").write_bytes(bytes(1000))
@@ -66,8 +68,11 @@ def test_the_next_run_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     assert hidden(tmp_path) == [mine]
 
 
-def test_a_run_at_work_keeps_its_folder(tmp_path: Path) -> None:
-    with run_at_work(tmp_path / "map") as (_, other):
-        with work_folder(tmp_path / "map") as work:
-            assert hidden(tmp_path) == sorted([other, work])
+def test_a_second_run_is_refused_with_the_owner(tmp_path: Path) -> None:
+    with run_at_work(tmp_path / "map") as (process, other):
+        with (
+            pytest.raises(SamfeatError, match=f"process {process.pid} is writing it"),
+            work_folder(tmp_path / "map"),
+        ):
+            pass
         assert (other / "half.bin").is_file()

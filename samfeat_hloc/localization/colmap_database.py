@@ -18,9 +18,9 @@ import numpy as np
 import pycolmap
 from tqdm import tqdm
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, writing
 from .feature_readers import FeatureReader, MatchReader
-from .h5store import FileLock
+from .h5store import FileLock, sole_run
 
 logger = logging.getLogger(__name__)
 
@@ -153,23 +153,22 @@ def verify(
 def work_folder(output: Path) -> Iterator[Path]:
     """A folder beside the output to make it in, removed at the end whatever happens.
 
-    Folders that earlier runs on the same output left when they were killed are removed too; those
-    of runs that are still at work stay.
+    Folders that earlier runs on the same output left when they were killed are removed too.
+
+    Raises:
+        SamfeatError: another run makes this output (its process id is named), or the folder
+            cannot be written.
     """
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left_behind(output)
-        work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    except OSError as error:
-        raise SamfeatError(
-            f"{output.parent}: cannot be written ({error.strerror}); choose another output folder"
-        ) from None
-    lock = FileLock(work / _LOCK, output)
-    try:
-        yield work
-    finally:
-        lock.release()
-        shutil.rmtree(work, ignore_errors=True)
+    with sole_run(output):
+        with writing(output):
+            _remove_left_behind(output)
+            work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+        lock = FileLock(work / _LOCK, output)
+        try:
+            yield work
+        finally:
+            lock.release()
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _remove_left_behind(output: Path) -> None:

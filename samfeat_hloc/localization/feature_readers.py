@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 from ..errors import SamfeatError
+from .h5store import read_array
 
 
 class _File:
@@ -49,23 +50,48 @@ class FeatureReader(_File):
 
     def keypoints(self, name: str) -> np.ndarray:
         """(N, 2) float64 xy with the centre of the top-left pixel at (0.5, 0.5), as in COLMAP."""
-        return np.asarray(self._get(name)["keypoints"][()], dtype=np.float64).reshape(-1, 2) + 0.5
+        keypoints = read_array(self._get(name), "keypoints", self.path)
+        if keypoints.ndim != 2 or keypoints.shape[1] < 2 or not np.isfinite(keypoints).all():
+            raise SamfeatError(
+                f"{self.path}: keypoints of {name} are not finite numbers (N, 2), but of shape"
+                f" {keypoints.shape}; extract it again"
+            )
+        return keypoints[:, :2].astype(np.float64) + 0.5
 
     def descriptors(self, name: str) -> np.ndarray:
         """(N, D) float16 or as the file has them."""
-        return np.asarray(self._get(name)["descriptors"][()]).T
+        descriptors = read_array(self._get(name), "descriptors", self.path)
+        if descriptors.ndim != 2:
+            raise SamfeatError(
+                f"{self.path}: descriptors of {name} are of shape {descriptors.shape} where (D, N)"
+                " belongs; extract it again"
+            )
+        return descriptors.T
 
     def uncertainty(self, name: str) -> float:
         """Detection noise in pixels of the original image; 1 where the file does not say."""
-        return float(self._get(name)["keypoints"].attrs.get("uncertainty", 1.0))
+        try:
+            noise = float(self._get(name)["keypoints"].attrs.get("uncertainty", 1.0))
+        except (TypeError, ValueError, OSError):
+            noise = np.nan
+        if not 0 < noise < np.inf:
+            raise SamfeatError(
+                f"{self.path}: the uncertainty of {name}'s keypoints is no positive number; "
+                "extract it again"
+            )
+        return noise
 
     def image_size(self, name: str) -> tuple[int, int] | None:
         """Width and height of the image that the features were extracted from."""
         group = self._get(name)
         if "image_size" not in group:
             return None
-        width, height = np.asarray(group["image_size"][()]).astype(int)[:2]
-        return int(width), int(height)
+        size = read_array(group, "image_size", self.path).reshape(-1)
+        if len(size) < 2 or not np.isfinite(size).all():
+            raise SamfeatError(
+                f"{self.path}: the image size of {name} is not width and height; extract it again"
+            )
+        return int(size[0]), int(size[1])
 
     def _get(self, name: str) -> h5py.Group:
         if not self.has(name):
@@ -83,9 +109,13 @@ class MatchReader(_File):
         """(K, 2) int64: index of the keypoint in image 0, in image 1."""
         direct, reverse = _pair_key(name0, name1), _pair_key(name1, name0)
         for key, flipped in ((direct, False), (reverse, True)):
-            dataset = self._file.get(f"{key}/matches0")
-            if dataset is not None:
-                matches0 = dataset[()]
+            if f"{key}/matches0" in self._file:
+                matches0 = read_array(self._file, f"{key}/matches0", self.path)
+                if matches0.ndim != 1 or matches0.dtype.kind not in "iu":
+                    raise SamfeatError(
+                        f"{self.path}: matches of {name0} {name1} are {matches0.dtype} of shape"
+                        f" {matches0.shape} where integers (N,) belong; match them again"
+                    )
                 index = np.flatnonzero(matches0 >= 0)
                 pair = (index, matches0[index].astype(np.int64))
                 return np.stack(pair[::-1] if flipped else pair, axis=1)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..errors import SamfeatError
 from . import provenance
-from .h5store import Group, SegmentWriter, group_names
+from .h5store import Group, SegmentWriter, group_names, read_array
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def _descriptors(file: h5py.File, name: str, path: Path, length: int | None) -> 
         raise SamfeatError(
             f"{path}: descriptors of {name} have shape {dataset.shape}; extract all images alike"
         )
-    values = dataset[()].T.astype(np.float32)
+    values = read_array(file[name], "descriptors", path).T.astype(np.float32)
     if not np.isfinite(values).all():
         raise SamfeatError(f"{path}: descriptors of {name} are not finite; extract it again")
     return values

@@ -9,7 +9,6 @@ segment.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -26,24 +25,13 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, cause_of
 from . import provenance
 
 SEGMENT_BYTES = 64 << 20
 SEGMENT_SECONDS = 10.0
+MOST_VALUES = 1 << 28  # of one array that is read: 1 GB of float32
 SOURCE = "source"  # attribute of a group: what it was made from
-
-_CAUSES = {
-    errno.ENOSPC: "the disk is full; free some space and run the same command again",
-    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
-    errno.EFBIG: "the file size limit is reached; raise it and run the same command again",
-    errno.EROFS: "the file system is read-only; choose another output folder",
-    errno.EACCES: "no permission to write there; choose another output folder",
-    errno.EPERM: "no permission to write there; choose another output folder",
-    errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
-    errno.ENFILE: "too many open files on this machine; close some programs",
-    errno.ENOTDIR: "a part of its path is a file, not a folder; choose another output",
-}
 
 
 @dataclass(frozen=True)
@@ -161,7 +149,7 @@ class SegmentWriter:
             if not self.parts.is_dir():
                 self.parts.mkdir()
                 _sync_folder(self.final.parent)
-            _write_whole(segment, image)
+            write_whole(segment, image)
         self._segments[segment] = list(self._pending)
         self._next += 1
         self._pending, self._pending_bytes = {}, 0
@@ -281,6 +269,30 @@ def group_names(file: h5py.File, dataset: str) -> list[str]:
     return sorted(name.removesuffix(ending) for name in names if name.endswith(ending))
 
 
+def read_array(group: h5py.Group, name: str, path: Path) -> np.ndarray:
+    """An array of numbers of an open HDF5 file that may come from a stranger.
+
+    Arguments:
+        path: the file, for the message.
+
+    Raises:
+        SamfeatError: not there, not numbers, cannot be read, or more values than any real file has
+            (a few bytes of HDF5 can claim a shape of terabytes).
+    """
+    place = f"{path}: {group.name.strip('/')}/{name}"
+    mend = "make the file again"
+    try:
+        dataset = group[name]
+        if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiub":
+            raise SamfeatError(f"{place}: not an array of numbers; {mend}")
+        if dataset.shape is None or dataset.size > MOST_VALUES:
+            raise SamfeatError(f"{place}: claims the absurd shape {dataset.shape}; {mend}")
+        return np.asarray(dataset[()])
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        why = " ".join(str(error).split())
+        raise SamfeatError(f"{place}: cannot be read ({why}); {mend}") from None
+
+
 def _file_image(groups: Mapping[str, Group], made_by: Mapping[str, Any]) -> bytes:
     """The bytes of an HDF5 file, made in memory so that a full disk is a plain write error."""
     with h5py.File("segment", "w", driver="core", backing_store=False, libver="latest") as file:
@@ -299,7 +311,8 @@ def _file_image(groups: Mapping[str, Group], made_by: Mapping[str, Any]) -> byte
         return file.id.get_file_image()
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is whole or as it was before, whatever happens; OSError if not."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as stream:
@@ -329,11 +342,8 @@ def _causes(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        number = getattr(error, "errno", None)
-        if number is None:  # HDF5 tells it in its text only
-            number = next((n for n in _CAUSES if f"errno = {n}," in str(error)), None)
         why = " ".join(str(error).split())
-        cause = _CAUSES.get(number or 0, f"cannot be written ({why}); check the folder")
+        cause = cause_of(error) or f"cannot be written ({why}); check the folder"
         raise SamfeatError(f"{path}: {cause}") from error
 
 
@@ -360,9 +370,29 @@ class FileLock:
             stream.flush()
         self._stream = stream
 
+    def __enter__(self) -> FileLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
     def release(self) -> None:
         self.path.unlink(missing_ok=True)
         self._stream.close()
+
+
+@contextmanager
+def sole_run(output: Path) -> Iterator[None]:
+    """Hold the lock of an output; the folders above it are made.
+
+    Raises:
+        SamfeatError: another run makes this output (its process id is named), or the folder
+            cannot be written.
+    """
+    with _causes(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(output.with_name(output.name + ".lock"), output):
+        yield
 
 
 def _try_lock(stream: BinaryIO) -> bool:

@@ -23,6 +23,7 @@ from ..errors import SamfeatError
 from . import provenance
 from .dataset import Query
 from .feature_readers import FeatureReader, MatchReader
+from .h5store import sole_run
 from .localization_result import (
     FALLBACK,
     LOCALIZED,
@@ -244,7 +245,11 @@ def main(
     retrieved = _retrieved(pairs, queries)
     map_model = read_map(map_dir)
     _check_retrieved(map_model, map_dir, retrieved, pairs)
-    with FeatureReader(features) as feature_file, MatchReader(matches) as match_file:
+    with (
+        sole_run(output),
+        FeatureReader(features) as feature_file,
+        MatchReader(matches) as match_file,
+    ):
         missing = feature_file.missing([query.name for query in queries])
         if missing:
             raise SamfeatError(
@@ -275,7 +280,7 @@ def main(
                 pool.shutdown(cancel_futures=True)  # else an error waits for all other queries
                 raise
 
-    write_result(results, output, made_by)
+        write_result(results, output, made_by)
     result = LocalizationResult(results)
     logger.info("localize: %d of %d queries", result.num_localized, len(queries))
     return result

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..errors import SamfeatError
 from ..images import check_name
 from . import provenance
-from .h5store import group_names
+from .h5store import group_names, read_array
 from .map_model import is_model, read_map
 from .textlines import data_lines
 
@@ -266,7 +266,7 @@ def _descriptors(file: h5py.File, names: list[str], path: Path) -> np.ndarray:
                 f"{path}: the global descriptor of {name} has shape {dataset.shape}; "
                 "extract all images alike"
             )
-        rows.append(dataset[()].astype(np.float32))
+        rows.append(read_array(file[name], "global_descriptor", path).astype(np.float32))
     stacked = np.stack(rows)
     if not np.isfinite(stacked).all():
         bad = names[int(np.flatnonzero(~np.isfinite(stacked).all(axis=1))[0])]

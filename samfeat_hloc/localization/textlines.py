@@ -7,7 +7,7 @@ import math
 import os
 from pathlib import Path
 
-from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.errors import SamfeatError, cause_of
 
 
 def read_text(path: Path) -> str:
@@ -68,11 +68,12 @@ def write_atomically(path: Path, text: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8", newline="\n") as stream:
             stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise SamfeatError(
-            f"{path}: cannot be written ({error.strerror}); check the folder and the free space"
-        ) from None
+        why = cause_of(error) or f"cannot be written ({error.strerror}); check the folder"
+        raise SamfeatError(f"{path}: {why}") from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

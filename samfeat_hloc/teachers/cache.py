@@ -39,7 +39,7 @@ import h5py
 import numpy as np
 
 from ..errors import SamfeatError
-from ..localization.h5store import Group, group_names
+from ..localization.h5store import Group, group_names, read_array
 from ..localization.provenance import open_hdf5
 from .reduction import reduce_embedding
 
@@ -116,13 +116,13 @@ class TeacherCache:
         self._lock = threading.Lock()
         self._handle: tuple[int, h5py.File] | None = None
         with open_hdf5(self.path) as file:
-            if file.attrs.get("format") != FORMAT:
+            if str(file.attrs.get("format")) != FORMAT:
                 raise SamfeatError(
                     f"{path}: is not a teacher's cache; make one with `samfeat teach`"
                 )
             self.names: list[str] = group_names(file, "groups")
-            self.teacher = str(file.attrs["teacher"])
-            self.weights_sha256 = str(file.attrs["weights_sha256"]) or None
+            self.teacher = str(file.attrs.get("teacher", "unknown"))
+            self.weights_sha256 = str(file.attrs.get("weights_sha256", "")) or None
         self._known = frozenset(self.names)
 
     def __len__(self) -> int:
@@ -145,16 +145,20 @@ class TeacherCache:
             raise SamfeatError(f"{self.path}: has no {name}; run `samfeat teach` on its folder")
         try:
             group = self._file()[name]
-            embedding = group["embedding"][()].astype(np.float32)
+            embedding = read_array(group, "embedding", self.path).astype(np.float32)
             if "scale" in group:
-                embedding *= group["scale"][()][:, None, None]
+                embedding *= read_array(group, "scale", self.path)[:, None, None]
                 if own_dimensions:
-                    basis = group["basis"][()].astype(np.float32) / 127
+                    basis = read_array(group, "basis", self.path).astype(np.float32) / 127
                     embedding = np.tensordot(basis.T, embedding[: len(basis)], axes=1)
             edges = group["edges"]
-            strength = edges[()].astype(np.float32) / np.float32(edges.attrs["levels"])
-            return Taught(embedding, group["groups"][()].astype(np.int32), strength)
-        except (OSError, KeyError) as error:
+            strength = read_array(group, "edges", self.path).astype(np.float32)
+            strength /= np.float32(edges.attrs["levels"])
+            groups = read_array(group, "groups", self.path).astype(np.int32)
+            if not (embedding.ndim == 3 and groups.ndim == strength.ndim == 2):
+                raise ValueError("its maps have other dimensions")
+            return Taught(embedding, groups, strength)
+        except (OSError, KeyError, ValueError, TypeError, IndexError) as error:
             raise SamfeatError(
                 f"{self.path}: {name} cannot be read ({' '.join(str(error).split())}); delete the"
                 " file and run `samfeat teach` again"

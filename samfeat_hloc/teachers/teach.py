@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import multiprocessing
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import h5py
@@ -17,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from .. import images
+from ..errors import SamfeatError
 from ..localization import provenance
 from ..localization.h5store import Group, SegmentWriter
 from .cache import BUDGET, FORMAT, MAP_SIDE, TeacherCache, pack
@@ -140,8 +143,25 @@ def _taught(
     free = context.SimpleQueue()
     for device in devices:
         free.put(device)
-    with context.Pool(len(devices), _start, (job, free)) as pool:
-        yield pool.imap_unordered(_teach_batch, batches)
+    with ProcessPoolExecutor(
+        len(devices), mp_context=context, initializer=_start, initargs=(job, free)
+    ) as pool:
+        try:
+            yield _finished([pool.submit(_teach_batch, batch) for batch in batches])
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _finished(waiting: list[Future[dict[str, Group]]]) -> Iterator[dict[str, Group]]:
+    """Results as they come. A pool of multiprocessing would wait for ever for a killed process."""
+    try:
+        for future in as_completed(waiting):
+            yield future.result()
+    except BrokenProcessPool:
+        raise SamfeatError(
+            "teach: a process of it was killed, perhaps for want of memory; run the same command"
+            " again, with a smaller --batch-size if it dies again"
+        ) from None
 
 
 _process: dict[str, Any] = {}  # of a process of the pool: its job and its teacher

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SamfeatError
-from ..localization.h5store import group_names
+from ..localization.h5store import group_names, read_array
 from ..localization.provenance import open_hdf5
 from .homographies import transform
 
@@ -63,11 +63,14 @@ class KeypointLabels:
             raise SamfeatError(f"{self.path}: has no {name}; run `samfeat label` on its folder")
         try:
             group = self._file()[name]
-            keypoints = group["keypoints"][()].astype(np.float32).reshape(-1, 2)
+            keypoints = read_array(group, "keypoints", self.path)
+            keypoints = keypoints.astype(np.float32).reshape(-1, 2)
             kind = next((k for k in ("keypoint_scores", "scores") if k in group), None)
-            scores = group[kind][()].astype(np.float32) if kind else np.ones(len(keypoints))
-            width, height = (int(side) for side in group["image_size"][()])
-        except (OSError, KeyError, ValueError) as error:
+            scores = read_array(group, kind, self.path) if kind else np.ones(len(keypoints))
+            width, height = (int(v) for v in read_array(group, "image_size", self.path))
+            if not np.isfinite(keypoints).all() or scores.size != len(keypoints):
+                raise ValueError("they are not finite, or have not a score each")
+        except (OSError, KeyError, ValueError, TypeError, OverflowError) as error:
             raise SamfeatError(
                 f"{self.path}: {name} cannot be read ({' '.join(str(error).split())}); make the"
                 " file again"

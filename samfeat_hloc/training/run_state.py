@@ -8,9 +8,8 @@ few. Every file is replaced in one step, so a killed run finds the old one or th
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ import torch
 from torch import nn
 
 from .. import checkpoints
-from ..errors import SamfeatError
+from ..errors import SamfeatError, writing
+from ..localization.h5store import write_whole
 from ..network import SAMFeat
 from .recipe import Recipe
 
@@ -51,11 +51,10 @@ def save_state(
         "random": torch.get_rng_state(),
     }
     path = folder / STATE
-    with path.with_suffix(".tmp").open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    path.with_suffix(".tmp").replace(path)
+    content = io.BytesIO()
+    torch.save(state, content)
+    with writing(path):
+        write_whole(path, content.getvalue())
 
 
 def load_state(
@@ -115,5 +114,5 @@ def save_weights(
 
 
 def _copy(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target.with_suffix(".tmp"))
-    target.with_suffix(".tmp").replace(target)
+    with writing(target):
+        write_whole(target, source.read_bytes())

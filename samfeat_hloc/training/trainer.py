@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..detection import sample
-from ..errors import SamfeatError
+from ..errors import SamfeatError, writing
 from ..extract import fast_bfloat16
+from ..localization.h5store import sole_run
 from ..network import Maps, SAMFeat
 from . import losses, processes
 from .data import open_data
@@ -161,8 +162,13 @@ def train(recipe: Recipe) -> Path:
             first step), another recipe's run folder, or a loss that is not a number (the batch is
             saved as ``nan-batch.pt``).
     """
-    loop, output = recipe.train, recipe.output
     device, rank, world = processes.start()
+    with writing(recipe.output), sole_run(recipe.output) if rank == 0 else nullcontext():
+        return _train(recipe, device, rank, world)
+
+
+def _train(recipe: Recipe, device: torch.device, rank: int, world: int) -> Path:
+    loop, output = recipe.train, recipe.output
     torch.manual_seed(loop.seed)
     model = _first_weights(recipe).train()
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,0 +1,170 @@
+"""Faults around a stage: full disk, read-only folder, too few files, too little memory, company."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import children
+from children import Ended
+from stages import City, Stage, differences, inspect, run_stage, start_stage, unreadable
+from tally import Tally
+
+PROMISE = "one line that names the cause, exit code 1; finished work kept, the rerun completes it"
+
+
+def try_stage(city: City, stage: Stage, tally: Tally) -> None:
+    """All faults on one stage."""
+    whole = city.whole / stage.name
+    largest = max(path.stat().st_size for path in whole.rglob("*") if path.is_file())
+    causes = ("file size limit", "disk is full", "too large", "File too large")
+    sizes = [int(largest * share) for share in (0.0, 0.1, 0.5, 0.9)]
+    _limited(city, stage, tally, "full disk", causes, [children.file_size(s) for s in sizes])
+    _limited(city, stage, tally, "few open files", ("open files",),
+             [children.open_files(number) for number in (1, 2, 3, 5, 8)])  # fmt: skip
+    _limited(city, stage, tally, "little memory", ("memory",),
+             [children.memory(megabytes) for megabytes in (8, 32, 64, 128)])  # fmt: skip
+    _read_only(city, stage, tally)
+    _two_at_once(city, stage, tally)
+
+
+def _fresh(city: City) -> Path:
+    folder = city.folder / "faulty"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+def _wrong(ended: Ended, causes: tuple[str, ...]) -> list[str]:
+    """What is not as promised of a run that a fault has met."""
+    if ended.code == 0 and not ended.timed_out:
+        return []  # the fault was too weak to be met
+    if not ended.refused:
+        return [ended.how()]
+    if not any(cause in ended.errors[0] for cause in causes):
+        return [f"names no cause: {ended.errors[0]}"]
+    return []
+
+
+def _after(city: City, stage: Stage, folder: Path, log: Path) -> list[str]:
+    """What is wrong once the fault is gone and the same command is given again."""
+    found = inspect(lambda: unreadable(folder), log)
+    again = run_stage(stage, folder, log)
+    if again.code or again.timed_out:
+        return [*found, f"the same command again: {again.how()}"]
+    return found + inspect(lambda: differences(folder, city.whole / stage.name), log)
+
+
+def _limited(
+    city: City, stage: Stage, tally: Tally, fault: str, causes: tuple[str, ...],
+    limits: list[children.Limit],
+) -> None:  # fmt: skip
+    log, lost, said, met = city.folder / "fault.log", [], "", 0
+    for limit in limits:
+        folder = _fresh(city)
+        ended = run_stage(stage, folder, log, limit, timeout=120)
+        found = _wrong(ended, causes)
+        if ended.code:
+            met += 1
+            said = ended.how()
+        if (found or ended.code) and (more := _after(city, stage, folder, log)):
+            found += more
+        if found:
+            lost.append("; ".join(found[:3]))
+    weak = "" if met else "every limit was enough for it"
+    tally.add("fault", f"{stage.name}: {fault}", PROMISE, lost or [weak or _plain(said, city)],
+              tried=len(limits), lost=len(lost))  # fmt: skip
+
+
+def _read_only(city: City, stage: Stage, tally: Tally) -> None:
+    folder, log = _fresh(city), city.folder / "fault.log"
+    folder.chmod(0o555)
+    log.touch()
+    log.chmod(0o666)
+    ended = run_stage(stage, folder, log, children.as_nobody, timeout=120)
+    folder.chmod(0o755)
+    found = _wrong(ended, ("permission", "read-only", "Permission denied"))
+    if ended.code == 0:
+        found.append("it finished")
+    found += _after(city, stage, folder, log)
+    tally.add("fault", f"{stage.name}: read-only output", PROMISE,
+              found or [_plain(ended.how(), city)], lost=bool(found))  # fmt: skip
+
+
+def _two_at_once(city: City, stage: Stage, tally: Tally) -> None:
+    """The second starts once the first has its lock; it has to name the first or to wait."""
+    folder, log, other = _fresh(city), city.folder / "fault.log", city.folder / "fault2.log"
+    first = start_stage(stage, folder, log)
+    while first.running() and not list(folder.rglob("*.lock")) and not list(folder.rglob(".*")):
+        time.sleep(0.002)
+    met = first.running()
+    second = run_stage(stage, folder, other)
+    ended = first.wait(300)
+    found, how = [], "refused, naming the owner's process id"
+    if ended.code:
+        found.append(f"the first: {ended.how()}")
+    if second.code == 0:
+        how = "the second waited or came after the first"
+        if met and second.seconds < ended.seconds / 2:
+            found.append("the second ended before the first had")
+        if met and not _skipped(second):
+            found.append("both wrote")
+    elif not second.refused or f"process {first.pid}" not in second.errors[0]:
+        found.append(f"the second: {second.how()}")
+    found += inspect(lambda: differences(folder, city.whole / stage.name), log)
+    tally.add("fault", f"{stage.name}: two runs at once",
+              "the second refuses with the owner's process id, or waits; never both",
+              found or [how], lost=bool(found))  # fmt: skip
+
+
+def _skipped(ended: Ended) -> bool:
+    return "skipped" in ended.output or "is there already" in ended.output
+
+
+def dead_worker(city: City, tally: Tally) -> None:
+    """A process of several that teach is killed."""
+    folder, log = _fresh(city), city.folder / "fault.log"
+    stage = city.stage("teach")
+    arguments = [a for a in stage.arguments(folder) if a not in ("--device", "cpu")]
+
+    def work() -> None:
+        from samfeat_hloc.teachers import teach
+
+        teach._devices = lambda: ["cpu", "cpu"]
+        children.command(arguments)()
+
+    child = children.Child(work, log)
+    killed = False
+    while child.running() and not killed:
+        time.sleep(0.05)
+        for pid in _workers(child.pid):
+            time.sleep(1)
+            os.kill(pid, 9)
+            killed = True
+            break
+    ended = child.wait(120)
+    found = _wrong(ended, ("killed", "memory"))
+    if ended.code == 0:
+        found.append("nothing was killed" if not killed else "it finished without its worker")
+    found += _after(city, stage, folder, log)
+    tally.add("fault", "teach: a worker is killed", PROMISE,
+              found or [_plain(ended.how(), city)], lost=bool(found))  # fmt: skip
+
+
+def _workers(parent: int) -> list[int]:
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+            line = (status.parent / "cmdline").read_text()
+        except OSError:
+            continue
+        if int(fields[1]) == parent and "spawn_main" in line:
+            found.append(int(status.parent.name))
+    return found
+
+
+def _plain(text: str, city: City) -> str:
+    return text.replace(str(city.folder), "...")

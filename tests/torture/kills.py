@@ -1,0 +1,63 @@
+"""SIGKILL at random moments of every stage, then the same command again."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+
+from stages import City, Stage, differences, inspect, run_stage, start_stage, unreadable
+from tally import Tally
+
+
+def kill_stage(city: City, stage: Stage, kills: int, seed: int, tally: Tally) -> None:
+    """Kill a stage ``kills`` times, each on an empty output, and compare what the rerun leaves."""
+    chance = random.Random(f"{seed} {stage.name}")
+    folder = city.folder / "killed"
+    log = city.folder / "killed.log"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    usual = run_stage(stage, folder, log).seconds
+    landed, late, most, lost = 0, 0, 0, []
+    while landed < kills and late < kills:
+        shutil.rmtree(folder)
+        folder.mkdir()
+        done = city.folder / "done.txt"
+        done.unlink(missing_ok=True)
+        moment = chance.uniform(0.0, usual)
+        child = start_stage(stage, folder, log, done=done)
+        time.sleep(moment)
+        if child.kill().code != -9:
+            late += 1  # it was faster this time
+            continue
+        landed += 1
+        found = inspect(lambda: unreadable(folder), log)
+        again = start_stage(stage, folder, log, done=done).wait(300)
+        if again.code or again.timed_out:
+            found.append(f"the same command again: {again.how()}")
+        else:
+            found += inspect(lambda: differences(folder, city.whole / stage.name), log)
+        twice = _done_twice(done)
+        if stage.batch is not None and twice > stage.batch:
+            found.append(f"{twice} {stage.unit} were done twice")
+        most = max(most, twice)
+        if found:
+            lost.append(f"killed after {moment:.2f} s: {'; '.join(found[:3])}")
+    cost = f"at most {most} of the finished {stage.unit} done again"
+    if stage.batch is None:
+        cost = "made anew from the start"
+    tally.add(
+        "kill -9", stage.name,
+        f"the same command finishes; equal outputs; at most {stage.batch or 'all'} {stage.unit}"
+        " done again",
+        lost or [f"{landed} kills: equal outputs, {cost}"],
+        tried=landed, lost=len(lost),
+    )  # fmt: skip
+
+
+def _done_twice(done: Path) -> int:
+    if not done.exists():
+        return 0
+    return sum(count - 1 for count in Counter(done.read_text().splitlines()).values())

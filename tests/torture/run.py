@@ -1,0 +1,59 @@
+"""Torture: kill every stage, break what is around it, feed every parser rubbish.
+
+python tests/torture/run.py                     all of it, and docs/reliability.md
+python tests/torture/run.py --only kills --stage train --kills 3
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import bad_files
+import children
+import faults
+import kills as kills_of
+import typer
+from stages import NAMES, City
+from tally import Tally
+
+PARTS = ("kills", "faults", "inputs")
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    kills: Annotated[int, typer.Option(min=1, help="Kills of each stage.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of the moments and the rubbish.")] = 0,
+    only: Annotated[list[str] | None, typer.Option(help="kills, faults, inputs; repeat.")] = None,
+    stage: Annotated[list[str] | None, typer.Option(help="Only this stage; repeat.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Folder to work in, kept.")] = None,
+) -> None:
+    """Try everything and print tried, survived, lost; exit code 1 when anything is lost."""
+    began = time.monotonic()
+    parts, names = only or list(PARTS), stage or list(NAMES)
+    folder = work or Path(tempfile.mkdtemp(prefix="torture-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o755)
+    children.preload()
+    city, tally = City(folder), Tally()
+    seconds = city.prepare()
+    print("uninterrupted: " + ", ".join(f"{n} {s:.1f} s" for n, s in seconds.items()), flush=True)
+    if "kills" in parts:
+        for name in names:
+            kills_of.kill_stage(city, city.stage(name), kills, seed, tally)
+    if "faults" in parts:
+        for name in names:
+            faults.try_stage(city, city.stage(name), tally)
+        if "teach" in names:
+            faults.dead_worker(city, tally)
+    if "inputs" in parts:
+        bad_files.try_all(city, tally)
+    print(f"\n{tally.table()}\n{(time.monotonic() - began) / 60:.1f} minutes; work in {folder}")
+    raise typer.Exit(int(tally.lost > 0))
+
+
+if __name__ == "__main__":
+    app()
