@@ -195,6 +195,20 @@ def test_an_interrupted_run_goes_on(
         teach.main(folder, broken, teacher="regions", options=TeacherOptions(), raw=True)
 
 
+@needs("skimage")
+def test_several_devices_share_the_photos(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teach, "_devices", lambda: ["cpu", "cpu"])
+    options = TeacherOptions()
+    teach.main(folder, tmp_path / "both.h5", teacher="regions", options=options)
+    teach.main(folder, tmp_path / "one.h5", teacher="regions", options=options, device="cpu")
+    both, one = TeacherCache(tmp_path / "both.h5"), TeacherCache(tmp_path / "one.h5")
+    assert both.names == one.names
+    for name in one.names:
+        np.testing.assert_array_equal(both.read(name).embedding, one.read(name).embedding)
+
+
 def test_labels_teach_and_are_probed(folder: Path, label_maps: Path, tmp_path: Path) -> None:
     options = TeacherOptions(label_dir=label_maps)
     with pytest.raises(SamfeatError, match=r"no label map of d\.png"):
