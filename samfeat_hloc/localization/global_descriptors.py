@@ -134,12 +134,12 @@ def vlad(descriptors: np.ndarray, words: np.ndarray) -> np.ndarray:
 
 def _descriptors(file: h5py.File, name: str, path: Path, length: int | None) -> np.ndarray:
     """(N, D) float32."""
-    dataset = file[name]["descriptors"]
-    if dataset.ndim != 2 or (length is not None and dataset.shape[0] != length):
+    stored = read_array(file[name], "descriptors", path)
+    if stored.ndim != 2 or (length is not None and stored.shape[0] != length):
         raise SamfeatError(
-            f"{path}: descriptors of {name} have shape {dataset.shape}; extract all images alike"
+            f"{path}: descriptors of {name} have shape {stored.shape}; extract all images alike"
         )
-    values = read_array(file[name], "descriptors", path).T.astype(np.float32)
+    values = stored.T.astype(np.float32)
     if not np.isfinite(values).all():
         raise SamfeatError(f"{path}: descriptors of {name} are not finite; extract it again")
     return values

@@ -19,13 +19,12 @@ from tqdm import tqdm
 from ..errors import SamfeatError
 from ..matching import nearest_neighbours
 from . import provenance
-from .h5store import Group, SegmentWriter, group_names
+from .h5store import Group, SegmentWriter, group_names, read_array
 from .pairs import read_pairs, unique_pairs
 
 logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 1 << 30
-_MOST_VALUES = 1 << 28  # of one image's descriptors: a file that claims more is broken
 
 
 @dataclass(frozen=True)
@@ -239,17 +238,12 @@ class DescriptorCache:
 
     def _read(self, name: str) -> Tensor:
         mend = "extract it again"
-        dataset = self._file[name]["descriptors"]
-        if dataset.ndim != 2 or dataset.size > _MOST_VALUES or dataset.dtype.kind != "f":
+        values = read_array(self._file[name], "descriptors", self.path)
+        if values.ndim != 2 or values.dtype.kind != "f":
             raise SamfeatError(
-                f"{self.path}: descriptors of {name} are {dataset.dtype} of shape {dataset.shape}"
+                f"{self.path}: descriptors of {name} are {values.dtype} of shape {values.shape}"
                 f" where floats (D, N) belong; {mend}"
             )
-        try:
-            values = dataset[()]
-        except OSError as error:
-            why = " ".join(str(error).split())
-            raise SamfeatError(f"{self.path}: {name} cannot be read ({why}); {mend}") from None
         if not np.isfinite(values).all():
             raise SamfeatError(f"{self.path}: descriptors of {name} are not finite; {mend}")
         return torch.from_numpy(values.T.astype(np.float32, order="C")).to(self.device).t()

@@ -220,6 +220,11 @@ def _observations(model: Path) -> tuple[list[str], list[np.ndarray]]:
         content = read_map(model)
     if len(content.point_ids) == 0:
         raise SamfeatError(f"{model}: the model has no points; triangulate it first")
+    for name in content.images:
+        try:
+            check_name(name)
+        except SamfeatError as error:
+            raise SamfeatError(f"{model}: {error}") from None
     images = sorted(content.images.values(), key=lambda image: image.image_id)
     return [i.name for i in images], [i.points[i.points >= 0] for i in images]
 
@@ -260,13 +265,13 @@ def _descriptors(file: h5py.File, names: list[str], path: Path) -> np.ndarray:
     """(N, D) float32."""
     rows: list[np.ndarray] = []
     for name in names:
-        dataset = file[name]["global_descriptor"]
-        if dataset.ndim != 1 or (rows and dataset.shape != rows[0].shape):
+        stored = read_array(file[name], "global_descriptor", path)
+        if stored.ndim != 1 or (rows and stored.shape != rows[0].shape):
             raise SamfeatError(
-                f"{path}: the global descriptor of {name} has shape {dataset.shape}; "
+                f"{path}: the global descriptor of {name} has shape {stored.shape}; "
                 "extract all images alike"
             )
-        rows.append(read_array(file[name], "global_descriptor", path).astype(np.float32))
+        rows.append(stored.astype(np.float32))
     stacked = np.stack(rows)
     if not np.isfinite(stacked).all():
         bad = names[int(np.flatnonzero(~np.isfinite(stacked).all(axis=1))[0])]

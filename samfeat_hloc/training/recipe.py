@@ -145,7 +145,9 @@ def read_recipe(path: Path, overrides: list[str]) -> Recipe:
             OmegaConf.structured(Recipe), OmegaConf.load(path), OmegaConf.from_dotlist(overrides)
         )
         recipe = OmegaConf.to_object(config)
-    except (OmegaConfBaseException, ValueError, OSError, YAMLError) as error:
+    except (
+        OmegaConfBaseException, ValueError, TypeError, OSError, RecursionError, YAMLError
+    ) as error:  # fmt: skip
         key = getattr(error, "full_key", None)
         reason = " ".join(str(getattr(error, "msg", None) or error).split())
         where = f"{path}: {key}" if key else str(path)

@@ -7,6 +7,7 @@ in this process itself: threads of a library would not survive the fork.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import signal
@@ -60,14 +61,20 @@ class Ended:
 class Child:
     """A running child; :meth:`wait` for it or :meth:`kill` it."""
 
-    def __init__(self, work: Work, log: Path, limits: Sequence[Limit] = ()) -> None:
-        self.log = log
+    def __init__(self, work: Work, limits: Sequence[Limit] = ()) -> None:
+        # A pipe: writing to a file would fail where files may not grow.
+        self._pipe, end = os.pipe()
+        fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, 1 << 20)
+        os.set_blocking(self._pipe, False)
+        self._output = b""
         self.began = time.monotonic()
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            _run(work, log, limits)
+            os.close(self._pipe)
+            _run(work, end, limits)
+        os.close(end)
 
     def kill(self) -> Ended:
         """SIGKILL for it and its own children, now."""
@@ -82,26 +89,28 @@ class Child:
         end = time.monotonic() + timeout
         while True:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
+            with suppress(BlockingIOError):
+                while data := os.read(self._pipe, 1 << 20):
+                    self._output += data
             if pid:
                 break
             if time.monotonic() > end:
                 return replace(self.kill(), timed_out=True)
             time.sleep(0.004)
+        os.close(self._pipe)
         code = os.waitstatus_to_exitcode(status)
-        text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        return Ended(code, time.monotonic() - self.began, text)
+        return Ended(code, time.monotonic() - self.began, self._output.decode(errors="replace"))
 
     def running(self) -> bool:
         """Whether it has not ended yet; it has to be waited for all the same."""
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
-def _run(work: Work, log: Path, limits: Sequence[Limit]) -> None:
+def _run(work: Work, stream: int, limits: Sequence[Limit]) -> None:
     code = 1
     try:
         os.setsid()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         os.dup2(stream, 1)
         os.dup2(stream, 2)
         os.close(stream)
@@ -121,9 +130,9 @@ def _run(work: Work, log: Path, limits: Sequence[Limit]) -> None:
     os._exit(code)
 
 
-def run(work: Work, log: Path, limits: Sequence[Limit] = (), timeout: float = 300) -> Ended:
+def run(work: Work, limits: Sequence[Limit] = (), timeout: float = 300) -> Ended:
     """Run and wait."""
-    return Child(work, log, limits).wait(timeout)
+    return Child(work, limits).wait(timeout)
 
 
 def command(arguments: Sequence[str | Path]) -> Work:
@@ -162,7 +171,10 @@ def open_files(number: int) -> Limit:
     """So many files more than those that are open."""
 
     def limit() -> None:
-        most = max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + number
+        last = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+        while os.dup(0) < last:  # leave no number below it free
+            pass
+        most = last + 1 + number
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
     return limit

@@ -48,28 +48,28 @@ def _wrong(ended: Ended, causes: tuple[str, ...]) -> list[str]:
     return []
 
 
-def _after(city: City, stage: Stage, folder: Path, log: Path) -> list[str]:
+def _after(city: City, stage: Stage, folder: Path) -> list[str]:
     """What is wrong once the fault is gone and the same command is given again."""
-    found = inspect(lambda: unreadable(folder), log)
-    again = run_stage(stage, folder, log)
+    found = inspect(lambda: unreadable(folder))
+    again = run_stage(stage, folder)
     if again.code or again.timed_out:
         return [*found, f"the same command again: {again.how()}"]
-    return found + inspect(lambda: differences(folder, city.whole / stage.name), log)
+    return found + inspect(lambda: differences(folder, city.whole / stage.name))
 
 
 def _limited(
     city: City, stage: Stage, tally: Tally, fault: str, causes: tuple[str, ...],
     limits: list[children.Limit],
 ) -> None:  # fmt: skip
-    log, lost, said, met = city.folder / "fault.log", [], "", 0
+    lost, said, met = [], "", 0
     for limit in limits:
         folder = _fresh(city)
-        ended = run_stage(stage, folder, log, limit, timeout=120)
+        ended = run_stage(stage, folder, limit, timeout=120)
         found = _wrong(ended, causes)
         if ended.code:
             met += 1
             said = ended.how()
-        if (found or ended.code) and (more := _after(city, stage, folder, log)):
+        if (found or ended.code) and (more := _after(city, stage, folder)):
             found += more
         if found:
             lost.append("; ".join(found[:3]))
@@ -79,28 +79,26 @@ def _limited(
 
 
 def _read_only(city: City, stage: Stage, tally: Tally) -> None:
-    folder, log = _fresh(city), city.folder / "fault.log"
+    folder = _fresh(city)
     folder.chmod(0o555)
-    log.touch()
-    log.chmod(0o666)
-    ended = run_stage(stage, folder, log, children.as_nobody, timeout=120)
+    ended = run_stage(stage, folder, children.as_nobody, timeout=120)
     folder.chmod(0o755)
     found = _wrong(ended, ("permission", "read-only", "Permission denied"))
     if ended.code == 0:
         found.append("it finished")
-    found += _after(city, stage, folder, log)
+    found += _after(city, stage, folder)
     tally.add("fault", f"{stage.name}: read-only output", PROMISE,
               found or [_plain(ended.how(), city)], lost=bool(found))  # fmt: skip
 
 
 def _two_at_once(city: City, stage: Stage, tally: Tally) -> None:
     """The second starts once the first has its lock; it has to name the first or to wait."""
-    folder, log, other = _fresh(city), city.folder / "fault.log", city.folder / "fault2.log"
-    first = start_stage(stage, folder, log)
+    folder = _fresh(city)
+    first = start_stage(stage, folder)
     while first.running() and not list(folder.rglob("*.lock")) and not list(folder.rglob(".*")):
         time.sleep(0.002)
     met = first.running()
-    second = run_stage(stage, folder, other)
+    second = run_stage(stage, folder)
     ended = first.wait(300)
     found, how = [], "refused, naming the owner's process id"
     if ended.code:
@@ -113,7 +111,7 @@ def _two_at_once(city: City, stage: Stage, tally: Tally) -> None:
             found.append("both wrote")
     elif not second.refused or f"process {first.pid}" not in second.errors[0]:
         found.append(f"the second: {second.how()}")
-    found += inspect(lambda: differences(folder, city.whole / stage.name), log)
+    found += inspect(lambda: differences(folder, city.whole / stage.name))
     tally.add("fault", f"{stage.name}: two runs at once",
               "the second refuses with the owner's process id, or waits; never both",
               found or [how], lost=bool(found))  # fmt: skip
@@ -125,7 +123,7 @@ def _skipped(ended: Ended) -> bool:
 
 def dead_worker(city: City, tally: Tally) -> None:
     """A process of several that teach is killed."""
-    folder, log = _fresh(city), city.folder / "fault.log"
+    folder = _fresh(city)
     stage = city.stage("teach")
     arguments = [a for a in stage.arguments(folder) if a not in ("--device", "cpu")]
 
@@ -135,7 +133,7 @@ def dead_worker(city: City, tally: Tally) -> None:
         teach._devices = lambda: ["cpu", "cpu"]
         children.command(arguments)()
 
-    child = children.Child(work, log)
+    child = children.Child(work)
     killed = False
     while child.running() and not killed:
         time.sleep(0.05)
@@ -148,7 +146,7 @@ def dead_worker(city: City, tally: Tally) -> None:
     found = _wrong(ended, ("killed", "memory"))
     if ended.code == 0:
         found.append("nothing was killed" if not killed else "it finished without its worker")
-    found += _after(city, stage, folder, log)
+    found += _after(city, stage, folder)
     tally.add("fault", "teach: a worker is killed", PROMISE,
               found or [_plain(ended.how(), city)], lost=bool(found))  # fmt: skip
 

@@ -16,10 +16,9 @@ def kill_stage(city: City, stage: Stage, kills: int, seed: int, tally: Tally) ->
     """Kill a stage ``kills`` times, each on an empty output, and compare what the rerun leaves."""
     chance = random.Random(f"{seed} {stage.name}")
     folder = city.folder / "killed"
-    log = city.folder / "killed.log"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    usual = run_stage(stage, folder, log).seconds
+    usual = run_stage(stage, folder).seconds
     landed, late, most, lost = 0, 0, 0, []
     while landed < kills and late < kills:
         shutil.rmtree(folder)
@@ -27,18 +26,18 @@ def kill_stage(city: City, stage: Stage, kills: int, seed: int, tally: Tally) ->
         done = city.folder / "done.txt"
         done.unlink(missing_ok=True)
         moment = chance.uniform(0.0, usual)
-        child = start_stage(stage, folder, log, done=done)
+        child = start_stage(stage, folder, done=done)
         time.sleep(moment)
         if child.kill().code != -9:
             late += 1  # it was faster this time
             continue
         landed += 1
-        found = inspect(lambda: unreadable(folder), log)
-        again = start_stage(stage, folder, log, done=done).wait(300)
+        found = inspect(lambda: unreadable(folder))
+        again = start_stage(stage, folder, done=done).wait(300)
         if again.code or again.timed_out:
             found.append(f"the same command again: {again.how()}")
         else:
-            found += inspect(lambda: differences(folder, city.whole / stage.name), log)
+            found += inspect(lambda: differences(folder, city.whole / stage.name))
         twice = _done_twice(done)
         if stage.batch is not None and twice > stage.batch:
             found.append(f"{twice} {stage.unit} were done twice")

@@ -14,6 +14,7 @@ from typing import Annotated
 import bad_files
 import children
 import faults
+import fuzz
 import kills as kills_of
 import typer
 from stages import NAMES, City
@@ -26,6 +27,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     kills: Annotated[int, typer.Option(min=1, help="Kills of each stage.")] = 20,
+    damages: Annotated[int, typer.Option(min=1, help="Damaged files for each parser.")] = 200,
     seed: Annotated[int, typer.Option(help="Of the moments and the rubbish.")] = 0,
     only: Annotated[list[str] | None, typer.Option(help="kills, faults, inputs; repeat.")] = None,
     stage: Annotated[list[str] | None, typer.Option(help="Only this stage; repeat.")] = None,
@@ -51,6 +53,7 @@ def main(
             faults.dead_worker(city, tally)
     if "inputs" in parts:
         bad_files.try_all(city, tally)
+        fuzz.try_all(city, damages, seed, tally)
     print(f"\n{tally.table()}\n{(time.monotonic() - began) / 60:.1f} minutes; work in {folder}")
     raise typer.Exit(int(tally.lost > 0))
 

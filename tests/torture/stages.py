@@ -90,8 +90,7 @@ class City:
         """Make the dataset and run every stage without any trouble; seconds by stage."""
         self.folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.whole, ignore_errors=True)
-        log = self.folder / "prepare.log"
-        made = children.run(self._build, log)
+        made = children.run(self._build)
         if made.code or made.timed_out:
             raise SystemExit(f"the city could not be built: {made.output[-500:]}")
         names = sorted(path.relative_to(self.photos).as_posix() for path in
@@ -107,7 +106,7 @@ class City:
         for stage in self.stages:
             output = self.whole / stage.name
             output.mkdir(parents=True)
-            ended = run_stage(stage, output, log)
+            ended = run_stage(stage, output)
             if ended.code or ended.timed_out:
                 raise SystemExit(f"{stage.name} does not work: {ended.how()}\n{ended.output}")
             seconds[stage.name] = ended.seconds
@@ -121,14 +120,14 @@ class City:
 
 
 def run_stage(
-    stage: Stage, output: Path, log: Path, *limits: children.Limit, timeout: float = 300
+    stage: Stage, output: Path, *limits: children.Limit, timeout: float = 300
 ) -> children.Ended:
     """A stage from its beginning to its end."""
-    return start_stage(stage, output, log, *limits).wait(timeout)
+    return start_stage(stage, output, *limits).wait(timeout)
 
 
 def start_stage(
-    stage: Stage, output: Path, log: Path, *limits: children.Limit, done: Path | None = None
+    stage: Stage, output: Path, *limits: children.Limit, done: Path | None = None
 ) -> children.Child:
     """Start a stage that keeps every batch at once, as it else does every 10 seconds.
 
@@ -141,7 +140,7 @@ def start_stage(
         _watch(done)
         run()
 
-    return children.Child(work, log, limits)
+    return children.Child(work, limits)
 
 
 def _watch(done: Path | None) -> None:
@@ -252,13 +251,13 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def inspect(work: Callable[[], list[str]], log: Path) -> list[str]:
+def inspect(work: Callable[[], list[str]]) -> list[str]:
     """Run a check in a child; what it found, or how it failed."""
 
     def told() -> None:
         print(json.dumps(work()))
 
-    ended = children.run(told, log)
+    ended = children.run(told)
     if ended.code or ended.timed_out:
         return [f"the check failed: {ended.how()}"]
     return list(json.loads(ended.output.splitlines()[-1]))
