@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint torture clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python benchmarks/aachen/run.py --demo
 
 test: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest --durations=10
+
+# Under 20 minutes on 2 cores: kills, faults, bad files; writes docs/reliability.md.
+torture: $(VENV)/.installed-dev
+	$(BIN)/python tests/torture/run.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

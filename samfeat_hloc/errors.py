@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +21,14 @@ _CAUSES = {
     errno.ENOMEM: "not enough memory; close some programs or make the batches smaller",
     errno.EIO: "the disk fails (input/output error); check it and choose another output folder",
 }
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", "Cannot allocate memory",
-              "can't start new thread", "Insufficient memory")  # fmt: skip
+_NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "Insufficient memory",
+    "can't start new thread",
+    "Resource temporarily unavailable",  # of a thread of a C++ library
+)
 
 
 class SamfeatError(Exception):
@@ -37,8 +44,7 @@ def cause_of(error: BaseException) -> str | None:
     number = getattr(error, "errno", None)
     if number is None:  # libraries in C tell it in their text only
         text = str(error)
-        number = next((n for n in _CAUSES if f"errno = {n}," in text or f"os error {n})" in text),
-                      None)  # fmt: skip
+        number = next((n for n in _CAUSES if f"errno = {n}," in text or os.strerror(n) in text), 0)
         if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
             number = errno.ENOMEM
     return _CAUSES.get(number or 0)

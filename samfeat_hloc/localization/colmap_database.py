@@ -18,7 +18,7 @@ import numpy as np
 import pycolmap
 from tqdm import tqdm
 
-from ..errors import SamfeatError, writing
+from ..errors import SamfeatError, cause_of, writing
 from .feature_readers import FeatureReader, MatchReader
 from .h5store import FileLock, sole_run
 
@@ -169,6 +169,19 @@ def work_folder(output: Path) -> Iterator[Path]:
         finally:
             lock.release()
             shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def database_errors(output: Path) -> Iterator[None]:
+    """COLMAP does not say why it cannot open or write its database: say what it can be."""
+    try:
+        yield
+    except RuntimeError as error:
+        why = " ".join(str(error).split())
+        raise SamfeatError(
+            f"{output}: {cause_of(error) or f'COLMAP cannot write its database ({why})'}; is the"
+            " disk full, or the limit on open files (ulimit -n) low?"
+        ) from error
 
 
 def _remove_left_behind(output: Path) -> None:

@@ -17,9 +17,9 @@ import numpy as np
 import pycolmap
 from tqdm import tqdm
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, cause_of
 from . import provenance
-from .colmap_database import put_in_place, quiet_colmap, work_folder
+from .colmap_database import database_errors, put_in_place, quiet_colmap, work_folder
 from .epipolar import epipolar_errors
 from .feature_readers import FeatureReader, MatchReader
 from .map_model import is_model, read_map
@@ -107,9 +107,10 @@ def main(
         database = work / "database.db"
         with FeatureReader(features) as feature_file, MatchReader(matches) as match_file:
             _check_names(reference, listed, feature_file, pairs, image_dir)
-            verification = fill_database(
-                database, reference, listed, feature_file, match_file, config
-            )
+            with database_errors(output):
+                verification = fill_database(
+                    database, reference, listed, feature_file, match_file, config
+                )
         _check_verified(verification, pairs, matches)
         model = work / "model"
         model.mkdir()
@@ -327,6 +328,8 @@ def triangulate(
                 reference, str(database), str(image_dir), str(output), options=options
             )
     except (ValueError, RuntimeError, IndexError) as error:
+        if (cause := cause_of(error)) is not None:
+            raise SamfeatError(f"{output.parent}: {cause}") from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SamfeatError(
             f"{image_dir}: COLMAP could not triangulate ({reason}); "

@@ -144,7 +144,7 @@ def _parsers(city: City) -> list[tuple[str, Path, Parse]]:
         shutil.copyfile(whole / "localize/localization.json", path.with_name("localization.json"))
         read_result(path)
 
-    def log(path: Path) -> None:
+    def log_of(path: Path) -> None:
         shutil.copyfile(whole / "localize/poses.txt", path.with_name("poses.txt"))
         read_result(path.with_name("poses.txt"))
 
@@ -154,7 +154,7 @@ def _parsers(city: City) -> list[tuple[str, Path, Parse]]:
         ("pairs files", city.query_pairs, read_pairs),
         ("poses files", whole / "localize/poses.txt", read_poses),
         ("poses with their log", whole / "localize/poses.txt", result),
-        ("localization.json", whole / "localize/localization.json"),
+        ("localization.json", whole / "localize/localization.json", log_of),
         ("COLMAP models", city.model, mapping._read_reference),
         ("maps", whole / "map/map", lambda path: (map_model.read_map(path),
                                                   map_model.read_cameras(path))),

@@ -16,6 +16,8 @@ import children
 import faults
 import fuzz
 import kills as kills_of
+import report as report_of
+import soak as soak_of
 import typer
 from stages import NAMES, City
 from tally import Tally
@@ -32,6 +34,12 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help="kills, faults, inputs; repeat.")] = None,
     stage: Annotated[list[str] | None, typer.Option(help="Only this stage; repeat.")] = None,
     work: Annotated[Path | None, typer.Option(help="Folder to work in, kept.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Page to write; docs/reliability.md after a whole run.")
+    ] = None,
+    soak: Annotated[bool, typer.Option("--soak", help="The nightly soak, and only that.")] = False,
+    soak_images: Annotated[int, typer.Option(help="Images of the soak.")] = 10_000,
+    soak_every: Annotated[float, typer.Option(help="Seconds between its kills.")] = 60.0,
 ) -> None:
     """Try everything and print tried, survived, lost; exit code 1 when anything is lost."""
     began = time.monotonic()
@@ -40,7 +48,11 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)
     children.preload()
-    city, tally = City(folder), Tally()
+    city, tally = City(folder / "small"), Tally()
+    if soak:
+        soak_of.soak(folder, soak_images, soak_every, tally)
+        print(f"\n{tally.table()}")
+        raise typer.Exit(int(tally.lost > 0))
     seconds = city.prepare()
     print("uninterrupted: " + ", ".join(f"{n} {s:.1f} s" for n, s in seconds.items()), flush=True)
     if "kills" in parts:
@@ -54,7 +66,12 @@ def main(
     if "inputs" in parts:
         bad_files.try_all(city, tally)
         fuzz.try_all(city, damages, seed, tally)
-    print(f"\n{tally.table()}\n{(time.monotonic() - began) / 60:.1f} minutes; work in {folder}")
+    minutes = (time.monotonic() - began) / 60
+    if report is None and not only and not stage:
+        report = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+    if report is not None:
+        report_of.write(report, tally, minutes, seed)
+    print(f"\n{tally.table()}\n{minutes:.1f} minutes; work in {folder}")
     raise typer.Exit(int(tally.lost > 0))
 
 

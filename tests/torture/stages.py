@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -37,11 +37,13 @@ class City:
         size: width and height.
     """
 
-    def __init__(self, folder: Path, images: int = 14, size: tuple[int, int] = (256, 192)) -> None:
+    def __init__(
+        self, folder: Path, images: int = 14, size: tuple[int, int] = (256, 192), seed: int = 0
+    ) -> None:
         self.folder = folder
         self.dataset = folder / "city"
         self.whole = folder / "whole"
-        self._images, self._size = images, size
+        self._images, self._size, self._seed = images, size, seed
         photos, model = self.dataset / "images_upright", self.dataset / "3D-models/aachen_v_1_1"
         self.photos, self.model = photos, model
         self.db_pairs, self.query_pairs = folder / "pairs-db.txt", folder / "pairs-query.txt"
@@ -86,8 +88,8 @@ class City:
     def stage(self, name: str) -> Stage:
         return next(stage for stage in self.stages if stage.name == name)
 
-    def prepare(self) -> dict[str, float]:
-        """Make the dataset and run every stage without any trouble; seconds by stage."""
+    def prepare(self, names: Sequence[str] = NAMES) -> dict[str, float]:
+        """Make the dataset and run these stages without any trouble; seconds by stage."""
         self.folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.whole, ignore_errors=True)
         made = children.run(self._build)
@@ -103,7 +105,7 @@ class City:
                             (self.all_pairs, db_pairs + query_pairs)):  # fmt: skip
             path.write_text("".join(f"{a} {b}\n" for a, b in pairs))
         seconds = {}
-        for stage in self.stages:
+        for stage in map(self.stage, names):
             output = self.whole / stage.name
             output.mkdir(parents=True)
             ended = run_stage(stage, output)
@@ -116,7 +118,13 @@ class City:
         from samfeat_hloc.scenes.demo import write_demo
 
         queries = max(self._images // 2, 1)
-        write_demo(self.dataset, num_db=self._images, num_queries=queries, size=self._size)
+        write_demo(
+            self.dataset,
+            seed=self._seed,
+            num_db=self._images,
+            num_queries=queries,
+            size=self._size,
+        )
 
 
 def run_stage(
