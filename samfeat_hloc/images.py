@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.errors import SamfeatError, cause_of
 
 MAX_PIXELS = 200_000_000
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm"})
@@ -220,6 +220,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except PermissionError:
         raise SamfeatError(f"{path}: no permission to read it; change its mode") from None
     except Exception as error:  # Pillow's decoders raise almost anything on broken data.
+        if (cause := cause_of(error)) is not None:  # of the machine, not of the file
+            raise SamfeatError(f"{path}: {cause}") from None
         why = " ".join(str(error).split()) or type(error).__name__
         raise SamfeatError(
             f"{path}: the image is truncated or broken ({why}); fetch it again or remove it"

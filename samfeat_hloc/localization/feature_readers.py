@@ -8,7 +8,7 @@ from types import TracebackType
 import h5py
 import numpy as np
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, cause_of
 from .h5store import read_array
 
 
@@ -20,6 +20,8 @@ class _File:
         try:
             self._file = h5py.File(path, "r")
         except OSError as error:
+            if (cause := cause_of(error)) is not None:
+                raise SamfeatError(f"{path}: {cause}") from None
             raise SamfeatError(
                 f"{path}: cannot be read as HDF5 ({error}); delete it and {mend}"
             ) from error

@@ -17,7 +17,7 @@ from typing import Any
 
 import h5py
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, cause_of
 from .textlines import write_atomically
 
 ATTRIBUTE = "made_by"
@@ -212,6 +212,8 @@ def open_hdf5(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
     except OSError as error:
+        if (cause := cause_of(error)) is not None:
+            raise SamfeatError(f"{path}: {cause}") from None
         why = " ".join(str(error).split())
         raise SamfeatError(
             f"{path}: cannot be read as HDF5 ({why}); delete it and make it again"

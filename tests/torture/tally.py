@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,14 @@ class Tally:
         print(f"{verdict:5}{kind:10} {subject:44} {happened[0][:150]}", flush=True)
         for more in happened[1:] if lost else []:
             print(f"{'':61}{more[:150]}", flush=True)
+
+    def save(self, path: Path) -> None:
+        """For another process."""
+        path.write_text(json.dumps([asdict(row) for row in self.rows]))
+
+    def load(self, path: Path) -> None:
+        """Take over the rows of another process."""
+        self.rows += [Row(**row) for row in json.loads(path.read_text())]
 
     @property
     def lost(self) -> int:
