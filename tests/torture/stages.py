@@ -88,7 +88,7 @@ class City:
     def stage(self, name: str) -> Stage:
         return next(stage for stage in self.stages if stage.name == name)
 
-    def prepare(self, names: Sequence[str] = NAMES) -> dict[str, float]:
+    def prepare(self, stages: Sequence[str] = NAMES) -> dict[str, float]:
         """Make the dataset and run these stages without any trouble; seconds by stage."""
         self.folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.whole, ignore_errors=True)
@@ -105,7 +105,7 @@ class City:
                             (self.all_pairs, db_pairs + query_pairs)):  # fmt: skip
             path.write_text("".join(f"{a} {b}\n" for a, b in pairs))
         seconds = {}
-        for stage in map(self.stage, names):
+        for stage in [self.stage(name) for name in stages]:
             output = self.whole / stage.name
             output.mkdir(parents=True)
             ended = run_stage(stage, output)
