@@ -61,8 +61,7 @@ def main(
     num_retrieved: Annotated[
         int | None,
         typer.Option(
-            help="Database images for each query; 50, or a third of a small database;"
-            " 20 with --protocol local-features."
+            help="Database images for each query; 50, or 20 with --protocol local-features."
         ),
     ] = None,
     max_error: Annotated[float, typer.Option(help="Of a pose's inliers, in pixels.")] = 12.0,
@@ -127,7 +126,7 @@ def main(
         pairs_query=query_pairs,
         retrieval=retrieval,
         num_covisible=num_covisible,
-        num_retrieved=num_retrieved,
+        num_retrieved=50 if num_retrieved is None else num_retrieved,
         max_error=max_error,
         method=method,
         workers=workers,

@@ -20,7 +20,7 @@ from ..errors import SamfeatError
 from ..evaluation.localization import LocalizationEvaluation, by_base_name, evaluate
 from ..network import SAMFeat
 from ..presets import MATCH_DISTANCE_THRESHOLD, PRESETS
-from . import features, global_descriptors, localize, mapping, matches, pairs, submission
+from . import features, global_descriptors, localize, mapping, matches, pairs, places, submission
 from .dataset import AachenDataset
 from .localize import LocalizationResult
 from .matches import MatchConfig
@@ -44,7 +44,7 @@ class RunOptions:
     pairs_db, pairs_query: lists of pairs to use in place of covisibility and retrieval.
     retrieval: "vlad", or one of hloc's global descriptors (hloc has to be installed).
     num_covisible: database images paired with each database image.
-    num_retrieved: database images retrieved for each query; None for `default_retrieved`.
+    num_retrieved: database images retrieved for each query; as hloc does on Aachen.
     max_error: of inliers of a query's pose, in pixels.
     method: name in the submission's file name.
     workers: threads and processes of stages that take them.
@@ -59,7 +59,7 @@ class RunOptions:
     pairs_query: Path | None = None
     retrieval: str = VLAD
     num_covisible: int = 20
-    num_retrieved: int | None = None
+    num_retrieved: int = 50
     max_error: float = 12.0
     method: str = "samfeat"
     workers: int = 2
@@ -72,7 +72,7 @@ class RunOptions:
             raise SamfeatError(f"--conf {self.conf}: choose from {', '.join(PRESETS)}")
         for name in ("num_covisible", "num_retrieved", "workers"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value < 1:
                 raise SamfeatError(f"--{name.replace('_', '-')}: give a number from 1")
         if not self.max_error > 0:
             raise SamfeatError("--max-error: give a number of pixels above 0")
@@ -205,10 +205,16 @@ def run(dataset_dir: Path, outputs: Path, options: RunOptions | None = None) -> 
         engine.matches(pairs_query, feature_file, matches_query, config=config, **again)
     figures.update(count_matches(matches_query))
 
+    pairs_places = outputs / "pairs-query-places.txt"
+    with clock.stage("places", pairs_places):
+        places.main(
+            map_dir, dataset.queries, pairs_query, feature_file, matches_query, pairs_places,
+            max_error=options.max_error, workers=options.workers, **again,
+        )  # fmt: skip
     poses = outputs / "poses.txt"
     with clock.stage("localize", poses) as figures:
         result = engine.localize(
-            map_dir, dataset.queries, pairs_query, feature_file, matches_query, poses,
+            map_dir, dataset.queries, pairs_places, feature_file, matches_query, poses,
             max_error=options.max_error, workers=options.workers, **again,
         )  # fmt: skip
     figures.update(_localized(result, dataset))
@@ -266,7 +272,7 @@ def _query_pairs(
                 dataset.image_dir, [*dataset.db_names, *dataset.query_names], descriptors,
                 configuration=options.retrieval, **again,
             )  # fmt: skip
-    count = options.num_retrieved or default_retrieved(len(dataset.db_names))
+    count = options.num_retrieved
     pairs_query = outputs / f"pairs-query-{options.retrieval}{count}.txt"
     with clock.stage("pairs-query", pairs_query):
         engine.pairs_from_retrieval(
@@ -274,15 +280,6 @@ def _query_pairs(
             num_matched=count, **again,
         )  # fmt: skip
     return pairs_query
-
-
-def default_retrieved(num_database: int) -> int:
-    """How many database images to retrieve for a query: 50, as hloc does on Aachen.
-
-    At most a third of a small database, though at least 10: to retrieve most of a map chooses
-    nothing, and lookalike places far from the right one then outvote it.
-    """
-    return min(50, max(10, num_database // 3))
 
 
 def _given_pairs_db(path: Path | None, dataset: AachenDataset) -> Path | None:
