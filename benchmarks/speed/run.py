@@ -60,6 +60,9 @@ def main(
     run: Annotated[
         Path | None, typer.Option(help="Outputs of a finished native run on it.")
     ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Checkpoint of --run; the shipped one by default.")
+    ] = None,
     rows: Annotated[str, typer.Option(help="Which rows, by commas.")] = ",".join(ROWS),
     repeats: Annotated[int, typer.Option(help="Of each row; the whole run has one.")] = 5,
     keypoints: Annotated[int, typer.Option(help="Of each image that is matched.")] = 4096,
@@ -94,7 +97,7 @@ def main(
             elif name == "localization" and run is not None:
                 found.append(_localization(opened, run, work, repeats))
             elif name == "localizer" and run is not None:
-                found.append(_localizer(opened, run, work, repeats))
+                found.append(_localizer(opened, run, work, repeats, weights))
             elif name == "extraction":
                 extraction, share["extraction"] = _extraction(opened, repeats, rates)
                 found.append(extraction)
@@ -250,11 +253,13 @@ def _beside_hloc(
     return Row(name, unit, items, speed.in_turns({"samfeat": ours, "hloc": theirs}, repeats))
 
 
-def _localizer(dataset: AachenDataset, run: Path, work: Path, repeats: int) -> Row:
+def _localizer(
+    dataset: AachenDataset, run: Path, work: Path, repeats: int, weights: Path | None
+) -> Row:
     """Photos to poses, one after another, as a camera would ask: 640 pixels, 1,024 keypoints."""
     map_building.build(run, work / "map")
     fast = PRESETS["samfeat_fast"]
-    localizer = Localizer.load(work / "map", options=fast, num_retrieved=20)
+    localizer = Localizer.load(work / "map", weights=weights, options=fast, num_retrieved=20)
     queries = dataset.queries[:: max(1, len(dataset.queries) // 10)]
     stages: dict[str, list[float]] = {}
 
