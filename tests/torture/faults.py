@@ -88,7 +88,7 @@ def _read_only(city: City, stage: Stage, tally: Tally) -> None:
         found.append("it finished")
     found += _after(city, stage, folder)
     tally.add("fault", f"{stage.name}: read-only output", PROMISE,
-              found or [_plain(ended.how(), city)], lost=bool(found))  # fmt: skip
+              found or [_plain(ended.how(), city)], lost=int(bool(found)))  # fmt: skip
 
 
 def _two_at_once(city: City, stage: Stage, tally: Tally) -> None:
@@ -114,7 +114,7 @@ def _two_at_once(city: City, stage: Stage, tally: Tally) -> None:
     found += inspect(lambda: differences(folder, city.whole / stage.name))
     tally.add("fault", f"{stage.name}: two runs at once",
               "the second refuses with the owner's process id, or waits; never both",
-              found or [how], lost=bool(found))  # fmt: skip
+              found or [how], lost=int(bool(found)))  # fmt: skip
 
 
 def _skipped(ended: Ended) -> bool:
@@ -148,7 +148,7 @@ def dead_worker(city: City, tally: Tally) -> None:
         found.append("nothing was killed" if not killed else "it finished without its worker")
     found += _after(city, stage, folder)
     tally.add("fault", "teach: a worker is killed", PROMISE,
-              found or [_plain(ended.how(), city)], lost=bool(found))  # fmt: skip
+              found or [_plain(ended.how(), city)], lost=int(bool(found)))  # fmt: skip
 
 
 def _workers(parent: int) -> list[int]:

@@ -49,7 +49,7 @@ def main(
     folder.chmod(0o755)
     (folder / "beside.json").unlink(missing_ok=True)
     children.preload()
-    city, tally = City(folder / "small"), Tally()
+    city, tally = City(folder / "small"), Tally(file=folder / "kills.json")
     if soak:
         soak_of.soak(folder, soak_images, soak_every, tally)
         print(f"\n{tally.table()}")
@@ -84,7 +84,7 @@ def _faults_and_inputs(
     folder: Path, parts: list[str], names: list[str], damages: int, seed: int
 ) -> None:
     """The rows go to ``beside.json``."""
-    city, tally = City(folder / "beside"), Tally()
+    city, tally = City(folder / "beside"), Tally(file=folder / "beside.json")
     city.prepare()
     if "faults" in parts:
         for name in names:
@@ -94,7 +94,6 @@ def _faults_and_inputs(
     if "inputs" in parts:
         bad_files.try_all(city, tally)
         fuzz.try_all(city, damages, seed, tally)
-    tally.save(folder / "beside.json")
 
 
 if __name__ == "__main__":

@@ -21,9 +21,13 @@ class Row:
 
 @dataclass
 class Tally:
-    """Rows in the order in which they came; each is printed as it comes."""
+    """Rows in the order in which they came; each is printed as it comes.
+
+    file: kept up to date with them, for another process.
+    """
 
     rows: list[Row] = field(default_factory=list)
+    file: Path | None = None
 
     def add(
         self, kind: str, subject: str, promised: str, happened: list[str], *, tried: int = 1,
@@ -31,14 +35,12 @@ class Tally:
     ) -> None:  # fmt: skip
         """A row; ``happened`` has a sentence, or one for each loss."""
         self.rows.append(Row(kind, subject, promised, happened, tried, lost))
+        if self.file is not None:
+            self.file.write_text(json.dumps([asdict(row) for row in self.rows]))
         verdict = "LOST" if lost else "ok"
         print(f"{verdict:5}{kind:10} {subject:44} {happened[0][:150]}", flush=True)
         for more in happened[1:] if lost else []:
             print(f"{'':61}{more[:150]}", flush=True)
-
-    def save(self, path: Path) -> None:
-        """For another process."""
-        path.write_text(json.dumps([asdict(row) for row in self.rows]))
 
     def load(self, path: Path) -> None:
         """Take over the rows of another process."""
