@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ..localization.dataset import Query
 
 _Pairs = Annotated[Path, typer.Option(help="List of pairs, 'name0 name1' lines.")]
 _Features = Annotated[Path, typer.Option(help="Feature file, HDF5 in hloc's format.")]
 _Matches = Annotated[Path, typer.Option(help="Match file, HDF5 in hloc's format.")]
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what was made differently.")]
+
+_Map = Annotated[Path, typer.Option("--map", help="COLMAP model of the features.")]
+_Queries = Annotated[
+    list[Path],
+    typer.Option(
+        help="List of queries with intrinsics, 'name MODEL width height params...' lines; give the "
+        "option again for more lists."
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -43,15 +55,29 @@ def register(app: typer.Typer) -> None:
         )
 
     @app.command()
+    def places(
+        map_dir: _Map,
+        queries: _Queries,
+        pairs: _Pairs,
+        features: _Features,
+        matches: _Matches,
+        output: Annotated[Path, typer.Option(help="Pairs file to write.")],
+        max_error: Annotated[float, typer.Option(help="Of a pose's inliers, in pixels.")] = 12.0,
+        workers: Annotated[int, typer.Option(help="Queries solved at a time.")] = 2,
+        overwrite: _Overwrite = False,
+    ) -> None:
+        """Leave out retrieved images of places that only look like the query's."""
+        from ..localization import places as stage
+
+        stage.main(
+            map_dir, _read(queries), pairs, features, matches, output,
+            max_error=max_error, overwrite=overwrite, workers=workers,
+        )  # fmt: skip
+
+    @app.command()
     def localization(
-        map_dir: Annotated[Path, typer.Option("--map", help="COLMAP model of the features.")],
-        queries: Annotated[
-            list[Path],
-            typer.Option(
-                help="List of queries with intrinsics, 'name MODEL width height params...' "
-                "lines; give the option again for more lists."
-            ),
-        ],
+        map_dir: _Map,
+        queries: _Queries,
         pairs: _Pairs,
         features: _Features,
         matches: _Matches,
@@ -62,18 +88,20 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Localize queries in a map: PnP with LO-RANSAC and refinement."""
         from ..localization import localize as stage
-        from ..localization.dataset import LIST_SUFFIX, read_queries
 
-        listed = [
-            query
-            for path in queries
-            for query in read_queries(path, path.name.removesuffix(LIST_SUFFIX))
-        ]
         result = stage.main(
-            map_dir, listed, pairs, features, matches, output,
+            map_dir, _read(queries), pairs, features, matches, output,
             max_error=max_error, overwrite=overwrite, workers=workers,
         )  # fmt: skip
         typer.echo(f"{output}: {result.num_localized} of {len(result.queries)} queries localized")
         for name, query in result.queries.items():
             if not query.localized:
                 typer.echo(f"  {name}: {query.status}, pose of {query.retrieved[0][0]}")
+
+
+def _read(lists: list[Path]) -> list[Query]:
+    from ..localization.dataset import LIST_SUFFIX, read_queries
+
+    return [
+        query for path in lists for query in read_queries(path, path.name.removesuffix(LIST_SUFFIX))
+    ]

@@ -1,0 +1,98 @@
+"""Lookalike places: which of a query's retrieved images are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pycolmap
+import pytest
+
+from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.localization.feature_readers import MatchReader
+from samfeat_hloc.localization.map_model import MapImage, MapModel
+from samfeat_hloc.localization.places import agreeing, places_of
+from samfeat_hloc.localization.poses import Pose
+
+QUERY = "query/q.jpg"
+CAMERA = pycolmap.Camera(model="PINHOLE", width=640, height=480, params=[500, 500, 320, 240])
+HERE = [f"here/{i}.jpg" for i in range(2)]
+THERE = [f"there/{i}.jpg" for i in range(6)]
+POINTS = 300
+FAR = np.array([1000.0, 0, 0])
+
+
+def build(tmp_path: Path, alike: float) -> tuple[MapModel, np.ndarray, MatchReader]:
+    """A query in front of a facade, and elsewhere a street of which a share ``alike`` is the same.
+
+    Both places have the facade's points in the map, ``there`` 1 km away and seen by three times as
+    many images, each with matches of its own that are wrong.
+    """
+    random = np.random.default_rng(4)
+    xyz = np.stack([random.uniform(-3, 3, POINTS), random.uniform(-2, 2, POINTS),
+                    random.uniform(5, 8, POINTS)], axis=1)  # fmt: skip
+    keypoints = xyz[:, :2] / xyz[:, 2:] * 500 + [320, 240]
+    images, pose = {}, Pose(np.array([1.0, 0, 0, 0]), np.zeros(3))
+    matches = {}
+    for i, name in enumerate([*HERE, *THERE]):
+        rows = np.arange(POINTS) + (0 if name in HERE else POINTS)
+        images[name] = MapImage(i, 1, name, pose, rows.astype(np.int32))
+        found = np.full(POINTS, -1, np.int32)
+        chosen = random.permutation(POINTS)[:200]
+        right = chosen[: int(200 * (0.9 if name in HERE else alike))]
+        found[chosen] = random.integers(0, POINTS, len(chosen))
+        found[right] = right
+        matches[name] = found
+    path = tmp_path / "matches.h5"
+    with h5py.File(path, "w") as file:
+        for name, found in matches.items():
+            group = file.create_group(f"{QUERY.replace('/', '-')}/{name.replace('/', '-')}")
+            group["matches0"] = found
+    count = 2 * POINTS
+    model = MapModel(
+        images, np.arange(count), np.concatenate([xyz, xyz + FAR]),
+        np.zeros((count, 3), np.uint8), np.ones(count), np.full(count, 3),
+    )  # fmt: skip
+    return model, keypoints, MatchReader(path)
+
+
+def test_the_place_with_more_photos_does_not_outvote_the_right_one(tmp_path: Path) -> None:
+    model, keypoints, reader = build(tmp_path, alike=0.4)
+    retrieved = [THERE[0], HERE[0], *THERE[1:], HERE[1]]
+    with reader as matches:
+        inliers = 6 * 0.4 * 200, 2 * 0.9 * 200
+        assert inliers[0] > inliers[1]  # all matches together would go there
+        assert agreeing(model, QUERY, CAMERA, keypoints, retrieved, matches) == HERE
+
+
+def test_what_does_not_contradict_stays(tmp_path: Path) -> None:
+    model, keypoints, reader = build(tmp_path, alike=0.02)  # too little for a pose of its own
+    retrieved = [THERE[0], HERE[0], *THERE[1:], HERE[1]]
+    with reader as matches:
+        assert agreeing(model, QUERY, CAMERA, keypoints, retrieved, matches) == retrieved
+        assert agreeing(model, QUERY, CAMERA, keypoints, HERE, matches) == HERE
+
+
+def test_parts_of_one_place_that_share_no_points_agree(tmp_path: Path) -> None:
+    model, keypoints, reader = build(tmp_path, alike=0.6)
+    same = MapModel(
+        model.images, model.point_ids, np.concatenate([model.xyz[:POINTS]] * 2), model.colors,
+        model.errors, model.track_lengths,
+    )  # fmt: skip
+    with reader as matches:
+        assert agreeing(same, QUERY, CAMERA, keypoints, [*HERE, *THERE], matches) == [*HERE, *THERE]
+
+
+def test_places_are_what_the_map_connects(tmp_path: Path) -> None:
+    model, _, _ = build(tmp_path, alike=0.4)
+    assert places_of(model, [THERE[0], HERE[0], THERE[3], "unknown.jpg"]) == [
+        [THERE[0], THERE[3]], [HERE[0]],
+    ]  # fmt: skip
+    assert places_of(model, ["unknown.jpg"]) == []
+
+
+def test_matches_of_other_features_are_refused(tmp_path: Path) -> None:
+    model, keypoints, reader = build(tmp_path, alike=0.4)
+    with reader as matches, pytest.raises(SamfeatError, match="match these features again"):
+        agreeing(model, QUERY, CAMERA, keypoints[:50], [*HERE, *THERE], matches)
