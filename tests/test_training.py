@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -281,6 +282,8 @@ def test_the_papers_recipe_with_a_teacher(photo_folder: Path, cache: Path, tmp_p
     assert sum(last.values()) < sum(first.values())
     assert last["asrd"] < first["asrd"]
     assert "regions" in SAMFeat.from_pretrained(path).metadata["teacher"]
+    if importlib.util.find_spec("tensorboard"):
+        assert list((run / "tensorboard").glob("events.*"))
     kept = sorted(p.name for p in run.glob("*.safetensors"))
     assert kept == ["best.safetensors", "samfeat.safetensors", "step-0000024.safetensors"]
 
