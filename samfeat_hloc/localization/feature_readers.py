@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import SamfeatError, cause_of
 from .h5store import read_array
+from .provenance import reading_hdf5
 
 
 class _File:
@@ -45,7 +46,8 @@ class FeatureReader(_File):
         super().__init__(path, "feature", "extract the features first")
 
     def has(self, name: str) -> bool:
-        return f"{name}/keypoints" in self._file
+        with reading_hdf5(self.path):
+            return f"{name}/keypoints" in self._file
 
     def missing(self, names: list[str]) -> list[str]:
         return [name for name in names if not self.has(name)]
@@ -74,7 +76,7 @@ class FeatureReader(_File):
         """Detection noise in pixels of the original image; 1 where the file does not say."""
         try:
             noise = float(self._get(name)["keypoints"].attrs.get("uncertainty", 1.0))
-        except (TypeError, ValueError, OSError):
+        except (TypeError, ValueError, OSError, KeyError, RuntimeError):
             noise = np.nan
         if not 0 < noise < np.inf:
             raise SamfeatError(
@@ -86,7 +88,9 @@ class FeatureReader(_File):
     def image_size(self, name: str) -> tuple[int, int] | None:
         """Width and height of the image that the features were extracted from."""
         group = self._get(name)
-        if "image_size" not in group:
+        with reading_hdf5(self.path):
+            there = "image_size" in group
+        if not there:
             return None
         size = read_array(group, "image_size", self.path).reshape(-1)
         if len(size) < 2 or not np.isfinite(size).all():
@@ -98,7 +102,8 @@ class FeatureReader(_File):
     def _get(self, name: str) -> h5py.Group:
         if not self.has(name):
             raise SamfeatError(f"{self.path}: no features of {name}; extract them first")
-        return self._file[name]
+        with reading_hdf5(self.path):
+            return self._file[name]
 
 
 class MatchReader(_File):
@@ -111,7 +116,9 @@ class MatchReader(_File):
         """(K, 2) int64: index of the keypoint in image 0, in image 1."""
         direct, reverse = _pair_key(name0, name1), _pair_key(name1, name0)
         for key, flipped in ((direct, False), (reverse, True)):
-            if f"{key}/matches0" in self._file:
+            with reading_hdf5(self.path):
+                there = f"{key}/matches0" in self._file
+            if there:
                 matches0 = read_array(self._file, f"{key}/matches0", self.path)
                 if matches0.ndim != 1 or matches0.dtype.kind not in "iu":
                     raise SamfeatError(

@@ -190,7 +190,7 @@ class SegmentWriter:
             return
         existing = provenance.read_hdf5(self.final)
         provenance.check(existing, self.made_by, self.final, inputs=self.compare_inputs)
-        with provenance.open_hdf5(self.final) as file:
+        with provenance.open_hdf5(self.final) as file, provenance.reading_hdf5(self.final):
             self.done = dict(_groups(file))
         self._in_final = set(self.done)
 
@@ -264,7 +264,8 @@ def _groups(file: h5py.File) -> Iterator[tuple[str, str]]:
 def group_names(file: h5py.File, dataset: str) -> list[str]:
     """Sorted names of the groups of an open HDF5 file that hold a dataset of that name."""
     names: list[str] = []
-    file.visit(names.append)
+    with provenance.reading_hdf5(Path(file.filename)):
+        file.visit(names.append)
     ending = f"/{dataset}"
     return sorted(name.removesuffix(ending) for name in names if name.endswith(ending))
 

@@ -238,7 +238,9 @@ class DescriptorCache:
 
     def _read(self, name: str) -> Tensor:
         mend = "extract it again"
-        values = read_array(self._file[name], "descriptors", self.path)
+        with provenance.reading_hdf5(self.path):
+            group = self._file[name]
+        values = read_array(group, "descriptors", self.path)
         if values.ndim != 2 or values.dtype.kind != "f":
             raise SamfeatError(
                 f"{self.path}: descriptors of {name} are {values.dtype} of shape {values.shape}"

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def read_hdf5(path: Path) -> dict[str, Any] | None:
     Raises:
         SamfeatError: the file cannot be read as HDF5.
     """
-    with open_hdf5(path) as file:
+    with open_hdf5(path) as file, reading_hdf5(path):
         text = file.attrs.get(ATTRIBUTE)
         return None if text is None else _parsed(text, path)
 
@@ -180,7 +181,7 @@ def file_hash(path: Path) -> str:
                 while block := stream.read(1 << 20):
                     digest.update(block)
             return digest.hexdigest()
-        with open_hdf5(path) as file:
+        with open_hdf5(path) as file, reading_hdf5(path):
             text = file.attrs.get(ATTRIBUTE)
             names: list[str] = []
             file.visit(names.append)
@@ -217,6 +218,18 @@ def open_hdf5(path: Path) -> h5py.File:
         why = " ".join(str(error).split())
         raise SamfeatError(
             f"{path}: cannot be read as HDF5 ({why}); delete it and make it again"
+        ) from None
+
+
+@contextmanager
+def reading_hdf5(path: Path) -> Iterator[None]:
+    """Raise what HDF5 says of a damaged file in the block as a SamfeatError that names it."""
+    try:
+        yield
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        why = " ".join(str(error).split())
+        raise SamfeatError(
+            f"{path}: {cause_of(error) or f'damaged ({why}); delete it and make it again'}"
         ) from None
 
 

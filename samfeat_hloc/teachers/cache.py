@@ -40,7 +40,7 @@ import numpy as np
 
 from ..errors import SamfeatError
 from ..localization.h5store import Group, group_names, read_array
-from ..localization.provenance import open_hdf5
+from ..localization.provenance import open_hdf5, reading_hdf5
 from .reduction import reduce_embedding
 
 FORMAT = "samfeat_hloc teacher cache 1"
@@ -115,7 +115,7 @@ class TeacherCache:
         self.path = Path(path)
         self._lock = threading.Lock()
         self._handle: tuple[int, h5py.File] | None = None
-        with open_hdf5(self.path) as file:
+        with open_hdf5(self.path) as file, reading_hdf5(self.path):
             if str(file.attrs.get("format")) != FORMAT:
                 raise SamfeatError(
                     f"{path}: is not a teacher's cache; make one with `samfeat teach`"
@@ -158,7 +158,7 @@ class TeacherCache:
             if not (embedding.ndim == 3 and groups.ndim == strength.ndim == 2):
                 raise ValueError("its maps have other dimensions")
             return Taught(embedding, groups, strength)
-        except (OSError, KeyError, ValueError, TypeError, IndexError) as error:
+        except (OSError, KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
             raise SamfeatError(
                 f"{self.path}: {name} cannot be read ({' '.join(str(error).split())}); delete the"
                 " file and run `samfeat teach` again"

@@ -70,7 +70,9 @@ class KeypointLabels:
             width, height = (int(v) for v in read_array(group, "image_size", self.path))
             if not np.isfinite(keypoints).all() or scores.size != len(keypoints):
                 raise ValueError("they are not finite, or have not a score each")
-        except (OSError, KeyError, ValueError, TypeError, OverflowError) as error:
+        except (
+            OSError, KeyError, ValueError, TypeError, OverflowError, RuntimeError
+        ) as error:  # fmt: skip
             raise SamfeatError(
                 f"{self.path}: {name} cannot be read ({' '.join(str(error).split())}); make the"
                 " file again"
