@@ -44,7 +44,7 @@ def test_every_way_to_fail_is_told_apart(street: tuple[Path, Path]) -> None:
     assert "none of the 5 retrieved images" in found[0].text and "m away" in found[0].text
     assert found[2].text.startswith("few inliers: 11 inliers of")
     table = failures_table(found)
-    assert table.startswith("8 of 12 queries failed: 2 no retrieval in the right place, 3 few")
+    assert table.startswith("8 of 12 queries failed: 2 no image of the right place, 3 few")
     assert failures_table([diagnosis for diagnosis in found if not diagnosis.failed]) == (
         "no failed query"
     )

@@ -34,7 +34,7 @@ _MAX_ANGLE = math.radians(60)  # a surface seen from farther round looks differe
 class Reason(str, Enum):
     """What went wrong, by the stage that did."""
 
-    RETRIEVAL = "no retrieval in the right place"
+    RETRIEVAL = "no image of the right place"
     FEW_MATCHES = "few matches"
     FEW_INLIERS = "few inliers"
     WRONG_PLACE = "wrong although many inliers"
@@ -214,8 +214,8 @@ def _reason(
     if None not in views and not any(views):
         nearest = f"; the nearest was taken {min(distances):.1f} m away" if distances else ""
         return Reason.RETRIEVAL, (
-            f"{Reason.RETRIEVAL.value}: none of the {len(retrieved)} retrieved images shows what "
-            f"the query sees{nearest}"
+            f"{Reason.RETRIEVAL.value}: none of the {len(retrieved)} images used shows what the "
+            f"query sees{nearest}; retrieval missed it, or it was left out for a lookalike place"
         )
     inliers = f"{query.num_inliers} inliers of {query.num_correspondences} matches"
     if query.num_correspondences < MIN_CORRESPONDENCES:
