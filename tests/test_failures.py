@@ -41,7 +41,7 @@ def test_every_way_to_fail_is_told_apart(street: tuple[Path, Path]) -> None:
         Reason.INACCURATE, Reason.FEW_MATCHES, None, None, None, None,
     ]  # fmt: skip
     assert found[4].error is not None and found[4].error[0] == pytest.approx(0.4, abs=0.1)
-    assert "none of the 5 retrieved images" in found[0].text and "m away" in found[0].text
+    assert "none of the 5 images used" in found[0].text and "m away" in found[0].text
     assert found[2].text.startswith("few inliers: 11 inliers of")
     table = failures_table(found)
     assert table.startswith("8 of 12 queries failed: 2 no image of the right place, 3 few")
