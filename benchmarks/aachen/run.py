@@ -64,6 +64,9 @@ def main(
             help="Database images for each query; 50, or 20 with --protocol local-features."
         ),
     ] = None,
+    places: Annotated[
+        bool, typer.Option(help="Leave out retrieved images of lookalike places.")
+    ] = True,
     max_error: Annotated[float, typer.Option(help="Of a pose's inliers, in pixels.")] = 12.0,
     method: Annotated[str, typer.Option(help="Name in the submission's file name.")] = "samfeat",
     workers: Annotated[int, typer.Option(help="Threads and processes of a stage.")] = 2,
@@ -127,6 +130,7 @@ def main(
         retrieval=retrieval,
         num_covisible=num_covisible,
         num_retrieved=50 if num_retrieved is None else num_retrieved,
+        places=places,
         max_error=max_error,
         method=method,
         workers=workers,

@@ -45,6 +45,7 @@ class RunOptions:
     retrieval: "vlad", or one of hloc's global descriptors (hloc has to be installed).
     num_covisible: database images paired with each database image.
     num_retrieved: database images retrieved for each query; as hloc does on Aachen.
+    places: leave out images of lookalike places, see `places`; hloc has no such stage.
     max_error: of inliers of a query's pose, in pixels.
     method: name in the submission's file name.
     workers: threads and processes of stages that take them.
@@ -60,6 +61,7 @@ class RunOptions:
     retrieval: str = VLAD
     num_covisible: int = 20
     num_retrieved: int = 50
+    places: bool = True
     max_error: float = 12.0
     method: str = "samfeat"
     workers: int = 2
@@ -205,16 +207,18 @@ def run(dataset_dir: Path, outputs: Path, options: RunOptions | None = None) -> 
         engine.matches(pairs_query, feature_file, matches_query, config=config, **again)
     figures.update(count_matches(matches_query))
 
-    pairs_places = outputs / "pairs-query-places.txt"
-    with clock.stage("places", pairs_places):
-        places.main(
-            map_dir, dataset.queries, pairs_query, feature_file, matches_query, pairs_places,
-            max_error=options.max_error, workers=options.workers, **again,
-        )  # fmt: skip
+    pairs_used = pairs_query
+    if options.places:
+        pairs_used = outputs / "pairs-query-places.txt"
+        with clock.stage("places", pairs_used):
+            places.main(
+                map_dir, dataset.queries, pairs_query, feature_file, matches_query, pairs_used,
+                max_error=options.max_error, workers=options.workers, **again,
+            )  # fmt: skip
     poses = outputs / "poses.txt"
     with clock.stage("localize", poses) as figures:
         result = engine.localize(
-            map_dir, dataset.queries, pairs_places, feature_file, matches_query, poses,
+            map_dir, dataset.queries, pairs_used, feature_file, matches_query, poses,
             max_error=options.max_error, workers=options.workers, **again,
         )  # fmt: skip
     figures.update(_localized(result, dataset))
