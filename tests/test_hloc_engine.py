@@ -164,7 +164,7 @@ def test_map_and_poses_agree(
         assert found.num_inliers > 30
         assert found.num_matches == sum(count for _, count in found.retrieved)
         assert found.num_matches == result.queries[name].num_matches
-        assert abs(found.num_inliers - result.queries[name].num_inliers) <= 3
+        assert found.num_inliers == result.queries[name].num_inliers
         assert found.num_keypoints == result.queries[name].num_keypoints
 
 

@@ -286,9 +286,7 @@ def localize(
         with hloc_errors("localize_sfm", map_dir), _recorded(module) as log:
             module.main(
                 map_dir, work / "queries.txt", pairs, features, matches, work / "poses.txt",
-                config={
-                    "estimation": {"ransac": {"max_error": max_error, "random_seed": _SEED}}
-                },
+                config={"estimation": {"ransac": native_localize.ransac_options(max_error)}},
             )  # fmt: skip
         poses = _read_in_order(work / "poses.txt", [query.name for query in queries])
     results = {query.name: _result(query, poses[query.name], log, features) for query in queries}

@@ -187,13 +187,21 @@ def _distance(keypoints: np.ndarray, point: np.ndarray) -> np.ndarray:
     return np.hypot(keypoints[:, 0] - point[0], keypoints[:, 1] - point[1])
 
 
+def ransac_options(max_error: float) -> dict[str, Any]:
+    """pycolmap's RANSAC options of a query's pose, the same in both engines."""
+    return {
+        "max_error": max_error,
+        "random_seed": _SEED,
+        # COLMAP draws three times as many samples as its confidence of 0.99999 asks for, and RANSAC
+        # is nearly all of localization's time.
+        "dyn_num_trials_multiplier": 1.0,
+    }
+
+
 def _ransac(max_error: float) -> pycolmap.AbsolutePoseEstimationOptions:
     options = pycolmap.AbsolutePoseEstimationOptions()
-    options.ransac.max_error = max_error
-    options.ransac.random_seed = _SEED
-    # COLMAP draws three times as many samples as its confidence of 0.99999 asks for, and RANSAC is
-    # nearly all of localization's time. Without, no pose of 102 queries moved by over 7 mm.
-    options.ransac.dyn_num_trials_multiplier = 1.0
+    for name, value in ransac_options(max_error).items():
+        setattr(options.ransac, name, value)
     return options
 
 
