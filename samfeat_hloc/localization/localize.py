@@ -239,7 +239,7 @@ def main(
         {"max_error": max_error},
         {
             "map": map_hash(map_dir),
-            "queries": _queries_hash(queries),
+            "queries": queries_hash(queries),
             "pairs": provenance.file_hash(pairs),
             "features": provenance.file_hash(features),
             "matches": provenance.file_hash(matches),
@@ -250,7 +250,7 @@ def main(
         logger.info("localize: %s is there already, skipped", output)
         return read_result(output)
 
-    retrieved = _retrieved(pairs, queries)
+    retrieved = retrieved_images(pairs, queries)
     map_model = read_map(map_dir)
     _check_retrieved(map_model, map_dir, retrieved, pairs)
     with (
@@ -346,7 +346,12 @@ def _localize_query(
     )
 
 
-def _retrieved(pairs: Path, queries: Sequence[Query]) -> dict[str, list[str]]:
+def retrieved_images(pairs: Path, queries: Sequence[Query]) -> dict[str, list[str]]:
+    """Of every query its database images, each once, in the order of the list.
+
+    Raises:
+        SamfeatError: a query has none.
+    """
     retrieved: dict[str, list[str]] = {}
     for name, db_name in dict.fromkeys(read_pairs(pairs)):
         retrieved.setdefault(name, []).append(db_name)
@@ -386,6 +391,7 @@ def _check_size(features: FeatureReader, query: Query) -> None:
     )
 
 
-def _queries_hash(queries: Sequence[Query]) -> str:
+def queries_hash(queries: Sequence[Query]) -> str:
+    """Hash of names, conditions and intrinsics."""
     text = "\n".join(f"{q.name} {q.condition} {q.camera}" for q in queries)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -28,9 +28,16 @@ from ..errors import SamfeatError
 from . import provenance
 from .dataset import Query
 from .feature_readers import FeatureReader, MatchReader
-from .localize import Correspondences, correspondences, estimate_pose, map_hash
+from .localize import (
+    Correspondences,
+    correspondences,
+    estimate_pose,
+    map_hash,
+    queries_hash,
+    retrieved_images,
+)
 from .map_model import MapModel, read_map
-from .pairs import read_pairs, shared_points
+from .pairs import shared_points
 from .poses import Pose
 
 logger = logging.getLogger(__name__)
@@ -81,7 +88,7 @@ def main(
         {"max_error": max_error, "min_inliers": MIN_INLIERS},
         {
             "map": map_hash(map_dir),
-            "queries": provenance.names_hash([repr(query) for query in queries]),
+            "queries": queries_hash(queries),
             "pairs": provenance.file_hash(pairs),
             "features": provenance.file_hash(features),
             "matches": provenance.file_hash(matches),
@@ -90,10 +97,7 @@ def main(
     if provenance.is_made(output, made_by, overwrite=overwrite):
         logger.info("places: %s is there already, skipped", output)
         return output
-    retrieved: dict[str, list[str]] = {query.name: [] for query in queries}
-    for name, db_name in dict.fromkeys(read_pairs(pairs)):
-        if name in retrieved:
-            retrieved[name].append(db_name)
+    retrieved = retrieved_images(pairs, queries)
     map_model = read_map(map_dir)
     with FeatureReader(features) as feature_file, MatchReader(matches) as match_file:
         missing = feature_file.missing([query.name for query in queries])
@@ -101,12 +105,9 @@ def main(
             raise SamfeatError(f"{features}: no features of query {missing[0]}; extract them")
 
         def choose(query: Query) -> list[str]:
-            names = retrieved[query.name]
-            if len(places_of(map_model, names)) < 2:
-                return names
-            keypoints = feature_file.keypoints(query.name)
             return agreeing(
-                map_model, query.name, query.camera.to_pycolmap(), keypoints, names, match_file,
+                map_model, query.name, query.camera.to_pycolmap(),
+                feature_file.keypoints(query.name), retrieved[query.name], match_file,
                 max_error=max_error,
             )  # fmt: skip
 
@@ -143,8 +144,11 @@ def agreeing(
         error = _reprojection(pose, camera, map_model.xyz[used.points], keypoints[used.keypoints])
         return int(np.count_nonzero(error <= max_error))
 
+    places = places_of(map_model, retrieved)
+    if len(places) < 2:
+        return list(retrieved)
     solved = []
-    for images in places_of(map_model, retrieved):
+    for images in places:
         found = correspondences(map_model, name, images, matches)
         if len(found.keypoints) and found.keypoints.max() >= len(keypoints):
             raise SamfeatError(

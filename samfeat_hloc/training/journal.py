@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..extract import ExtractOptions, Network, detect_and_describe
+from .homographies import transform
 from .pairs import PairBatch
 from .validation import mutual_nearest
 
@@ -97,8 +98,6 @@ def draw_pair(model: Network, batch: PairBatch) -> dict[str, np.ndarray]:
     start, end = found[0]["keypoints"][first], found[1]["keypoints"][second]
     right = torch.ones(len(start), dtype=torch.bool)
     if batch.matrix01 is not None:
-        from .homographies import transform
-
         right = (transform(batch.matrix01, start[None])[0] - end).norm(dim=1) <= 3
     for a, b, good in zip(start.tolist(), end.tolist(), right.tolist(), strict=True):
         colour = (0, 114, 178) if good else (230, 159, 0)
