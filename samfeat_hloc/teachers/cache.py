@@ -27,20 +27,18 @@ The longer side of groups and edges has at most :data:`MAP_SIDE` pixels.
 
 from __future__ import annotations
 
-import os
-import threading
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
-import h5py
 import numpy as np
 
 from ..errors import SamfeatError
 from ..localization.h5store import Group, group_names, read_array
 from ..localization.provenance import open_hdf5, reading_hdf5
+from ..localization.shared_file import SharedFile
 from .reduction import reduce_embedding
 
 FORMAT = "samfeat_hloc teacher cache 1"
@@ -113,8 +111,7 @@ class TeacherCache:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        self._lock = threading.Lock()
-        self._handle: tuple[int, h5py.File] | None = None
+        self._file = SharedFile(self.path)
         with open_hdf5(self.path) as file, reading_hdf5(self.path):
             if str(file.attrs.get("format")) != FORMAT:
                 raise SamfeatError(
@@ -176,18 +173,6 @@ class TeacherCache:
     def bytes(self, name: str) -> int:
         """Bytes that the photo's arrays take in the file."""
         return sum(dataset.id.get_storage_size() for dataset in self._file()[name].values())
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"])  # type: ignore[misc]
-
-    def _file(self) -> h5py.File:
-        with self._lock:
-            if self._handle is None or self._handle[0] != os.getpid():
-                self._handle = os.getpid(), h5py.File(self.path, "r")
-            return self._handle[1]
 
 
 def _bring_down(groups: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,6 +13,7 @@ from torch import Tensor
 from ..errors import SamfeatError
 from ..localization.h5store import group_names, read_array
 from ..localization.provenance import open_hdf5
+from ..localization.shared_file import SharedFile
 from .homographies import transform
 
 
@@ -42,8 +39,7 @@ class KeypointLabels:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        self._lock = threading.Lock()
-        self._handle: tuple[int, h5py.File] | None = None
+        self._file = SharedFile(self.path)
         with open_hdf5(self.path) as file:
             self.names: list[str] = group_names(file, "keypoints")
         self._known = frozenset(self.names)
@@ -78,18 +74,6 @@ class KeypointLabels:
                 " file again"
             ) from None
         return Labels(keypoints, scores.astype(np.float32).reshape(-1), (width, height))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"])  # type: ignore[misc]
-
-    def _file(self) -> h5py.File:
-        with self._lock:
-            if self._handle is None or self._handle[0] != os.getpid():
-                self._handle = os.getpid(), h5py.File(self.path, "r")
-            return self._handle[1]
 
 
 def labels_in_views(
