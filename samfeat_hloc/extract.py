@@ -122,9 +122,17 @@ RELEASE_DEFAULTS: dict[str, Any] = {
 
 
 class Network(Protocol):
-    """What extraction asks of a network: the five maps of :class:`samfeat_hloc.network.Maps`."""
+    """What extraction asks of a network; see :class:`samfeat_hloc.network.SAMFeat`."""
+
+    describe: Any
 
     def __call__(self, image: Tensor) -> Any: ...
+
+    def encode(self, image: Tensor) -> Any: ...
+
+    def describe_at(self, features: Tensor, keypoints: Tensor) -> Tensor: ...
+
+    def attention_map(self, features: Tensor) -> Tensor: ...
 
     def parameters(self) -> Any: ...
 
@@ -228,7 +236,7 @@ def _at_one_scale(
     x = x.contiguous(memory_format=torch.channels_last)
     bfloat16 = options.precision == "auto" and fast_bfloat16(x.device)
     with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=bfloat16):
-        maps = model(x)
+        maps = model.encode(x)
 
     # The edge map guides the detector: it is added before the sigmoid.
     edges = F.interpolate(maps.edges.float(), x.shape[-2:], mode="bilinear", align_corners=False)
@@ -242,20 +250,23 @@ def _at_one_scale(
     kept = detection.suppress(ranked, options.nms_radius, threshold, exact=options.official)
     kept = detection.clear_border(kept, options.border, width, height)
 
-    def sampled(dense: Tensor, b: int, keypoints: Tensor) -> Tensor:
+    def sampled(dense: Tensor, keypoints: Tensor) -> Tensor:
         size = (x.shape[-1], x.shape[-2])
-        return detection.sample(dense[b : b + 1], keypoints[None], *size, release=options.official)[
-            0
-        ]
+        return detection.sample(dense, keypoints[None], *size, release=options.official)[0]
 
     results = []
     for b in range(image.shape[0]):
         xy, _ = detection.best_points(ranked[b, 0], kept[b, 0], options.max_keypoints)
         point_scores = scores[b, 0, xy[:, 1], xy[:, 0]]
         keypoints = detection.refine(logits[b, 0], xy) if options.subpixel else xy.float()
-        descriptors = F.normalize(sampled(maps.descriptors, b, keypoints), dim=1)
+        if options.official:  # it samples beside its keypoints
+            descriptors = sampled(model.describe(maps.features[b : b + 1]), keypoints)
+        else:
+            descriptors = model.describe_at(maps.features[b], keypoints)
+        descriptors = F.normalize(descriptors, dim=1)
         if options.descriptor_weighting == "attention":
-            descriptors = descriptors * sampled(maps.attention, b, keypoints)
+            attention = model.attention_map(maps.features[b : b + 1].float())
+            descriptors = descriptors * sampled(attention, keypoints)
         results.append(
             {
                 "keypoints": keypoints,

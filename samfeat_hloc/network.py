@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -23,17 +23,33 @@ from .extract import ExtractOptions, extract_batch
 
 DESCRIPTOR_DIM = 128
 FEATURE_DIM = 64 + 64 + 128 + 128  # c1, c2, c3 and c4, stacked at 1/4
+FEATURE_STRIDE = 4
 ATTENTION_SCALE = 100.0  # the softmax temperature of the edge attention
+DESCRIBED_AT_ONCE = 512  # keypoints; their features stay in the processor's cache
+STRIP = 16  # rows, likewise
+
+
+class Encoded(NamedTuple):
+    """What the network knows of B images of (H, W) pixels before it describes points.
+
+    keypoint_logits: (B, 1, H, W), before the sigmoid and before the edge map is added.
+    features: (B, 384, H/4, W/4), guided by the edges where the network has edge attention.
+    distillation: (B, 256, H/8, W/8), the map that the relation loss (ASRD) supervises.
+    edges: (B, 1, H/4, W/4) in (0, 1).
+    """
+
+    keypoint_logits: Tensor
+    features: Tensor
+    distillation: Tensor
+    edges: Tensor
 
 
 class Maps(NamedTuple):
     """What the network says of a batch of B images of (H, W) pixels, both multiples of 8.
 
-    keypoint_logits: (B, 1, H, W), before the sigmoid and before the edge map is added.
+    keypoint_logits, distillation, edges: as in :class:`Encoded`.
     descriptors: (B, 128, H/4, W/4), not normalised.
     attention: (B, 1, H/4, W/4), positive (softplus).
-    distillation: (B, 256, H/8, W/8), the map that the relation loss (ASRD) supervises.
-    edges: (B, 1, H/4, W/4) in (0, 1).
     """
 
     keypoint_logits: Tensor
@@ -64,7 +80,7 @@ class Backbone(nn.Module):
         maps: list[Tensor] = []
         x = image
         for index, level in enumerate(self.levels):
-            x = F.max_pool2d(x, 2) if index else x
+            x = _halve(x) if index else x
             for conv in level:  # type: ignore[attr-defined]
                 x = F.relu(conv(x), inplace=True)
             maps.append(x)
@@ -136,23 +152,70 @@ class SAMFeat(nn.Module):
 
     def forward(self, image: Tensor) -> Maps:
         """(B, 3, H, W) RGB in [-1, 1], H and W multiples of 8, to :class:`Maps`."""
+        encoded = self.encode(image)
+        return Maps(
+            encoded.keypoint_logits,
+            self.describe(encoded.features),
+            self.attention_map(encoded.features),
+            encoded.distillation,
+            encoded.edges,
+        )
+
+    def encode(self, image: Tensor) -> Encoded:
+        """(B, 3, H, W) RGB in [-1, 1], H and W multiples of 8, to :class:`Encoded`."""
         c1, c2, c3, c4 = self.backbone(image)
 
         distillation = self.distill(c4)
         c4 = c4 + self.fuse(distillation)
 
         quarter = c3.shape[-2:]
-        features = torch.cat([_resize(c1, quarter), _resize(c2, quarter), c3,
-                              _resize(c4, quarter)], dim=1)  # fmt: skip
+        levels = [_resize(c1, quarter), _resize(c2, quarter), c3, _resize(c4, quarter)]
+        # Interpolation leaves bfloat16; everything here is a convolution's input again.
+        features = torch.cat([level.to(c3.dtype) for level in levels], dim=1)
         edges = torch.sigmoid(self.edge(features))
 
         keypoint_logits = self._keypoint_logits([c1, c2, c3 * edges + c3, c4])
 
         if self.edge_attention is not None:
             features = self.edge_attention(features, edges)
-        attention = F.softplus(self.attention(features.mean(dim=1, keepdim=True)))
-        descriptors = self.describe(features)
-        return Maps(keypoint_logits, descriptors, attention, distillation, edges)
+        return Encoded(keypoint_logits, features, distillation, edges)
+
+    def attention_map(self, features: Tensor) -> Tensor:
+        """The attention (B, 1, h, w) of features (B, 384, h, w), positive."""
+        return F.softplus(self.attention(features.mean(dim=1, keepdim=True)))
+
+    def describe_at(self, features: Tensor, keypoints: Tensor) -> Tensor:
+        """Descriptors at keypoints alone: bilinear samples of ``describe(features)``.
+
+        Both are linear, so the samples come first and the convolution runs over them: the work of
+        a few thousand places in place of the whole map's.
+
+        Arguments:
+            features: (384, h, w) of one image.
+            keypoints: (N, 2) xy in the image's pixels, four to a feature.
+
+        Returns:
+            (N, 128) float32, not normalised.
+        """
+        height, width = features.shape[-2:]
+        rows = features.permute(1, 2, 0).reshape(height * width, -1)
+        weight = self.describe.weight.permute(0, 2, 3, 1).flatten(1).to(features.dtype)
+        place = (keypoints + 0.5) / FEATURE_STRIDE - 0.5
+        place = torch.minimum(place.clamp(min=0), place.new_tensor([width - 1, height - 1]))
+        reach = torch.arange(-1, 3, device=place.device)
+        described = [place.new_zeros(0, DESCRIPTOR_DIM)]
+        for some in place.split(DESCRIBED_AT_ONCE):
+            corner = some.floor()
+            x, y = (corner.long()[:, :, None] + reach).unbind(1)
+            inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None]
+            index = y.clamp(0, height - 1)[:, :, None] * width + x.clamp(0, width - 1)[:, None]
+            # 4x4 features hold the 3x3 neighbourhoods of the four around a keypoint.
+            around = rows[index] * inside[..., None]
+            fx, fy = (some - corner).to(rows.dtype)[:, :, None, None, None].unbind(1)
+            around = around[:, :3] * (1 - fy) + around[:, 1:] * fy
+            around = around[:, :, :3] * (1 - fx) + around[:, :, 1:] * fx
+            described.append((around.flatten(1) @ weight.t()).float() + self.describe.bias)
+        return torch.cat(described)
 
     def _keypoint_logits(self, levels: list[Tensor]) -> Tensor:
         """Sum of the four detection heads at full size, (B, 1, H, W) float32.
@@ -164,7 +227,7 @@ class SAMFeat(nn.Module):
         with torch.autocast(levels[0].device.type, enabled=False):
             return torch.stack(
                 [
-                    share * _resize(head(level.float()), full_size)
+                    share * _resize(_in_float32(head, level), full_size)
                     for head, share, level in zip(
                         self.detect, self.detect_share, levels, strict=True
                     )
@@ -229,6 +292,34 @@ class SAMFeat(nn.Module):
         return results if many else results[0]
 
 
+def _only_inference(x: Tensor) -> bool:
+    """Whether a faster form without a good backward, or without a GPU's kernel, may be taken."""
+    return x.device.type == "cpu" and not torch.is_grad_enabled()
+
+
+def _halve(x: Tensor) -> Tensor:
+    """2x2 max-pooling."""
+    if not _only_inference(x):
+        return F.max_pool2d(x, 2)
+    # The same, without the index of the maximum: several times faster in bfloat16.
+    x = torch.maximum(x[..., ::2, :], x[..., 1::2, :])
+    return torch.maximum(x[..., ::2], x[..., 1::2])
+
+
+def _in_float32(head: nn.Module, level: Tensor) -> Tensor:
+    """A 3x3 convolution ``head`` of a map, in float32 whatever the map's type."""
+    height = level.shape[-2]
+    if level.dtype == torch.float32 or not _only_inference(level):
+        return cast(Tensor, head(level.float()))
+    # In strips, each with a row of its neighbours: the float32 copy never leaves the cache.
+    strips = []
+    for top in range(0, height, STRIP):
+        first, last = max(top - 1, 0), min(top + STRIP + 1, height)
+        found = head(level[..., first:last, :].float())
+        strips.append(found[..., top - first : top - first + min(STRIP, height - top), :])
+    return torch.cat(strips, dim=-2)
+
+
 def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear interpolation, pixel centres at half (``align_corners=False``)."""
     factor = x.shape[-1] // size[-1]
@@ -238,5 +329,8 @@ def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
         # Shrinking by an even factor, bilinear samples are means of the middle 2x2 pixels.
         # Pooling them is the same and several times faster, above all backwards.
         middle = factor // 2 - 1
+        if _only_inference(x):
+            rows = x[..., middle::factor, :] + x[..., middle + 1 :: factor, :]
+            return (rows[..., middle::factor] + rows[..., middle + 1 :: factor]) / 4
         return F.avg_pool2d(x[..., middle:, middle:], kernel_size=2, stride=factor)
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)

@@ -22,9 +22,6 @@ class RootSIFT:
         """One empty tensor on the CPU, where it computes."""
         yield torch.zeros(0)
 
-    def __call__(self, image: torch.Tensor) -> Any:
-        raise TypeError("RootSIFT has no maps; call extract_batch of this module")
-
 
 def extract_batch(
     model: Any, images: Sequence[np.ndarray | torch.Tensor | str | Path], options: ExtractOptions

@@ -45,13 +45,13 @@ class Blobs:
     def parameters(self) -> Iterator[Tensor]:
         yield torch.zeros(1)
 
-    def __call__(self, image: Tensor) -> SimpleNamespace:
+    def encode(self, image: Tensor) -> SimpleNamespace:
         height, width = image.shape[-2:]
         y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
         logits = torch.full((height, width), -50.0)
         for px, py in self.places:
             logits = torch.maximum(logits, 5 - (x - px) ** 2 - (y - py) ** 2)
-        # Descriptors hold their own true position: cell i covers pixels 4i to 4i + 3.
+        # Features hold their own true position: cell i covers pixels 4i to 4i + 3.
         quarter_y, quarter_x = torch.meshgrid(
             torch.arange(height // 4) * 4 + 1.5, torch.arange(width // 4) * 4 + 1.5, indexing="ij"
         )
@@ -60,9 +60,18 @@ class Blobs:
         return SimpleNamespace(
             keypoint_logits=logits.expand(len(image), 1, -1, -1),
             edges=torch.zeros(len(image), 1, height // 4, width // 4),
-            descriptors=maps,
-            attention=torch.full((len(image), 1, height // 4, width // 4), 2.0),
+            features=maps,
         )
+
+    def describe(self, features: Tensor) -> Tensor:
+        return features
+
+    def describe_at(self, features: Tensor, keypoints: Tensor) -> Tensor:
+        height, width = features.shape[-2:]
+        return detection.sample(features[None], keypoints[None], 4 * width, 4 * height)[0]
+
+    def attention_map(self, features: Tensor) -> Tensor:
+        return torch.full_like(features[:, :1], 2.0)
 
 
 def test_keypoints_are_sub_pixel_and_descriptors_are_sampled_there() -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from samfeat_hloc import checkpoints
+from samfeat_hloc import checkpoints, network
+from samfeat_hloc.detection import sample
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.network import SAMFeat
 
@@ -110,6 +111,43 @@ def test_a_network_without_edge_attention(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     checkpoints.write_checkpoint(path, model.state_dict(), model.config, {})
     assert SAMFeat.from_pretrained(path).edge_attention is None
+
+
+@pytest.mark.parametrize("edge_attention", [True, False])
+def test_descriptors_at_keypoints_are_samples_of_the_dense_map(edge_attention: bool) -> None:
+    torch.manual_seed(0)
+    model = SAMFeat(edge_attention=edge_attention).eval()
+    images = torch.rand(2, 3, 64, 96) * 2 - 1
+    # Beyond the outermost features' centres as well: to the corners of the image.
+    keypoints = torch.rand(700, 2) * torch.tensor([95.0, 63.0])
+    keypoints[:3] = torch.tensor([[0.0, 0.0], [95.0, 63.0], [95.0, 0.3]])
+    with torch.inference_mode():
+        encoded = model.encode(images)
+        dense = model.describe(encoded.features)
+        for features, maps in zip(encoded.features, dense, strict=True):
+            expected = sample(maps[None], keypoints[None], 96, 64)[0]
+            found = model.describe_at(features, keypoints)
+            assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+    assert model.describe_at(encoded.features[0], keypoints[:0]).shape == (0, 128)
+
+
+def test_inference_takes_other_roads_to_the_same_maps() -> None:
+    model = SAMFeat().eval().requires_grad_(False)
+    image = torch.rand(1, 3, 72, 88) * 2 - 1
+    expected = model(image)  # with gradients on: as in training
+    with torch.inference_mode():
+        found = model(image)
+    for name, value in expected._asdict().items():
+        assert (getattr(found, name) - value).abs().max() < 1e-4 * value.abs().max(), name
+
+
+def test_heatmaps_of_half_precision_maps_are_float32() -> None:
+    head = torch.nn.Conv2d(8, 1, 3, padding=1)
+    level = torch.randn(1, 8, 45, 20).bfloat16()
+    with torch.inference_mode():
+        found = network._in_float32(head, level)
+        assert found.dtype == torch.float32
+        assert (found - head(level.float())).abs().max() < 1e-5
 
 
 def test_damaged_and_foreign_checkpoints(tmp_path: Path) -> None:

@@ -285,7 +285,9 @@ def _extraction(dataset: AachenDataset, repeats: int, rates: dict[str, float]) -
     )[0]
     pixels = image.round().byte().permute(1, 2, 0).contiguous().numpy()
     options = PRESETS["samfeat_aachen"]
-    plain = SAMFeat.from_pretrained(device="cpu").to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    # The release's network has edge attention, whatever the shipped weights have.
+    plain = SAMFeat(edge_attention=True).eval().requires_grad_(False)
+    plain.load_state_dict(model.state_dict(), strict=False)
     ways: dict[str, Callable[[], object]] = {
         "samfeat": lambda: extract_batch(model, [pixels], options),
         "samfeat, float32": lambda: extract_batch(
@@ -321,9 +323,11 @@ def release_predict(model: SAMFeat, image: np.ndarray) -> dict[str, np.ndarray]:
     """Extraction as the public release goes about it, plainly: float32, suppression in a loop.
 
     The reference for speed alone; `ExtractOptions(official=True)` gives the release's results.
+    ``model`` has edge attention, as the release's has, and parameters without gradients.
     """
     x = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255 * 2 - 1
-    with torch.no_grad():
+    # Gradients stay enabled: without them the network takes its own short cuts.
+    with torch.enable_grad():
         maps = model(x)
         edges = F.interpolate(maps.edges, x.shape[-2:], mode="bilinear", align_corners=False)
         scores = torch.sigmoid(maps.keypoint_logits + edges)[0, 0].numpy()

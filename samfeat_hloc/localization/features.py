@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from .. import images
 from ..errors import SamfeatError
-from ..extract import ExtractOptions, Network, extract_batch, resized_shape
+from ..extract import ExtractOptions, extract_batch, resized_shape
 from . import provenance
 from .h5store import Group, SegmentWriter
 
@@ -28,13 +28,15 @@ _BATCH_SIZE = {"cpu": 2, "cuda": 8}
 _AHEAD = 2  # batches decoded while one is in the network
 
 
-class Model(Network, Protocol):
-    """A network that knows its weights."""
+class Model(Protocol):
+    """What extracts, and knows its weights."""
 
     weights_sha256: str
 
+    def parameters(self) -> Any: ...
 
-Extract = Callable[[Model, Sequence[np.ndarray], ExtractOptions], list[dict[str, np.ndarray]]]
+
+Extract = Callable[[Any, Sequence[np.ndarray], ExtractOptions], list[dict[str, np.ndarray]]]
 
 
 @dataclass(frozen=True)
