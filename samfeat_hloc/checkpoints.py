@@ -113,7 +113,7 @@ def read_checkpoint(path: Path, *, sha256: str | None = None) -> Checkpoint:
         raise SamfeatError(
             f"{path}: its metadata block is damaged; use a file written by `samfeat train`"
         ) from None
-    known = {"edge_attention"}
+    known = {"edge_attention", "context"}
     if not isinstance(config, dict) or set(config) - known:
         raise SamfeatError(
             f"{path}: was written for another network (configuration {config}); update samfeat_hloc"

@@ -24,6 +24,7 @@ from .extract import ExtractOptions, extract_batch
 DESCRIPTOR_DIM = 128
 FEATURE_DIM = 64 + 64 + 128 + 128  # c1, c2, c3 and c4, stacked at 1/4
 FEATURE_STRIDE = 4
+CONTEXT_DIM = 256
 ATTENTION_SCALE = 100.0  # the softmax temperature of the edge attention
 DESCRIBED_AT_ONCE = 512  # keypoints; their features stay in the processor's cache
 STRIP = 16  # rows, likewise
@@ -113,6 +114,26 @@ class EdgeAttention(nn.Module):
         return features + attention.to(value.dtype) @ value
 
 
+class Context(nn.Module):
+    """A wider view for c4: three more convolutions at 1/16 of the image, added to it (not in the
+    paper). Its last convolution starts at zero, so that a network which grows it begins as it was.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gather = conv3x3(channels, CONTEXT_DIM)
+        self.relate = conv3x3(CONTEXT_DIM, CONTEXT_DIM)
+        self.give = conv3x3(CONTEXT_DIM, channels)
+
+    def forward(self, c4: Tensor) -> Tensor:
+        """(B, C, h, w), of any h and w, to as many features."""
+        # An odd last row or column is its own maximum; its double goes beyond c4 and is cut off.
+        x = F.max_pool2d(c4, 2, ceil_mode=True)
+        x = self.give(F.relu(self.relate(F.relu(self.gather(x)))))
+        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        return c4 + x[..., : c4.shape[-2], : c4.shape[-1]].to(c4.dtype)
+
+
 class SAMFeat(nn.Module):
     """The local feature: keypoints, descriptors, and the attention that weights them.
 
@@ -124,11 +145,12 @@ class SAMFeat(nn.Module):
     Arguments:
         edge_attention: build the edge attention guidance (False leaves it out, as the paper's
             ablation does; the edge map then still guides the detector).
+        context: build the wider view (see :class:`Context`), which the paper does not have.
     """
 
-    def __init__(self, *, edge_attention: bool = True) -> None:
+    def __init__(self, *, edge_attention: bool = True, context: bool = False) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {"edge_attention": edge_attention}
+        self.config: dict[str, Any] = {"edge_attention": edge_attention, "context": context}
         self.metadata: dict[str, Any] = {}
         self.weights_sha256 = "none: random weights"
 
@@ -136,6 +158,7 @@ class SAMFeat(nn.Module):
         # Distillation head: `distill` is compared with the teacher, `fuse` brings it back.
         self.distill = conv3x3(128, 256)
         self.fuse = conv3x3(256, 128)
+        self.context = Context(128) if context else None
         # Detection heads, one for each level, and their learned shares.
         self.detect = nn.ModuleList(conv3x3(width, 1) for width in (64, 64, 128, 128))
         self.detect_share = nn.Parameter(torch.tensor([0.1, 0.2, 0.3, 0.4]))
@@ -149,6 +172,8 @@ class SAMFeat(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if self.context is not None:
+            nn.init.zeros_(self.context.give.weight)
 
     def forward(self, image: Tensor) -> Maps:
         """(B, 3, H, W) RGB in [-1, 1], H and W multiples of 8, to :class:`Maps`."""
@@ -167,6 +192,8 @@ class SAMFeat(nn.Module):
 
         distillation = self.distill(c4)
         c4 = c4 + self.fuse(distillation)
+        if self.context is not None:
+            c4 = self.context(c4)
 
         quarter = c3.shape[-2:]
         levels = [_resize(c1, quarter), _resize(c2, quarter), c3, _resize(c4, quarter)]

@@ -150,6 +150,21 @@ def test_heatmaps_of_half_precision_maps_are_float32() -> None:
         assert (found - head(level.float())).abs().max() < 1e-5
 
 
+def test_a_grown_context_begins_as_nothing_and_counts_once_trained(tmp_path: Path) -> None:
+    plain, grown = SAMFeat().eval(), SAMFeat(context=True).eval()
+    grown.load_state_dict(plain.state_dict(), strict=False)
+    image = torch.rand(1, 3, 72, 88) * 2 - 1  # c4 has an odd height and width
+    with torch.inference_mode():
+        for expected, found in zip(plain(image), grown(image), strict=True):
+            assert torch.equal(expected, found)
+        torch.nn.init.normal_(grown.context.give.weight, std=0.1)  # type: ignore[union-attr]
+        assert not torch.allclose(plain(image).descriptors, grown(image).descriptors)
+    path = tmp_path / "weights.safetensors"
+    checkpoints.write_checkpoint(path, grown.state_dict(), grown.config, {})
+    read = SAMFeat.from_pretrained(path)
+    assert read.context is not None and read.edge_attention is not None
+
+
 def test_damaged_and_foreign_checkpoints(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
