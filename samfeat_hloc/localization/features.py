@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +21,7 @@ from .. import images
 from ..errors import SamfeatError
 from ..extract import ExtractOptions, extract_batch, resized_shape
 from . import provenance
+from .distributed import Cluster
 from .h5store import Group, SegmentWriter
 
 logger = logging.getLogger(__name__)
@@ -26,6 +29,7 @@ logger = logging.getLogger(__name__)
 DETECTION_NOISE = 1.0  # pixels of the resized image, as hloc assumes
 _BATCH_SIZE = {"cpu": 2, "cuda": 8}
 _AHEAD = 2  # batches decoded while one is in the network
+_BATCHES_A_TASK = 8  # through one worker's network, decoded ahead, on Ray
 
 
 class Model(Protocol):
@@ -60,6 +64,7 @@ def main(
     workers: int | None = None,
     overwrite: bool = False,
     extract: Extract = extract_batch,
+    cluster: Cluster | None = None,
 ) -> Path:
     """Extract features of ``names`` into ``output``.
 
@@ -81,6 +86,7 @@ def main(
         workers: threads that decode images; None for as many as there are processors, at most 8.
         overwrite: extract all images anew.
         extract: what turns images into features.
+        cluster: where to extract, for a ``model`` that is a torch module; None for here.
 
     Raises:
         SamfeatError: an image that is missing or broken, a name that is not allowed, an output
@@ -90,17 +96,17 @@ def main(
     if not names:
         raise SamfeatError(f"{image_dir}: no images to extract from; check the image lists")
     sources = _sources(image_dir, names)
-    device = next(iter(model.parameters())).device.type
-    if batch_size is None:
-        batch_size = _BATCH_SIZE.get(device, 2)
-    workers = min(8, os.cpu_count() or 1) if workers is None else workers
-    if batch_size < 1 or workers < 1:
-        raise SamfeatError(f"batch_size {batch_size}, workers {workers}: give numbers from 1")
+    for what, number in (("batch_size", batch_size), ("workers", workers)):
+        if number is not None and number < 1:
+            raise SamfeatError(f"{what} {number}: give a number from 1")
     made_by = provenance.made_by("features", options.asdict(), {}, model.weights_sha256)
     with SegmentWriter(output, made_by, overwrite=overwrite, compare_inputs=False) as writer:
         if writer.is_finished(sources):
             logger.info("features: %s is there already, skipped", output)
             return output
+        device = next(iter(model.parameters())).device.type if cluster is None else cluster.device
+        if batch_size is None:
+            batch_size = _BATCH_SIZE.get(device, 2)
         batches = [
             batch
             for batch in _batches(image_dir, names, options, batch_size)
@@ -109,16 +115,23 @@ def main(
         left = sum(len(batch) for batch in batches)
         if left < len(names):
             logger.info("features: %d of %d images are done already", len(names) - left, len(names))
+        extraction = _Extraction(image_dir, model, options, extract, workers)
+        if cluster is None:
+            found = extraction.groups(batches)
+        else:
+            tasks = cluster.batches(batches, _BATCHES_A_TASK, device=device)
+            found = chain.from_iterable(
+                cluster.map(extraction.for_worker(device), tasks, device=device)
+            )
         empty = []
         with tqdm(total=left, desc="features", unit="image") as progress:
-            for photos in _decoded(image_dir, batches, workers):
-                groups = _extract(model, photos, options, extract)
+            for groups in found:
                 empty += [name for name, g in groups.items() if len(g.datasets["keypoints"]) == 0]
                 writer.add(
                     {name: Group(g.datasets, g.attributes, sources[name])
                      for name, g in groups.items()}
                 )  # fmt: skip
-                progress.update(len(photos))
+                progress.update(len(groups))
         if empty:
             more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
             logger.warning(
@@ -129,6 +142,35 @@ def main(
         everything = [f"{name} {source}" for name, source in writer.done.items()]
         inputs = {"images": provenance.names_hash(everything)}
         return writer.finish(made_by={**made_by, "inputs": inputs})
+
+
+@dataclass(frozen=True)
+class _Extraction:
+    """Batches of images in, their groups out."""
+
+    image_dir: Path
+    model: Any
+    options: ExtractOptions
+    extract: Extract
+    workers: int | None
+    device: str | None = None  # where a worker of a cluster has to bring the model
+
+    def for_worker(self, device: str) -> _Extraction:
+        """One that is sent to machines that may lack this one's device and working folder."""
+        model: Any = copy.deepcopy(self.model)
+        return replace(
+            self, image_dir=self.image_dir.absolute(), model=model.to("cpu"), device=device
+        )
+
+    def __call__(self, batches: Sequence[Sequence[str]]) -> list[dict[str, Group]]:
+        return list(self.groups(batches))
+
+    def groups(self, batches: Sequence[Sequence[str]]) -> Iterator[dict[str, Group]]:
+        workers = self.workers or min(8, os.cpu_count() or 1)
+        if self.device is not None:
+            self.model.to(self.device)
+        for photos in _decoded(self.image_dir, batches, workers):
+            yield _extract(self.model, photos, self.options, self.extract)
 
 
 def _sources(image_dir: Path, names: Sequence[str]) -> dict[str, str]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from ..errors import SamfeatError
 from . import provenance
 from .dataset import Query
+from .distributed import Cluster
 from .feature_readers import FeatureReader, MatchReader
 from .h5store import sole_run
 from .localization_result import (
@@ -57,6 +59,7 @@ logger = logging.getLogger(__name__)
 
 _MIN_CORRESPONDENCES = 4  # three give up to four poses, the fourth tells them apart
 _ATTEMPTS = 8
+_QUERIES_A_TASK = 16  # on Ray
 _SEED = 0  # of RANSAC, the same for every query: a rerun gives the same poses
 
 
@@ -216,6 +219,7 @@ def main(
     max_error: float = 12.0,
     overwrite: bool = False,
     workers: int = 2,
+    cluster: Cluster | None = None,
 ) -> LocalizationResult:
     """Localize every query in the map; write poses and a log of how each came about.
 
@@ -229,6 +233,7 @@ def main(
         max_error: of inliers, in pixels.
         overwrite: replace results that were made differently.
         workers: queries solved at a time.
+        cluster: where to solve them; None for here.
 
     Raises:
         SamfeatError: a file is missing or damaged, a query has no pair or no features, features
@@ -275,23 +280,42 @@ def main(
 
         with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
             try:
-                results = {
-                    result.name: result
-                    for result in tqdm(
-                        pool.map(localize, queries),
-                        total=len(queries),
-                        desc="localize",
-                        unit="query",
-                    )
-                }
+                if cluster is None:
+                    solved: Iterable[QueryResult] = pool.map(localize, queries)
+                else:
+                    files = features.absolute(), matches.absolute()
+                    tasks = [(query, retrieved[query.name]) for query in queries]
+                    batches = cluster.batches(tasks, _QUERIES_A_TASK)
+                    solving = _Solving(map_model, *files, max_error)
+                    solved = chain.from_iterable(cluster.map(solving, batches))
+                progress = tqdm(solved, total=len(queries), desc="localize", unit="query")
+                found = {result.name: result for result in progress}
             except BaseException:
                 pool.shutdown(cancel_futures=True)  # else an error waits for all other queries
                 raise
 
+        results = {query.name: found[query.name] for query in queries}
         write_result(results, output, made_by)
     result = LocalizationResult(results)
     logger.info("localize: %d of %d queries", result.num_localized, len(queries))
     return result
+
+
+@dataclass(frozen=True)
+class _Solving:
+    """Queries with their retrieved images in, their results out, in a worker of a cluster."""
+
+    map_model: MapModel
+    features: Path
+    matches: Path
+    max_error: float
+
+    def __call__(self, tasks: Sequence[tuple[Query, Sequence[str]]]) -> list[QueryResult]:
+        with FeatureReader(self.features) as features, MatchReader(self.matches) as matches:
+            return [
+                _localize_query(self.map_model, query, names, features, matches, self.max_error)
+                for query, names in tasks
+            ]
 
 
 def map_hash(map_dir: Path) -> str:

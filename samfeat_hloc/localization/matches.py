@@ -19,12 +19,15 @@ from tqdm import tqdm
 from ..errors import SamfeatError
 from ..matching import nearest_neighbours
 from . import provenance
+from .distributed import Cluster
 from .h5store import Group, SegmentWriter, group_names, read_array
 from .pairs import read_pairs, unique_pairs
 
 logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 1 << 30
+_PAIRS_A_TASK = 128  # on Ray: enough that its neighbours share most images
+_WORKER_CACHE_BYTES = 1 << 28  # of each worker, which may be many on a machine
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ def main(
     workers: int | None = None,
     cache_bytes: int = CACHE_BYTES,
     overwrite: bool = False,
+    cluster: Cluster | None = None,
 ) -> Path:
     """Match the pairs of a pairs file into ``output``.
 
@@ -79,6 +83,7 @@ def main(
         cache_bytes: memory for descriptors of the images used last, of each of the two files.
         workers: pairs matched at a time on a CPU; None for as many as torch has threads.
         overwrite: match all pairs anew.
+        cluster: where to match; None for here. Its devices count then, not ``device``.
 
     Raises:
         SamfeatError: images without features; descriptors of different length, of another shape
@@ -90,8 +95,6 @@ def main(
     if features_ref is not None:
         inputs["features_ref"] = provenance.file_hash(features_ref)
     made_by = provenance.made_by("matches", config.asdict(), inputs)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-
     with SegmentWriter(output, made_by, overwrite=overwrite) as writer:
         by_group = {pair_name(*pair): pair for pair in wanted}
         if len(by_group) < len(wanted):
@@ -113,22 +116,70 @@ def main(
         if len(missing) < len(by_group):
             done = len(by_group) - len(missing)
             logger.info("matches: %d of %d pairs are done already", done, len(by_group))
-        with (
-            DescriptorCache(features, device, limit=cache_bytes) as cache0,
-            DescriptorCache(features_ref or features, device, limit=cache_bytes) as cache1,
-        ):
-            todo = list(missing.values())
-            cache0.check_names((name for name, _ in todo), pairs)
-            cache1.check_names((name for _, name in todo), pairs)
-            reference = cache1 if features_ref is not None else cache0
+        if cluster is not None:
+            device = cluster.device
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        todo = list(missing.values())
+        with _Matching(features, features_ref, config, device, cache_bytes) as matching:
+            matching.check_names(todo, pairs)
             ordered = for_locality(todo)
-            descriptors = (_descriptors(a, cache0, b, reference) for a, b in ordered)
-            found = match_many(descriptors, config, workers=workers if device == "cpu" else 1)
+            if cluster is None:
+                found: Iterable[dict[str, Group]] = matching.groups(
+                    ordered, workers=workers if device == "cpu" else 1
+                )
+            else:
+                tasks = cluster.batches(ordered, _PAIRS_A_TASK, device=device)
+                found = cluster.map(matching, tasks, device=device)
             with tqdm(total=len(ordered), desc="matches", unit="pair") as progress:
-                for pair, group in zip(ordered, found, strict=True):
-                    writer.add({pair_name(*pair): group})
-                    progress.update()
+                for groups in found:
+                    writer.add(groups)
+                    progress.update(len(groups))
         return writer.finish()
+
+
+class _Matching:
+    """Pairs in, their groups out. A pickled copy opens the files anew, with a smaller cache."""
+
+    def __init__(
+        self,
+        features: Path,
+        features_ref: Path | None,
+        config: MatchConfig,
+        device: str,
+        cache_bytes: int,
+    ) -> None:
+        self.config = config
+        self._cache0 = self._cache1 = DescriptorCache(features, device, limit=cache_bytes)
+        if features_ref is not None:
+            self._cache1 = DescriptorCache(features_ref, device, limit=cache_bytes)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        cache0, cache1 = self._cache0, self._cache1
+        reference = None if cache1 is cache0 else cache1.path.absolute()
+        limit = min(cache0.limit, _WORKER_CACHE_BYTES)
+        return _Matching, (cache0.path.absolute(), reference, self.config, cache0.device, limit)
+
+    def __enter__(self) -> _Matching:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cache0.close()
+        self._cache1.close()
+
+    def check_names(self, listed: Sequence[tuple[str, str]], pairs: Path) -> None:
+        self._cache0.check_names((name for name, _ in listed), pairs)
+        self._cache1.check_names((name for _, name in listed), pairs)
+
+    def __call__(self, listed: Sequence[tuple[str, str]]) -> dict[str, Group]:
+        return {name: g for groups in self.groups(listed, workers=1) for name, g in groups.items()}
+
+    def groups(
+        self, listed: Sequence[tuple[str, str]], *, workers: int | None
+    ) -> Iterator[dict[str, Group]]:
+        descriptors = (_descriptors(a, self._cache0, b, self._cache1) for a, b in listed)
+        found = match_many(descriptors, self.config, workers=workers)
+        for pair, group in zip(listed, found, strict=True):
+            yield {pair_name(*pair): group}
 
 
 def match_many(
@@ -207,6 +258,10 @@ class DescriptorCache:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the memory and close the file; twice does no harm."""
         self._file.close()
         self._kept.clear()
 
