@@ -69,13 +69,23 @@ def main(
     ] = True,
     max_error: Annotated[float, typer.Option(help="Of a pose's inliers, in pixels.")] = 12.0,
     method: Annotated[str, typer.Option(help="Name in the submission's file name.")] = "samfeat",
-    workers: Annotated[int, typer.Option(help="Threads and processes of a stage.")] = 2,
+    workers: Annotated[
+        str,
+        typer.Option(
+            help="Threads and processes of a stage; ray for extraction, matching and localization "
+            "on a cluster."
+        ),
+    ] = "2",
+    ray_address: Annotated[
+        str | None, typer.Option(help="Ray cluster of --workers ray; RAY_ADDRESS by default.")
+    ] = None,
     pictures: Annotated[
         bool, typer.Option("--pictures", help="Write pictures (the demo always does).")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make everything anew.")] = False,
 ) -> None:
     """Map, localize, write and check the submission; evaluate it where there is ground truth."""
+    from samfeat_hloc.localization import distributed
     from samfeat_hloc.localization.pipeline import RunOptions, run
 
     started = time.perf_counter()
@@ -88,55 +98,59 @@ def main(
         raise SamfeatError("--dataset and --outputs: give both, or --demo")
     if protocol not in ("full", "local-features"):
         raise SamfeatError(f"--protocol {protocol}: choose from full, local-features")
-    if protocol == "local-features":
-        from samfeat_hloc.localization import local_features_protocol as track
-        from samfeat_hloc.localization.reconstruct import ReconstructOptions
+    with distributed.chosen(workers, ray_address) as (threads, cluster):
+        if protocol == "local-features":
+            from samfeat_hloc.localization import local_features_protocol as track
+            from samfeat_hloc.localization.reconstruct import ReconstructOptions
 
-        if engine != "native" or retrieval != "vlad" or db_pairs or query_pairs:
-            raise SamfeatError(
-                "--protocol local-features: it has its own stages; leave --engine, --retrieval, "
-                "--db-pairs and --query-pairs out (--pairs takes a list of all pairs)"
+            if cluster is not None:
+                raise SamfeatError("--workers ray: it belongs to --protocol full")
+            if engine != "native" or retrieval != "vlad" or db_pairs or query_pairs:
+                raise SamfeatError(
+                    "--protocol local-features: it has its own stages; leave --engine, "
+                    "--retrieval, --db-pairs and --query-pairs out (--pairs takes a list of all "
+                    "pairs)"
+                )
+            chosen = ReconstructOptions(
+                method=features,
+                conf=conf or "samfeat_aachen",
+                weights=weights,
+                official_weights=official_weights,
+                workers=threads or 2,
+                overwrite=overwrite,
             )
-        chosen = ReconstructOptions(
-            method=features,
+            registered = track.run(
+                dataset,
+                outputs,
+                track.ProtocolOptions(
+                    features=chosen,
+                    pairs=pairs,
+                    num_covisible=num_covisible,
+                    num_retrieved=20 if num_retrieved is None else num_retrieved,
+                    method=features if method == "samfeat" else method,
+                ),
+            )
+            typer.echo(f"\n{registered.report()}\ndone in {time.perf_counter() - started:.0f} s")
+            return
+        if pairs or features != "samfeat":
+            raise SamfeatError("--pairs and --features: they belong to --protocol local-features")
+        options = RunOptions(
+            engine=engine,
             conf=conf or "samfeat_aachen",
             weights=weights,
             official_weights=official_weights,
-            workers=workers,
+            pairs_db=db_pairs,
+            pairs_query=query_pairs,
+            retrieval=retrieval,
+            num_covisible=num_covisible,
+            num_retrieved=50 if num_retrieved is None else num_retrieved,
+            places=places,
+            max_error=max_error,
+            method=method,
+            workers=threads or 2,
             overwrite=overwrite,
         )
-        registered = track.run(
-            dataset,
-            outputs,
-            track.ProtocolOptions(
-                features=chosen,
-                pairs=pairs,
-                num_covisible=num_covisible,
-                num_retrieved=20 if num_retrieved is None else num_retrieved,
-                method=features if method == "samfeat" else method,
-            ),
-        )
-        typer.echo(f"\n{registered.report()}\ndone in {time.perf_counter() - started:.0f} s")
-        return
-    if pairs or features != "samfeat":
-        raise SamfeatError("--pairs and --features: they belong to --protocol local-features")
-    options = RunOptions(
-        engine=engine,
-        conf=conf or "samfeat_aachen",
-        weights=weights,
-        official_weights=official_weights,
-        pairs_db=db_pairs,
-        pairs_query=query_pairs,
-        retrieval=retrieval,
-        num_covisible=num_covisible,
-        num_retrieved=50 if num_retrieved is None else num_retrieved,
-        places=places,
-        max_error=max_error,
-        method=method,
-        workers=workers,
-        overwrite=overwrite,
-    )
-    done = run(dataset, outputs, options)
+        done = run(dataset, outputs, options, cluster=cluster)
     typer.echo(f"\n{done.summary.table()}\n")
     if done.evaluation is not None:
         typer.echo(f"{done.evaluation.table()}\n")

@@ -83,16 +83,23 @@ def register(app: typer.Typer) -> None:
         matches: _Matches,
         output: Annotated[Path, typer.Option(help="Poses file to write, as poses.txt.")],
         max_error: Annotated[float, typer.Option(help="Of a pose's inliers, in pixels.")] = 12.0,
-        workers: Annotated[int, typer.Option(help="Queries solved at a time.")] = 2,
+        workers: Annotated[
+            str, typer.Option(help="Queries solved at a time; ray for a cluster.")
+        ] = "2",
+        ray_address: Annotated[
+            str | None, typer.Option(help="Ray cluster of --workers ray; RAY_ADDRESS by default.")
+        ] = None,
         overwrite: _Overwrite = False,
     ) -> None:
         """Localize queries in a map: PnP with LO-RANSAC and refinement."""
+        from ..localization import distributed
         from ..localization import localize as stage
 
-        result = stage.main(
-            map_dir, _read(queries), pairs, features, matches, output,
-            max_error=max_error, overwrite=overwrite, workers=workers,
-        )  # fmt: skip
+        with distributed.chosen(workers, ray_address) as (threads, cluster):
+            result = stage.main(
+                map_dir, _read(queries), pairs, features, matches, output,
+                max_error=max_error, overwrite=overwrite, workers=threads or 1, cluster=cluster,
+            )  # fmt: skip
         typer.echo(f"{output}: {result.num_localized} of {len(result.queries)} queries localized")
         for name, query in result.queries.items():
             if not query.localized:

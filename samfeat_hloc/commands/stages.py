@@ -29,6 +29,10 @@ _DbLists = Annotated[
 _DbPrefix = Annotated[
     str | None, typer.Option("--db-prefix", help="Database images are the names starting so.")
 ]
+_RayAddress = Annotated[
+    str | None,
+    typer.Option("--ray-address", help="Ray cluster of --workers ray; RAY_ADDRESS by default."),
+]
 _NumMatched = Annotated[int, typer.Option("--num-matched", help="At most so many pairs an image.")]
 
 
@@ -66,13 +70,14 @@ def _features(
         int | None, typer.Option("--batch-size", help="Images through the network at once.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", help="Threads that decode images.")
+        str | None, typer.Option("--workers", help="Threads that decode images; ray for a cluster.")
     ] = None,
+    ray_address: _RayAddress = None,
     overwrite: _Overwrite = False,
 ) -> None:
     """Extract local features of all images of a folder, or of those listed."""
     from ..images import list_images
-    from ..localization import features
+    from ..localization import distributed, features
     from ..network import SAMFeat
     from ..presets import PRESETS
 
@@ -84,17 +89,19 @@ def _features(
     if max_keypoints is not None:
         options = replace(options, max_keypoints=max_keypoints)
     names = list_images(images) if lists is None else _names_in(lists)
-    model = SAMFeat.from_pretrained(weights, official=official_weights)
-    features.main(
-        images,
-        names,
-        output,
-        model=model,
-        options=options,
-        batch_size=batch_size,
-        workers=workers,
-        overwrite=overwrite,
-    )
+    with distributed.chosen(workers, ray_address) as (threads, cluster):
+        model = SAMFeat.from_pretrained(weights, official=official_weights)
+        features.main(
+            images,
+            names,
+            output,
+            model=model,
+            options=options,
+            batch_size=batch_size,
+            workers=threads,
+            overwrite=overwrite,
+            cluster=cluster,
+        )
 
 
 def _global_descriptors(
@@ -164,18 +171,31 @@ def _matches(
     ratio_threshold: Annotated[
         float | None, typer.Option("--ratio-threshold", help="Of nearest to second nearest.")
     ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option("--workers", help="Pairs at a time on a processor; ray for a cluster."),
+    ] = None,
+    ray_address: _RayAddress = None,
     overwrite: _Overwrite = False,
 ) -> None:
     """Match the features of image pairs."""
-    from ..localization import matches
+    from ..localization import distributed, matches
     from ..presets import MATCH_DISTANCE_THRESHOLD
 
     if distance_threshold is None:
         distance_threshold = MATCH_DISTANCE_THRESHOLD
     config = matches.MatchConfig(mutual, distance_threshold, ratio_threshold)
-    matches.main(
-        pairs, features, output, features_ref=features_ref, config=config, overwrite=overwrite
-    )
+    with distributed.chosen(workers, ray_address) as (threads, cluster):
+        matches.main(
+            pairs,
+            features,
+            output,
+            features_ref=features_ref,
+            config=config,
+            workers=threads,
+            overwrite=overwrite,
+            cluster=cluster,
+        )
 
 
 def _chosen(

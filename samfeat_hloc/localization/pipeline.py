@@ -22,6 +22,7 @@ from ..network import SAMFeat
 from ..presets import MATCH_DISTANCE_THRESHOLD, PRESETS
 from . import features, global_descriptors, localize, mapping, matches, pairs, places, submission
 from .dataset import AachenDataset
+from .distributed import Cluster
 from .localize import LocalizationResult
 from .matches import MatchConfig
 from .summary import RunSummary, StageSummary, count_keypoints, count_matches, map_figures
@@ -149,19 +150,29 @@ class _Clock:
         self.stages.append(StageSummary(name, seconds, skipped, figures))
 
 
-def run(dataset_dir: Path, outputs: Path, options: RunOptions | None = None) -> Run:
+def run(
+    dataset_dir: Path,
+    outputs: Path,
+    options: RunOptions | None = None,
+    *,
+    cluster: Cluster | None = None,
+) -> Run:
     """Map the database images of a dataset, localize its queries, write and check the submission.
 
     Args:
         dataset_dir: dataset in Aachen v1.1's layout.
         outputs: folder for all files; made when missing. A run that was interrupted goes on.
         options: see `RunOptions`.
+        cluster: where to extract, match and localize, with the native engine; None for here.
 
     Raises:
         SamfeatError: whatever is wrong with dataset, options or files already in `outputs`.
     """
     options = options or RunOptions()
+    if cluster is not None and options.engine != "native":
+        raise SamfeatError("--workers ray: only the native engine works on a cluster")
     engine = choose_engine(options.engine)
+    spread = {} if cluster is None else {"cluster": cluster}
     dataset = AachenDataset.open(dataset_dir)
     dataset.queries_by_base_name()  # the submission needs them: an error now, not in an hour
     submission.file_name(options.method)
@@ -177,7 +188,7 @@ def run(dataset_dir: Path, outputs: Path, options: RunOptions | None = None) -> 
     with clock.stage("features", feature_file) as figures:
         engine.features(
             dataset.image_dir, [*dataset.db_names, *dataset.query_names], feature_file,
-            model=model, options=preset, workers=options.workers, **again,
+            model=model, options=preset, workers=options.workers, **spread, **again,
         )  # fmt: skip
     figures.update(count_keypoints(feature_file, dataset))
 
@@ -190,7 +201,7 @@ def run(dataset_dir: Path, outputs: Path, options: RunOptions | None = None) -> 
     config = MatchConfig(mutual=True, distance_threshold=MATCH_DISTANCE_THRESHOLD)
     matches_db = outputs / "matches-db.h5"
     with clock.stage("matches-db", matches_db) as figures:
-        engine.matches(pairs_db, feature_file, matches_db, config=config, **again)
+        engine.matches(pairs_db, feature_file, matches_db, config=config, **spread, **again)
     figures.update(count_matches(matches_db))
 
     map_dir = outputs / "map"
@@ -204,7 +215,7 @@ def run(dataset_dir: Path, outputs: Path, options: RunOptions | None = None) -> 
     pairs_query = _query_pairs(engine, options, dataset, outputs, feature_file, given_query, clock)
     matches_query = outputs / "matches-query.h5"
     with clock.stage("matches-query", matches_query) as figures:
-        engine.matches(pairs_query, feature_file, matches_query, config=config, **again)
+        engine.matches(pairs_query, feature_file, matches_query, config=config, **spread, **again)
     figures.update(count_matches(matches_query))
 
     pairs_used = pairs_query
@@ -219,7 +230,7 @@ def run(dataset_dir: Path, outputs: Path, options: RunOptions | None = None) -> 
     with clock.stage("localize", poses) as figures:
         result = engine.localize(
             map_dir, dataset.queries, pairs_used, feature_file, matches_query, poses,
-            max_error=options.max_error, workers=options.workers, **again,
+            max_error=options.max_error, workers=options.workers, **spread, **again,
         )  # fmt: skip
     figures.update(_localized(result, dataset))
 
