@@ -20,9 +20,10 @@ from samfeat_hloc.training.homographies import (
     sample_views,
     transform,
 )
-from samfeat_hloc.training.homography_pairs import HomographySource, PhotoSet
+from samfeat_hloc.training.homography_pairs import HomographySource
 from samfeat_hloc.training.keypoint_labels import KeypointLabels, labels_in_views
 from samfeat_hloc.training.pairs import PairOptions
+from samfeat_hloc.training.photos import PhotoSet
 from samfeat_hloc.training.taught import warp_taught
 
 SIDE = 96
@@ -155,5 +156,3 @@ def test_a_source_with_a_teacher_and_labels(photos: PhotoSet, tmp_path: Path) ->
     more = PhotoSet(photos.canvases, photos.sizes, (*photos.names[:2], "new.jpg"))
     with pytest.raises(SamfeatError, match="no labels of 1 photos"):
         HomographySource(more, HomographyOptions(), None, labels)
-    train, held_back = photos.split()
-    assert train.names == photos.names and held_back.names == ()

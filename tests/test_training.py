@@ -26,7 +26,7 @@ from samfeat_hloc.training.homographies import (
     transform,
     warp,
 )
-from samfeat_hloc.training.homography_pairs import PhotoSet, make_pairs
+from samfeat_hloc.training.homography_pairs import make_pairs
 from samfeat_hloc.training.pairs import PairOptions
 from samfeat_hloc.training.recipe import read_recipe
 from samfeat_hloc.training.trainer import learning_rate_at, train

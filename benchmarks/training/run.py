@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,8 @@ from samfeat_hloc.evaluation.record import measurement
 from samfeat_hloc.localization.textlines import write_atomically
 from samfeat_hloc.network import SAMFeat
 from samfeat_hloc.teachers.cache import TeacherCache
-from samfeat_hloc.training.homography_pairs import HomographySource, PhotoSet, load_photos
+from samfeat_hloc.training.homography_pairs import HomographySource
+from samfeat_hloc.training.photos import Photos, PhotoSet, pack
 from samfeat_hloc.training.recipe import LossOptions, Recipe
 from samfeat_hloc.training.sources import batches_ahead
 from samfeat_hloc.training.trainer import Clock, training_step
@@ -45,7 +47,15 @@ def main(
     output: Annotated[Path | None, typer.Option(help="A JSON file for the result.")] = None,
 ) -> None:
     """Measure training throughput."""
-    photos = load_photos(images) if images else textures()
+    with tempfile.TemporaryDirectory() as folder:
+        photos = pack(images, Path(folder) / "photos.pack") if images else textures()
+        _measure_all(photos, images, teacher, crop, batch, steps, repeats, output)
+
+
+def _measure_all(
+    photos: Photos, images: Path | None, teacher: Path | None, crop: int, batch: int, steps: int,
+    repeats: int, output: Path | None,
+) -> None:  # fmt: skip
     recipe = Recipe(output=Path("unused"))
     recipe.pairs = replace(recipe.pairs, crop=crop)
     cache = TeacherCache(teacher) if teacher else None

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import SamfeatError
+from .data import PACKED
 from .recipe import Recipe
 from .trainer import train
 
@@ -22,7 +23,8 @@ ROWS = ("baseline", "+ASRD", "+WSC", "+EAG", "all")
 
 @dataclass(frozen=True)
 class AblationRow:
-    """One run. accuracy: MMA@1 and MMA@3 on the held-back photos' pairs, in percent.
+    """One run. mma1, mma3: matching accuracy on the validation pairs that the recipe names, else
+    on the held-back photos' pairs, in percent.
     seconds_per_step, and by part; memory: the process's peak, on a GPU the device's, megabytes."""
 
     name: str
@@ -47,6 +49,8 @@ def variant(recipe: Recipe, name: str) -> Recipe:
     return replace(
         recipe,
         output=recipe.output / name.lstrip("+").lower(),
+        # The rows train on the same photos: one file holds their pixels.
+        data=replace(recipe.data, packed=recipe.data.packed or recipe.output / PACKED),
         losses=replace(
             losses,
             asrd=asrd if "+ASRD" in on else 0.0,
@@ -72,8 +76,11 @@ def ablate(recipe: Recipe) -> list[AblationRow]:
     data = recipe.data
     if not data.teacher and not data.synthetic and not data.mtldesc:
         raise SamfeatError("data.teacher: an ablation of its losses needs a teacher; samfeat teach")
-    if not data.images and not data.validation:
-        raise SamfeatError("data.validation: give photos to measure the matching accuracy on")
+    if not (data.images or data.validation or data.validation_pairs):
+        raise SamfeatError(
+            "data.validation: give photos to measure the matching accuracy on, or pairs in"
+            " HPatches' layout (data.validation_pairs)"
+        )
     if recipe.start_from:
         raise SamfeatError("start_from: an ablation starts from random weights; leave it out")
     rows = []
@@ -132,9 +139,9 @@ def _row(name: str, folder: Path, memory: float) -> AblationRow:
     # The clock counts one process's steps: those of an interrupted run end where it was resumed.
     counted = _steps_of_last_process(records)
     split = {part: last[f"seconds/{part}"] / counted for part in ("data", "forward", "backward")}
-    return AblationRow(
-        name, 100 * last["mma@1"], 100 * last["mma@3"], sum(split.values()), **split, memory=memory
-    )
+    pairs = "planar/" if "planar/mma@3" in last else ""
+    mma1, mma3 = (100 * float(last[f"{pairs}mma@{limit}"]) for limit in (1, 3))
+    return AblationRow(name, mma1, mma3, sum(split.values()), **split, memory=memory)
 
 
 def _steps_of_last_process(records: list[dict[str, Any]]) -> int:

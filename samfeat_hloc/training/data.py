@@ -11,27 +11,31 @@ import torch
 
 from ..errors import SamfeatError
 from ..teachers.cache import TeacherCache
-from .homography_pairs import HomographySource, PhotoSet, load_photos, make_pairs
+from . import processes
+from .homography_pairs import HomographySource, make_pairs
 from .keypoint_labels import KeypointLabels
 from .megadepth import MegadepthSource
 from .mtldesc import MtldescSource
-from .pairs import PairBatch, PairSource
+from .pairs import PairSource
+from .photos import PackedPhotos, PhotoFolder, Photos, pack
 from .posed_pairs import PosedSource
 from .recipe import Recipe
 from .sources import MixedSource
 from .synthetic_pairs import SyntheticSource
+from .validation import PlanarPairs, Validation
 
+PACKED = "photos.pack"  # in the output, where the recipe names no other file
 VALIDATION_PAIRS = 32
 NO_TEACHER = "none (corners as keypoint labels, image gradients as edges)"
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """source: of the batches. validation: fixed homography pairs of photos that are not trained on,
-    None where the recipe has no photos. teacher: its name, for the checkpoint."""
+    """source: of the batches. validation: fixed pairs that are not trained on; None where the
+    recipe has none. teacher: its name, for the checkpoint."""
 
     source: PairSource
-    validation: PairBatch | None
+    validation: Validation | None
     teacher: str
 
 
@@ -39,44 +43,67 @@ def open_data(recipe: Recipe, device: torch.device) -> TrainingData:
     """Open what the recipe names.
 
     Raises:
-        SamfeatError: a file or folder that is missing, empty or cannot be read, or a teacher's
-            cache that knows none of the photos.
+        SamfeatError: a file or folder that is missing, empty or cannot be read, a teacher's cache
+            or labels that do not know the photos, or photos whose pixels cannot be packed.
     """
     data, mix = recipe.data, recipe.data.mix
     teacher = TeacherCache(data.teacher) if data.teacher else None
+    labels = KeypointLabels(data.labels) if data.labels else None
+    planar = PlanarPairs.open(data.validation_pairs) if data.validation_pairs else None
     taught_by = [teacher.teacher] if teacher else []
     sources: list[tuple[PairSource, float]] = []
-    held_back: PhotoSet | None = load_photos(data.validation) if data.validation else None
+    held_back: Photos | None = PhotoFolder.open(data.validation) if data.validation else None
     if data.images and (mix.homographies or held_back is None):
-        photos = load_photos(data.images)
+        photos = PhotoFolder.open(data.images)
         if held_back is None:
             photos, held_back = photos.split()
-        if teacher is not None and not any(name in teacher for name in photos.names):
-            raise SamfeatError(
-                f"{data.teacher}: knows none of the photos in {data.images}; run samfeat teach on"
-                " that folder"
-            )
-        labels = KeypointLabels(data.labels) if data.labels else None
-        source = HomographySource(photos, recipe.homographies, teacher, labels)
-        sources.append((source, mix.homographies))
-    if data.model and data.images:
-        sources.append((PosedSource.open(data.model, data.images, data.depth, teacher), mix.model))
-    if data.megadepth:
-        sources.append((MegadepthSource.open(data.megadepth, teacher=teacher), mix.megadepth))
-    if data.mtldesc:
+        if mix.homographies:
+            source = _homographies(recipe, photos, teacher, labels)
+            sources.append((source, mix.homographies))
+    if data.model and data.images and mix.model:
+        posed = PosedSource.open(
+            data.model, data.images, data.depth, teacher, recipe.posed, labels=labels
+        )
+        sources.append((posed, mix.model))
+    if data.megadepth and mix.megadepth:
+        scenes = MegadepthSource.open(
+            data.megadepth, teacher=teacher, options=recipe.posed, labels=labels
+        )
+        sources.append((scenes, mix.megadepth))
+    if data.mtldesc and mix.mtldesc:
         sources.append((MtldescSource.open(data.mtldesc), mix.mtldesc))
         taught_by.append("sam, from the release's files")
-    if data.synthetic:
-        sources.append((SyntheticSource.open(data.synthetic, recipe.train.seed), mix.synthetic))
+    if data.synthetic and mix.synthetic:
+        made = SyntheticSource.open(data.synthetic, recipe.train.seed, options=recipe.posed)
+        sources.append((made, mix.synthetic))
         taught_by.append("the generated scenes' geometry")
-    used = [(source, weight) for source, weight in sources if weight > 0]
-    if not used:
+    if not sources:
         raise SamfeatError("data.mix: no source of pairs is left; give one a weight above 0")
-    validation = None
+    fixed = None
     if held_back is not None:
-        fixed = torch.Generator(device).manual_seed(2024)
-        validation = make_pairs(
-            held_back, VALIDATION_PAIRS, recipe.pairs, recipe.homographies, fixed
+        generator = torch.Generator(device).manual_seed(2024)
+        fixed = make_pairs(
+            held_back, VALIDATION_PAIRS, recipe.pairs, recipe.homographies, generator
         )
+    validation = Validation(fixed, planar) if fixed or planar else None
     named = "; ".join(taught_by) or NO_TEACHER
-    return TrainingData(used[0][0] if len(used) == 1 else MixedSource(used), validation, named)
+    return TrainingData(
+        sources[0][0] if len(sources) == 1 else MixedSource(sources), validation, named
+    )
+
+
+def _homographies(
+    recipe: Recipe, photos: PhotoFolder, teacher: TeacherCache | None, labels: KeypointLabels | None
+) -> HomographySource:
+    """The source of the recipe's photos under homographies, their pixels packed."""
+    if teacher is not None and not any(name in teacher for name in photos.names):
+        raise SamfeatError(
+            f"{recipe.data.teacher}: knows none of the photos in {photos.folder}; run samfeat teach"
+            " on that folder"
+        )
+    HomographySource(photos, recipe.homographies, teacher, labels)  # refused before packing
+    path = recipe.data.packed or recipe.output / PACKED
+    with processes.first_alone():
+        pack(photos.folder, path)
+    packed = PackedPhotos(path, photos.names)
+    return HomographySource(packed, recipe.homographies, teacher, labels)

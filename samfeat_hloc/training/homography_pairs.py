@@ -4,78 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
 from ..errors import SamfeatError
-from ..images import list_images, read_image
 from ..teachers.cache import TeacherCache
 from .homographies import HomographyOptions, sample_views, transform, warp
 from .keypoint_labels import KeypointLabels, labels_in_views
 from .pairs import PairBatch, PairOptions, complete_pairs, seen_by
+from .photos import Photos
 from .taught import warp_taught
-
-HELD_BACK_EVERY = 25  # each 25th photo is for validation
-
-
-@dataclass(frozen=True)
-class PhotoSet:
-    """Photos in memory, each in the top-left corner of an equally large canvas.
-
-    canvases: (P, 3, S, S) uint8; sizes: (P, 2) int64 width and height. names: P names relative to
-    the photos' folder; empty where nobody asks for them.
-    """
-
-    canvases: Tensor
-    sizes: Tensor
-    names: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    def split(self) -> tuple[PhotoSet, PhotoSet]:
-        """Photos to train on, and those held back for validation."""
-        held_back = torch.arange(len(self)) % HELD_BACK_EVERY == HELD_BACK_EVERY - 1
-        return self._only(~held_back), self._only(held_back)
-
-    def _only(self, chosen: Tensor) -> PhotoSet:
-        names = tuple(n for n, keep in zip(self.names, chosen.tolist(), strict=False) if keep)
-        return PhotoSet(self.canvases[chosen], self.sizes[chosen], names)
-
-
-def load_photos(folder: Path, longest: int = 480) -> PhotoSet:
-    """Read a folder of photos into memory, the longer side at most ``longest`` pixels.
-
-    Raises:
-        SamfeatError: no photos there, fewer than two validation folds, or one cannot be read.
-    """
-    names = list_images(folder)
-    if len(names) < HELD_BACK_EVERY:
-        raise SamfeatError(
-            f"{folder}: holds {len(names)} photos; give a folder with at least {HELD_BACK_EVERY}"
-        )
-    canvases = np.zeros((len(names), longest, longest, 3), np.uint8)
-    sizes = np.zeros((len(names), 2), np.int64)
-    for index, name in enumerate(tqdm(names, desc="photos", unit="photo")):
-        image = read_image(folder / name)
-        scale = min(1.0, longest / max(image.shape[:2]))
-        if scale < 1:
-            width, height = (max(1, round(side * scale)) for side in image.shape[1::-1])
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        canvases[index, : image.shape[0], : image.shape[1]] = image
-        sizes[index] = image.shape[1::-1]
-    return PhotoSet(
-        torch.from_numpy(canvases).permute(0, 3, 1, 2), torch.from_numpy(sizes), tuple(names)
-    )
 
 
 def make_pairs(
-    photos: PhotoSet,
+    photos: Photos,
     count: int,
     options: PairOptions,
     homographies: HomographyOptions,
@@ -92,9 +34,10 @@ def make_pairs(
     """
     device = generator.device
     side = options.crop
-    chosen = torch.randint(len(photos), (count,), generator=generator, device=device).cpu()
-    canvases = photos.canvases[chosen].to(device).float() / 255
-    sizes = photos.sizes[chosen].to(device).float()
+    drawn = torch.randint(len(photos), (count,), generator=generator, device=device)
+    chosen: list[int] = drawn.tolist()
+    pixels, wide_high = photos.read(chosen)
+    canvases, sizes = pixels.to(device).float() / 255, wide_high.to(device).float()
 
     to_photo0, to_photo1 = sample_views(sizes, side, homographies, generator)
     view0, inside0 = warp(canvases, sizes, to_photo0, side)
@@ -106,7 +49,7 @@ def make_pairs(
     seen1 = inside1 * seen_by(inside0, partial(transform, matrix10))
 
     asked = teacher is not None or labels is not None
-    names = [photos.names[index] for index in chosen.tolist()] if asked else []
+    names = [photos.names[index] for index in chosen] if asked else []
     labelled = taught = None
     if labels is not None:
         found = [labels.read(name) for name in names]
@@ -131,7 +74,7 @@ class HomographySource:
         SamfeatError: the labels lack a photo; a pair of it would teach that there are no keypoints.
     """
 
-    photos: PhotoSet
+    photos: Photos
     homographies: HomographyOptions
     teacher: TeacherCache | None = None
     labels: KeypointLabels | None = None

@@ -81,7 +81,8 @@ class Journal:
 @torch.inference_mode()
 def draw_pair(model: Network, batch: PairBatch) -> dict[str, np.ndarray]:
     """Pictures (H, W, 3) uint8 RGB of one pair: ``edges``, and ``matches`` with both views'
-    keypoints, right ones (within 3 pixels) in blue and wrong ones in orange."""
+    keypoints, right ones (within 3 pixels) in blue and wrong ones in orange; all of them in white
+    where the batch is not of homographies."""
     options = ExtractOptions(max_keypoints=256)
     images = [_as_picture(image[0]) for image in (batch.image0, batch.image1)]
     found = [
@@ -96,11 +97,11 @@ def draw_pair(model: Network, batch: PairBatch) -> dict[str, np.ndarray]:
             cv2.circle(canvas, (x + index * side, y), 1, (0, 158, 115), -1)
     first, second = mutual_nearest(found[0]["descriptors"], found[1]["descriptors"])
     start, end = found[0]["keypoints"][first], found[1]["keypoints"][second]
-    right = torch.ones(len(start), dtype=torch.bool)
+    colours = [(255, 255, 255)] * len(start)
     if batch.matrix01 is not None:
-        right = (transform(batch.matrix01, start[None])[0] - end).norm(dim=1) <= 3
-    for a, b, good in zip(start.tolist(), end.tolist(), right.tolist(), strict=True):
-        colour = (0, 114, 178) if good else (230, 159, 0)
+        error = (transform(batch.matrix01, start[None])[0] - end).norm(dim=1)
+        colours = [(0, 114, 178) if good else (230, 159, 0) for good in (error <= 3).tolist()]
+    for a, b, colour in zip(start.tolist(), end.tolist(), colours, strict=True):
         ends = [(round(p[0]) + shift, round(p[1])) for p, shift in ((a, 0), (b, side))]
         cv2.line(canvas, ends[0], ends[1], colour, 1, cv2.LINE_AA)
     return {"edges": joined, "matches": canvas}

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Generic
 
 import torch
 from tqdm import tqdm
@@ -24,9 +25,10 @@ from tqdm import tqdm
 from ..errors import SamfeatError
 from ..localization.map_model import is_model
 from ..teachers.cache import Taught
+from .keypoint_labels import Labels
 from .pairs import PairBatch, PairOptions
 from .posed_pairs import PosedSource
-from .posed_scene import PosedScene, Teacher, read_scene
+from .posed_scene import Known, PosedScene, T_co, read_scene
 from .posed_views import PosedOptions
 
 logger = logging.getLogger(__name__)
@@ -48,15 +50,16 @@ class MegadepthSource:
 
     @classmethod
     def open(
-        cls, root: Path, *, scenes: Sequence[str] | None = None, teacher: Teacher | None = None,
-        least_depth_bytes: int = LEAST_DEPTH_BYTES, options: PosedOptions | None = None,
+        cls, root: Path, *, scenes: Sequence[str] | None = None,
+        teacher: Known[Taught] | None = None, least_depth_bytes: int = LEAST_DEPTH_BYTES,
+        options: PosedOptions | None = None, labels: Known[Labels] | None = None,
     ) -> MegadepthSource:  # fmt: skip
         """Read the scenes' models; minutes for all of MegaDepth.
 
         Arguments:
             root: the folder that holds ``Undistorted_SfM`` and the depth maps.
             scenes: names of scenes; None takes all that are there.
-            teacher: knows the photos by their names below ``Undistorted_SfM``
+            teacher, labels: know the photos by their names below ``Undistorted_SfM``
                 (``0000/images/x.jpg``).
 
         Raises:
@@ -79,7 +82,7 @@ class MegadepthSource:
         read: list[PosedScene] = []
         for name in tqdm(names, desc="MegaDepth scenes", unit="scene", delay=2):
             try:
-                read.append(_read_scene(root, name, teacher, least_depth_bytes))
+                read.append(_read_scene(root, name, teacher, labels, least_depth_bytes))
             except SamfeatError as error:
                 if scenes is not None:
                     raise
@@ -96,25 +99,29 @@ class MegadepthSource:
         return self._posed.batch(count, options, generator)
 
 
-class _Below:
-    """A teacher that knows images by names below a folder."""
+class _Below(Generic[T_co]):
+    """What is known of images by longer names: with the folders that they are in."""
 
-    def __init__(self, teacher: Teacher, folder: str) -> None:
-        self._teacher, self._folder = teacher, folder
+    def __init__(self, known: Known[T_co], folder: str) -> None:
+        self._known, self._folder = known, folder
 
     def __contains__(self, name: object) -> bool:
-        return f"{self._folder}/{name}" in self._teacher
+        return f"{self._folder}/{name}" in self._known
 
-    def read(self, name: str) -> Taught:
-        return self._teacher.read(f"{self._folder}/{name}")
+    def read(self, name: str) -> T_co:
+        return self._known.read(f"{self._folder}/{name}")
 
 
-def _read_scene(root: Path, name: str, teacher: Teacher | None, least_bytes: int) -> PosedScene:
+def _read_scene(
+    root: Path, name: str, teacher: Known[Taught] | None, labels: Known[Labels] | None,
+    least_bytes: int,
+) -> PosedScene:  # fmt: skip
     scene = root / "Undistorted_SfM" / name
     model = next((scene / part for part in _MODELS if is_model(scene / part)), scene / "sparse")
     places = [root / place.format(name) for place in _DEPTHS]
     depth = next((place for place in places if place.is_dir()), places[0])
+    photos = f"{name}/images"
     return read_scene(
-        model, scene / "images", depth, _Below(teacher, f"{name}/images") if teacher else None,
-        least_depth_bytes=least_bytes,
+        model, scene / "images", depth, None if teacher is None else _Below(teacher, photos),
+        labels=None if labels is None else _Below(labels, photos), least_depth_bytes=least_bytes,
     )  # fmt: skip

@@ -42,9 +42,10 @@ from ..teachers.cache import Taught
 from .corners import splat
 from .depth_maps import array_of
 from .homographies import HomographyOptions
-from .homography_pairs import PhotoSet, make_pairs
+from .homography_pairs import make_pairs
 from .keypoint_labels import Labels
 from .pairs import PairBatch, PairOptions, finish_pairs
+from .photos import PhotoSet
 from .posed_pairs import stacked
 from .taught import warp_taught
 

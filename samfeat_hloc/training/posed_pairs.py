@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import SamfeatError
+from ..teachers.cache import Taught
 from .corners import splat
+from .keypoint_labels import Labels, labels_in_views
 from .pairs import PairBatch, PairOptions, TeacherViews, complete_pairs, finish_pairs
-from .posed_scene import PosedScene, Teacher, read_scene
+from .posed_scene import Known, PosedScene, read_scene
 from .posed_views import Cache, PosedOptions, View, check_depth, draw_views
 from .reprojection import Reprojection, mutually_seen
 
@@ -28,8 +31,10 @@ class PosedSource:
     """Pairs of views of the overlapping photos of one or several scenes.
 
     With depth maps the correspondence is known wherever both views have depth and neither hides
-    the other's place. Without, it is known at the map's points alone: they are the keypoint
-    labels and the descriptor points, and detection counts only next to them.
+    the other's place. Without, it is known at the map's points alone: they are the descriptor
+    points, and the keypoint labels as well, next to which alone detection counts. Where the photos
+    have labels of their own, those are taught instead, and detection counts wherever there is
+    photo.
 
     Photos are decoded in threads, a batch's all at once; a cache of at most ``CACHE_BYTES`` keeps
     them. A batch depends on the generator's state alone.
@@ -41,8 +46,8 @@ class PosedSource:
     ) -> None:  # fmt: skip
         """
         Raises:
-            SamfeatError: no scenes, some with and some without depth, or depth maps that do not
-                agree with the points.
+            SamfeatError: no scenes, some with and some without depth or labels, or depth maps that
+                do not agree with the points.
         """
         self.scenes = list(scenes)
         self.options = options or PosedOptions()
@@ -54,13 +59,18 @@ class PosedSource:
                 "posed photos: give at least one scene, all with depth maps or all without"
             )
         self.with_depth = with_depth == {True}
+        labelled = {image.labels is not None for scene in self.scenes for image in scene.images}
+        if len(labelled) != 1:
+            raise SamfeatError("posed photos: some have keypoint labels; label all or none")
+        self.labelled = labelled == {True}
         for scene in self.scenes if self.with_depth else []:
             check_depth(scene, self._cache)
 
     @classmethod
     def open(
-        cls, model: Path, images: Path, depth: Path | None = None, teacher: Teacher | None = None,
-        options: PosedOptions | None = None,
+        cls, model: Path, images: Path, depth: Path | None = None,
+        teacher: Known[Taught] | None = None, options: PosedOptions | None = None, *,
+        labels: Known[Labels] | None = None,
     ) -> PosedSource:  # fmt: skip
         """A COLMAP model (folder with cameras, images, points3D, .bin or .txt) and its photos.
 
@@ -68,12 +78,15 @@ class PosedSource:
             depth: folder of depth maps, named as :func:`.depth_maps.find_depth_map` says
                 (COLMAP's ``stereo/depth_maps``, ``.npy``, or HDF5 with the dataset ``depth``).
             teacher: what it says of the images, by the names that the model has.
+            labels: the images' keypoints, by the same names, of all images.
 
         Raises:
             SamfeatError: missing files, no photos, no overlapping pairs, depth maps of something
                 else; see :func:`.posed_scene.read_scene`.
         """
-        scene = read_scene(Path(model), Path(images), Path(depth) if depth else None, teacher)
+        scene = read_scene(
+            Path(model), Path(images), Path(depth) if depth else None, teacher, labels=labels
+        )
         return cls([scene], options)
 
     def batch(self, count: int, options: PairOptions, generator: torch.Generator) -> PairBatch:
@@ -97,9 +110,22 @@ class PosedSource:
             )
         there, back = (reprojection(drawn, k, device) for k in (0, 1))
         seen0, seen1 = mutually_seen(there, back), mutually_seen(back, there)
+        labelled = self._labels(drawn, 0, seen0, options.keypoints) if self.labelled else None
         return complete_pairs(
-            photos[0], photos[1], seen0, seen1, there, options, generator, taught=taught
-        )
+            photos[0], photos[1], seen0, seen1, there, options, generator,
+            labelled=labelled, taught=taught,
+        )  # fmt: skip
+
+    def _labels(
+        self, drawn: list[ViewPair], k: int, seen: torch.Tensor, limit: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The photos' labels in the views with this index (0 or 1), where they are seen."""
+        views = [pair[k] for pair in drawn]
+        labels = list(self._pool.map(lambda view: view.source.pinhole_labels(), views))
+        sizes = np.array([found.image_size for found in labels], np.float32)
+        to_photo = np.stack([v.source.calibration @ np.linalg.inv(v.calibration) for v in views])
+        matrices = torch.from_numpy(to_photo.astype(np.float32)).to(seen)
+        return labels_in_views(labels, torch.from_numpy(sizes).to(seen), matrices, seen, limit)
 
     def _at_points(
         self, drawn: list[ViewPair], shared: list[np.ndarray], photos: list[torch.Tensor],
@@ -116,14 +142,24 @@ class PosedSource:
         there = stacked([c[2] for c in chosen], device)
         labelled, described = options.keypoints, options.points
         corners = (at[0][:, :labelled], at[1][:, :labelled], there[:, :labelled])
+        inside = [stacked([pair[k].inside for pair in drawn], device) for k in (0, 1)]
+        points = (at[0][:, :described], at[1][:, :described], there[:, :described])
+        if self.labelled:
+            own = [self._labels(drawn, k, inside[k], labelled) for k in (0, 1)]
+            # Each view's labels are its photo's own, so a row of one is not a row of the other.
+            both = own[0][1] * own[1][1]
+            batch = finish_pairs(
+                (photos[0], photos[1]), (inside[0], inside[1]), (own[0][0], own[1][0], both),
+                points, options, generator, taught=taught,
+            )  # fmt: skip
+            labels0, labels1 = (splat(corners, present, side) for corners, present in own)
+            return replace(batch, labels0=labels0, labels1=labels1)
         seen = []
         for k in (0, 1):
             near = F.max_pool2d(
                 splat(corners[k], corners[2], side)[:, None], 2 * NEAR_POINT + 1, 1, NEAR_POINT
             )
-            inside = stacked([d[k].inside for d in drawn], device)
-            seen.append((near[:, 0] > 0).float() * inside)
-        points = (at[0][:, :described], at[1][:, :described], there[:, :described])
+            seen.append((near[:, 0] > 0).float() * inside[k])
         return finish_pairs(
             (photos[0], photos[1]), (seen[0], seen[1]), corners, points, options, generator,
             taught=taught,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -22,6 +22,7 @@ from ..localization.poses import Pose
 from ..localization.reference_model import CAMERA_MODELS, read_model
 from ..teachers.cache import Taught
 from .depth_maps import find_depth_map, read_depth_map
+from .keypoint_labels import Labels
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +30,15 @@ LEAST_SHARED = 20  # points
 LEAST_OVERLAP = 0.08  # of the points of the image that sees fewer
 MOST_ERROR = 2.0  # pixels; points whose mean reprojection error is larger are left out
 
+T_co = TypeVar("T_co", covariant=True)
 
-class Teacher(Protocol):
-    """Knows what a teacher says of images, by their names: a cache that ``samfeat teach`` wrote."""
+
+class Known(Protocol[T_co]):
+    """Knows something of images, by their names: what a teacher says of them, in the cache that
+    ``samfeat teach`` wrote, or their keypoints, in the file of ``samfeat label``."""
 
     def __contains__(self, name: object) -> bool: ...
-    def read(self, name: str) -> Taught: ...
+    def read(self, name: str) -> T_co: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +48,7 @@ class PosedImage:
     points: rows of the scene's points that it sees, ascending. photo: reads it, uint8 (H, W, 3)
     RGB of any size that shows what the camera's shows. depth: reads its depth map, float32 (h, w),
     0 where unknown; None where it has none. taught: reads what a teacher says of it; None where
-    no teacher has seen it.
+    no teacher has seen it. labels: reads its keypoint labels; None where there are none.
     """
 
     name: str
@@ -54,6 +58,7 @@ class PosedImage:
     photo: Callable[[], np.ndarray]
     depth: Callable[[], np.ndarray] | None = None
     taught: Callable[[], Taught] | None = None
+    labels: Callable[[], Labels] | None = None
 
     @property
     def focal(self) -> float:
@@ -81,6 +86,23 @@ class PosedImage:
         found = np.asarray(self.camera.to_pycolmap().img_from_cam(rays)) - 0.5
         # What the lens cannot see is far outside of the photo.
         return np.nan_to_num(found, nan=-1e6, posinf=1e6, neginf=-1e6)
+
+    def pinhole(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels (N, 2) of the photo as it is stored, in the pinhole camera."""
+        if not self.distorted:
+            return pixels
+        rays = np.asarray(self.camera.to_pycolmap().cam_from_img(pixels.astype(np.float64) + 0.5))
+        found = rays[:, :2] @ self.calibration[:2, :2].T + self.calibration[:2, 2]
+        return np.nan_to_num(found, nan=-1e6, posinf=1e6, neginf=-1e6)
+
+    def pinhole_labels(self) -> Labels:
+        """The keypoint labels in the pixels of the pinhole camera, which are as many."""
+        assert self.labels is not None
+        found = self.labels()
+        size = self.camera.width, self.camera.height
+        ratio = np.array(size) / np.array(found.image_size)
+        keypoints = self.pinhole((found.keypoints + 0.5) * ratio - 0.5)
+        return Labels(keypoints.astype(np.float32), found.scores, size)
 
     def project(self, xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """World points (N, 3) to pixels (N, 2) of the pinhole camera, and their depths (N,)."""
@@ -122,8 +144,9 @@ def read_scene(
     model: Path,
     images: Path,
     depth: Path | None = None,
-    teacher: Teacher | None = None,
+    teacher: Known[Taught] | None = None,
     *,
+    labels: Known[Labels] | None = None,
     least_depth_bytes: int = 0,
 ) -> PosedScene:
     """A COLMAP model (binary or text) with its photos and depth maps.
@@ -133,7 +156,8 @@ def read_scene(
 
     Raises:
         SamfeatError: no such folder, no whole model, a camera that no pinhole camera can stand in
-            for, no photos or depth maps of it, no two images that overlap.
+            for, no photos or depth maps of it, a photo without labels where there are ``labels``,
+            no two images that overlap.
     """
     for folder in (model, images, *([depth] if depth else [])):
         if not folder.is_dir():
@@ -166,6 +190,7 @@ def read_scene(
                 partial(_read_photo, images / entry.name, camera),
                 partial(read_depth_map, map_file) if map_file else None,
                 partial(teacher.read, entry.name) if teacher and entry.name in teacher else None,
+                partial(labels.read, entry.name) if labels and entry.name in labels else None,
             )
         )  # fmt: skip
     if not posed:
@@ -181,6 +206,12 @@ def read_scene(
         raise SamfeatError(
             f"{images}: the teacher has seen none of the model's photos there; run `samfeat teach`"
             " on this folder"
+        )
+    bare = [image.name for image in posed if labels is not None and image.labels is None]
+    if labels is not None and bare:
+        raise SamfeatError(
+            f"{images}: {len(bare)} of its photos have no keypoint labels ({bare[0]}, ...); run"
+            " `samfeat label` on this folder"
         )
     for image in posed[:1]:  # a wrong format is better known now than at the first step
         image.photo()

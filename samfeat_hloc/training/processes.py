@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+
+PATIENCE = timedelta(hours=2)  # while the first process packs photos, or validates
 
 
 def start() -> tuple[torch.device, int, int]:
@@ -23,7 +28,7 @@ def start() -> tuple[torch.device, int, int]:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     if world > 1:
-        distributed.init_process_group("nccl" if cuda else "gloo")
+        distributed.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
     return device, rank, world
 
 
@@ -33,6 +38,18 @@ def in_parallel(model: nn.Module, device: torch.device, world: int) -> nn.Module
         return model
     own_gpu = [device.index] if device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=own_gpu)
+
+
+@contextmanager
+def first_alone() -> Iterator[None]:
+    """The first process does the block, then all others do."""
+    together = distributed.is_available() and distributed.is_initialized()
+    first = together and distributed.get_rank() == 0
+    if together and not first:
+        distributed.barrier()
+    yield
+    if first:
+        distributed.barrier()
 
 
 def stop(world: int) -> None:

@@ -12,6 +12,7 @@ from yaml import YAMLError
 from ..errors import SamfeatError
 from .homographies import HomographyOptions
 from .pairs import PairOptions
+from .posed_views import PosedOptions
 
 SCHEDULES = ("linear", "cosine")
 EDGE_LOSSES = ("mse", "bce")
@@ -40,9 +41,14 @@ class DataOptions:
     megadepth: MegaDepth in D2-Net's preprocessed form. mtldesc: MegaDepth as MTLDesc released it.
     synthetic: so many generated city blocks.
     teacher: a cache that ``samfeat teach`` wrote for ``images``.
-    labels: keypoints that ``samfeat label`` wrote for ``images``; without it corners.
+    labels: keypoints that ``samfeat label`` wrote for ``images`` (or for ``megadepth``'s
+        Undistorted_SfM); without it corners, or the points of a model without depth maps.
     validation: a folder of photos for the validation during training; without it each 25th of
         ``images``.
+    validation_pairs: a folder in HPatches' layout to validate on as well; the best checkpoint is
+        then the one that matches these pairs best.
+    packed: the file that keeps the pixels of ``images`` at hand, some 0.5 MB a photo; without it
+        ``photos.pack`` in the output. Runs on the same photos may share one.
     """
 
     images: Path | None = None
@@ -55,6 +61,8 @@ class DataOptions:
     teacher: Path | None = None
     labels: Path | None = None
     validation: Path | None = None
+    validation_pairs: Path | None = None
+    packed: Path | None = None
     mix: MixOptions = field(default_factory=MixOptions)
 
 
@@ -135,6 +143,7 @@ def read_recipe(path: Path, overrides: list[str]) -> Recipe:
     """Read a recipe and apply ``key=value`` overrides.
 
     Raises:
+    posed: PosedOptions = field(default_factory=PosedOptions)
         SamfeatError: no such file, not YAML, an unknown or missing key, a value of another type or
             out of range.
     """

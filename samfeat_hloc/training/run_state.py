@@ -21,6 +21,7 @@ from .. import checkpoints
 from ..errors import SamfeatError, writing
 from ..localization.h5store import write_whole
 from ..network import SAMFeat
+from .posed_views import PosedOptions
 from .recipe import Recipe
 
 STATE = "state.pt"
@@ -91,9 +92,16 @@ def load_state(
 
 def recipe_hash(recipe: Recipe) -> str:
     """Of all that decides the weights: not how often is logged, saved and validated, nor how long
-    the run is planned to be (a run may be shortened or prolonged)."""
+    the run is planned to be (a run may be shortened or prolonged), nor where pixels are kept."""
     values = json.loads(json.dumps(asdict(recipe), default=str))
-    del values["output"]
+    del values["output"], values["data"]["packed"]
+    # Later than the first runs' states, which stay valid: what has its default is not counted.
+    if recipe.data.validation_pairs is None:
+        del values["data"]["validation_pairs"]
+    if recipe.posed == PosedOptions():
+        del values["posed"]
+    parts = {name: part for name, part in values["network"].items() if part is not None}
+    values["network"] = {"edge_attention": True, **parts}
     for name in ("steps", "decay", "log_every", "save_every", "validate_every", "keep"):
         del values["train"][name]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -40,6 +40,7 @@ class SyntheticSource:
     def open(
         cls, scenes: int = 3, seed: int = 0, *, pictures: int = 40,
         size: tuple[int, int] = (480, 360), taught: bool = True,
+        options: PosedOptions | None = None,
     ) -> SyntheticSource:  # fmt: skip
         """Generate and photograph city blocks (some 10 seconds and 70 MB each).
 
@@ -47,6 +48,7 @@ class SyntheticSource:
             scenes: how many blocks; seed: of the first, the next ones count on.
             pictures: photographs of each block, of ``size`` (width, height) pixels.
             taught: whether the geometry teaches groups, embedding and edges.
+            options: how far apart the views of a pair are.
 
         Raises:
             SamfeatError: no scenes, or too few pictures for any two to overlap.
@@ -59,7 +61,7 @@ class SyntheticSource:
         seeds = tqdm(range(seed, seed + scenes), desc="synthetic scenes", unit="scene", leave=False)
         made = [make_scene(number, pictures, size, taught=taught) for number in seeds]
         # Everything is in memory already: nothing to cache.
-        return cls(PosedSource(made, PosedOptions(), cache_bytes=0))
+        return cls(PosedSource(made, options, cache_bytes=0))
 
     def batch(self, count: int, options: PairOptions, generator: torch.Generator) -> PairBatch:
         """``count`` random pairs on the generator's device; see :class:`.pairs.PairSource`."""

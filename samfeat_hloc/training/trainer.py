@@ -34,7 +34,6 @@ from .pairs import PairBatch
 from .recipe import SHIPPED, LoopOptions, LossOptions, Recipe
 from .run_state import NEWEST, load_state, save_state, save_weights
 from .sources import batches_ahead
-from .validation import matching_accuracy
 
 
 def batch_losses(maps: Maps, batch: PairBatch, options: LossOptions) -> dict[str, Tensor]:
@@ -225,18 +224,18 @@ def _train(recipe: Recipe, device: torch.device, rank: int, world: int) -> Path:
                 bar.set_postfix(entry, refresh=False)
                 entry |= {f"seconds/{k}": round(v, 2) for k, v in clock.seconds.items()}
             best = False
-            if (
-                rank == 0
-                and data.validation is not None
-                and (done % loop.validate_every == 0 or last)
-            ):
+            if rank == 0 and (done % loop.validate_every == 0 or last):
                 shipped.eval()
-                scores = matching_accuracy(shipped, data.validation)
-                journal.pictures(done, shipped, data.validation)
+                pictured = batch
+                if data.validation is not None:
+                    scores = data.validation.measure(shipped)
+                    entry |= {k: round(v, 4) for k, v in scores.items()}
+                    decisive = scores[data.validation.decides]
+                    best = decisive > progress.best
+                    progress.best = max(progress.best, decisive)
+                    pictured = data.validation.held_back or batch
+                journal.pictures(done, shipped, pictured)
                 shipped.train()
-                entry |= {k: round(v, 4) for k, v in scores.items()}
-                best = scores["mma@3"] > progress.best
-                progress.best = max(progress.best, scores["mma@3"])
             if entry:
                 journal.numbers(done, {"seconds": round(progress.seconds), **entry})
             if rank == 0 and (best or done % loop.save_every == 0 or last):
