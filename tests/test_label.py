@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from samfeat_hloc.cli import app
 from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.training import label
 from samfeat_hloc.training.detectors import SuperPointScores, load_detector
 from samfeat_hloc.training.homographies import transform
 from samfeat_hloc.training.keypoint_labels import KeypointLabels
@@ -78,6 +79,20 @@ def test_the_command_labels_a_folder_and_goes_on(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, command).exit_code == 0
     assert KeypointLabels(output).names == ["a.png", "b/c.png", "d.png"]
     np.testing.assert_array_equal(first.keypoints, KeypointLabels(output).read("a.png").keypoints)
+
+
+def test_several_devices_share_the_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        Image.fromarray(board(12 + 4 * number)).save(tmp_path / "photos" / f"{number}.png")
+    options = LabelOptions("dog", views=2, longest=96)
+    alone = label.main(tmp_path / "photos", tmp_path / "alone.h5", options, device="cpu")
+    monkeypatch.setattr(label, "all_devices", lambda: ["cpu", "cpu"])
+    both = label.main(tmp_path / "photos", tmp_path / "both.h5", options)
+    one, other = KeypointLabels(alone), KeypointLabels(both)
+    assert one.names == other.names == ["0.png", "1.png", "2.png"]
+    for name in one.names:
+        np.testing.assert_array_equal(one.read(name).keypoints, other.read(name).keypoints)
 
 
 def test_checkpoints_of_detectors(tmp_path: Path) -> None:

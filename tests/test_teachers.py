@@ -199,7 +199,7 @@ def test_an_interrupted_run_goes_on(
 def test_several_devices_share_the_photos(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teach, "_devices", lambda: ["cpu", "cpu"])
+    monkeypatch.setattr(teach, "all_devices", lambda: ["cpu", "cpu"])
     options = TeacherOptions()
     teach.main(folder, tmp_path / "both.h5", teacher="regions", options=options)
     teach.main(folder, tmp_path / "one.h5", teacher="regions", options=options, device="cpu")

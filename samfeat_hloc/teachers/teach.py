@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.queues import SimpleQueue
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from .. import images
-from ..errors import SamfeatError
+from ..devices import Work, all_devices, on_devices
 from ..localization import provenance
 from ..localization.h5store import Group, SegmentWriter
 from .cache import BUDGET, FORMAT, MAP_SIDE, TeacherCache, pack
@@ -84,7 +78,7 @@ def main(
     """
     job = Job(Path(image_dir), teacher, options, raw)
     names = images.list_images(job.image_dir)
-    devices = _devices() if device is None else [device]
+    devices = all_devices() if device is None else [device]
     first = load_teacher(teacher, options, devices[0])
     config = {"teacher": first.name, "raw": raw, "map_side": MAP_SIDE, **first.config}
     if not raw:
@@ -103,8 +97,11 @@ def main(
         batches = [left[i : i + size] for i in range(0, len(left), size)]
         with (
             tqdm(total=len(left), desc=f"teach ({teacher})", unit="photo") as progress,
-            _taught(job, first, devices, batches) as results,
-        ):
+            on_devices(
+                partial(_work, job), devices, batches,
+                command="teach", first=partial(job.groups, first),
+            ) as results,
+        ):  # fmt: skip
             for groups in results:
                 writer.add(groups)
                 progress.update(len(groups))
@@ -131,53 +128,8 @@ def summary(cache: TeacherCache) -> str:
     return text
 
 
-@contextmanager
-def _taught(
-    job: Job, first: Teacher, devices: Sequence[str], batches: Sequence[Sequence[str]]
-) -> Iterator[Iterator[dict[str, Group]]]:
-    """The groups of all batches, from this process or from one on each device."""
-    if len(devices) == 1 or len(batches) == 1:
-        yield (job.groups(first, batch) for batch in batches)
-        return
-    context = multiprocessing.get_context("spawn")
-    free = context.SimpleQueue()
-    for device in devices:
-        free.put(device)
-    with ProcessPoolExecutor(
-        len(devices), mp_context=context, initializer=_start, initargs=(job, free)
-    ) as pool:
-        try:
-            yield _finished([pool.submit(_teach_batch, batch) for batch in batches])
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _finished(waiting: list[Future[dict[str, Group]]]) -> Iterator[dict[str, Group]]:
-    """Results as they come. A pool of multiprocessing would wait for ever for a killed process."""
-    try:
-        for future in as_completed(waiting):
-            yield future.result()
-    except BrokenProcessPool:
-        raise SamfeatError(
-            "teach: a process of it was killed, perhaps for want of memory; run the same command"
-            " again, with a smaller --batch-size if it dies again"
-        ) from None
-
-
-_process: dict[str, Any] = {}  # of a process of the pool: its job and its teacher
-
-
-def _start(job: Job, free: SimpleQueue[str]) -> None:
-    _process.update(job=job, teacher=load_teacher(job.teacher, job.options, free.get()))
-
-
-def _teach_batch(names: Sequence[str]) -> dict[str, Group]:
-    groups: dict[str, Group] = _process["job"].groups(_process["teacher"], names)
-    return groups
-
-
-def _devices() -> list[str]:
-    return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
+def _work(job: Job, device: str) -> Work[dict[str, Group]]:
+    return partial(job.groups, load_teacher(job.teacher, job.options, device))
 
 
 def _bounded(pixels: np.ndarray) -> np.ndarray:

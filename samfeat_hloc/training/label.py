@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -20,6 +22,7 @@ from tqdm import tqdm
 from .. import images
 from ..checkpoints import SHIPPED, file_sha256
 from ..detection import local_maximum, refine
+from ..devices import Work, all_devices, on_devices
 from ..errors import SamfeatError
 from ..localization import provenance
 from ..localization.h5store import Group, SegmentWriter
@@ -58,6 +61,32 @@ class LabelOptions:
     perspective: float = 0.15
 
 
+@dataclass(frozen=True)
+class Job:
+    """What a process needs to label photos."""
+
+    image_dir: Path
+    options: LabelOptions
+    weights: Path | None
+
+    def datasets(
+        self, detect: Detect, device: str, names: Sequence[str]
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """The output's datasets of some photos."""
+        found = {}
+        for name in names:
+            pixels = images.read_image(self.image_dir / name)
+            # Seeded by its name, a photo's labels do not depend on what was done before it.
+            generator = torch.Generator(device).manual_seed(zlib.crc32(name.encode()))
+            keypoints, scores = label_photo(pixels, detect, self.options, generator)
+            found[name] = {
+                "keypoints": keypoints,
+                "keypoint_scores": scores,
+                "image_size": np.array(pixels.shape[1::-1], dtype=np.int64),
+            }
+        return found
+
+
 def main(
     image_dir: Path,
     output: Path,
@@ -72,14 +101,18 @@ def main(
     The output has hloc's layout for keypoints: a group a photo with ``keypoints`` (N, 2) float32 xy
     in stored pixels, ``keypoint_scores`` (N,) float32 and ``image_size`` (2,) width and height.
 
+    Arguments:
+        device: where to compute; None for all GPUs (a process each), or the processor.
+
     Raises:
         SamfeatError: no photos, one that is broken, no such detector, a checkpoint that is missing,
             an output made differently.
     """
     image_dir = Path(image_dir)
     names = images.list_images(image_dir)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    detect = load_detector(options.detector, weights, device, options.max_keypoints)
+    job = Job(image_dir, options, weights)
+    devices = all_devices() if device is None else [device]
+    first = _work(job, devices[0])
     if weights is None and options.detector == "samfeat":
         weights = SHIPPED
     digest = file_sha256(weights) if weights else None
@@ -93,18 +126,22 @@ def main(
         if len(left) < len(names):
             logger.info("label: %d of %d photos are done already", len(names) - len(left),
                         len(names))  # fmt: skip
-        for name in tqdm(left, desc=f"label ({options.detector})", unit="photo"):
-            pixels = images.read_image(image_dir / name)
-            # Seeded by its name, a photo's labels do not depend on what was done before it.
-            generator = torch.Generator(device).manual_seed(zlib.crc32(name.encode()))
-            keypoints, scores = label_photo(pixels, detect, options, generator)
-            datasets = {
-                "keypoints": keypoints,
-                "keypoint_scores": scores,
-                "image_size": np.array(pixels.shape[1::-1], dtype=np.int64),
-            }
-            writer.add({name: Group(datasets, {}, sources[name])})
+        with (
+            tqdm(total=len(left), desc=f"label ({options.detector})", unit="photo") as progress,
+            on_devices(
+                partial(_work, job), devices, [[name] for name in left],
+                command="label", first=first,
+            ) as results,
+        ):  # fmt: skip
+            for found in results:
+                writer.add({n: Group(data, {}, sources[n]) for n, data in found.items()})
+                progress.update(len(found))
         return writer.finish()
+
+
+def _work(job: Job, device: str) -> Work[dict[str, dict[str, np.ndarray]]]:
+    detect = load_detector(job.options.detector, job.weights, device, job.options.max_keypoints)
+    return partial(job.datasets, detect, device)
 
 
 def summary(path: Path) -> str:

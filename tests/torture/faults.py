@@ -130,7 +130,7 @@ def dead_worker(city: City, tally: Tally) -> None:
     def work() -> None:
         from samfeat_hloc.teachers import teach
 
-        teach._devices = lambda: ["cpu", "cpu"]
+        teach.all_devices = lambda: ["cpu", "cpu"]
         children.command(arguments)()
 
     child = children.Child(work)
