@@ -1,0 +1,213 @@
+"""Stages on Ray: what one process makes, also where workers or the driver are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mapped_scene
+import numpy as np
+import pytest
+import torch
+from mapped_scene import DB, QUERIES, Files
+from PIL import Image
+from test_h5store import assert_equal
+
+from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.extract import ExtractOptions
+from samfeat_hloc.localization import distributed, features, localize, mapping, matches
+from samfeat_hloc.localization.distributed import Cluster
+from samfeat_hloc.network import SAMFeat
+
+OPTIONS = ExtractOptions(resize=64, max_keypoints=100, detection_threshold=0.0, precision="float32")
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Ray on this machine with two workers."""
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'samfeat-hloc[ray]'")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # no worker can import tests
+    ray.init(address="local", num_cpus=2, num_gpus=0, include_dashboard=False)
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    built = mapped_scene.build(tmp_path_factory.mktemp("scene"))
+    mapping.main(
+        built.reference, built.images, built.pairs("db"), built.features, built.matches("db"),
+        built.root / "map",
+    )  # fmt: skip
+    random = np.random.default_rng(0)
+    for name in [*DB, *QUERIES]:
+        coarse = random.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((128, 96)).save(built.images / name)
+    return built
+
+
+class Marking:
+    """Work that leaves a file for each batch done, and where asked its worker's last one."""
+
+    def __init__(self, work: Callable[[Any], Any], marks: Path, deaths: int) -> None:
+        self.work = work
+        self.marks = marks
+        self.deaths = deaths
+
+    def __call__(self, task: Any) -> Any:
+        result = self.work(task)
+        (self.marks / f"done-{uuid.uuid4()}").touch()
+        if len(list(self.marks.iterdir())) > 1:  # another batch is done already
+            for death in range(self.deaths):
+                try:
+                    (self.marks / f"died-{death}").open("x").close()
+                except FileExistsError:
+                    continue
+                os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+
+class Deadly(Cluster):
+    """A cluster with workers that are killed in the middle, before their batch is delivered."""
+
+    def __init__(self, marks: Path, deaths: int = 1) -> None:
+        super().__init__()
+        marks.mkdir()
+        self.marks = marks
+        self.deaths = deaths
+
+    def map(
+        self, work: Callable[[Any], Any], tasks: Iterable[Any], *, device: str = "cpu"
+    ) -> Iterator[Any]:
+        return super().map(Marking(work, self.marks, self.deaths), tasks, device=device)
+
+    def count(self, what: str) -> int:
+        return len(list(self.marks.glob(f"{what}-*")))
+
+
+def run_stage(stage: str, files: Files, folder: Path, cluster: Cluster | None) -> Path:
+    folder.mkdir(exist_ok=True)
+    if stage == "features":
+        torch.manual_seed(0)
+        model = SAMFeat().eval()
+        output = folder / "features.h5"
+        return features.main(
+            files.images, [*DB, *QUERIES], output,
+            model=model, options=OPTIONS, batch_size=2, cluster=cluster,
+        )  # fmt: skip
+    if stage == "matches":
+        output = folder / "matches.h5"
+        return matches.main(files.pairs("db"), files.features, output, cluster=cluster)
+    localize.main(
+        files.root / "map", files.queries, files.pairs("query"), files.features,
+        files.matches("query"), folder / "poses.txt", cluster=cluster,
+    )  # fmt: skip
+    return folder / "poses.txt"
+
+
+@pytest.mark.parametrize("stage", ["features", "matches", "localization"])
+def test_a_killed_worker_changes_nothing(
+    address: str, files: Files, tmp_path: Path, stage: str
+) -> None:
+    alone = run_stage(stage, files, tmp_path / "alone", None)
+    cluster = Deadly(tmp_path / "marks")
+    spread = run_stage(stage, files, tmp_path / "spread", cluster)
+    assert cluster.count("died") == 1
+    assert cluster.count("done") >= 4  # three batches or more, and the lost one again
+    made = sorted(path.name for path in alone.parent.iterdir())
+    assert sorted(path.name for path in spread.parent.iterdir()) == made
+    for name in made:
+        if name.endswith(".h5"):
+            assert_equal(spread.parent / name, alone.parent / name)
+        else:
+            assert (spread.parent / name).read_bytes() == (alone.parent / name).read_bytes()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from samfeat_hloc.localization import h5store, matches
+from samfeat_hloc.localization.distributed import Cluster
+h5store.SEGMENT_SECONDS = 0
+flush = h5store.SegmentWriter.flush
+def flush_and_die(writer):
+    flush(writer)
+    if len(list(writer.parts.glob("*.h5"))) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+h5store.SegmentWriter.flush = flush_and_die
+with Cluster(sys.argv[1]) as cluster:
+    matches.main(*map(Path, sys.argv[2:]), cluster=cluster)
+"""
+
+
+def test_a_killed_driver_goes_on(address: str, files: Files, tmp_path: Path) -> None:
+    whole = run_stage("matches", files, tmp_path / "alone", None)
+    output = tmp_path / "spread" / "matches.h5"
+    given = [files.pairs("db"), files.features, output]
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, address, *given], stderr=subprocess.DEVNULL, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL and not output.exists()
+    assert len(list((tmp_path / "spread" / "matches.h5.parts").iterdir())) == 3
+
+    cluster = Deadly(tmp_path / "marks", deaths=0)
+    assert run_stage("matches", files, output.parent, cluster) == output
+    pairs_left = cluster.count("done")
+    assert pairs_left > 0
+    assert_equal(output, whole)
+    assert [path.name for path in output.parent.iterdir()] == ["matches.h5"]
+    run_stage("matches", files, output.parent, cluster)
+    assert cluster.count("done") == pairs_left  # all is there: nothing is done again
+
+
+def test_errors_are_one_line(address: str, files: Files, tmp_path: Path) -> None:
+    broken = tmp_path / "images"
+    for name in DB[:3]:
+        (broken / name).parent.mkdir(parents=True, exist_ok=True)
+        (broken / name).write_bytes((files.images / name).read_bytes())
+    cut = broken / DB[1]
+    cut.write_bytes(cut.read_bytes()[:-200])
+    with pytest.raises(SamfeatError) as raised:
+        features.main(
+            broken, DB[:3], tmp_path / "f.h5",
+            model=SAMFeat().eval(), options=OPTIONS, batch_size=1, cluster=Cluster(),
+        )  # fmt: skip
+    assert str(raised.value).startswith(f"{cut}: ") and "\n" not in str(raised.value)
+
+
+def test_a_batch_that_always_kills_ends_the_run(address: str, tmp_path: Path) -> None:
+    cluster = Deadly(tmp_path / "marks", deaths=100)
+    with pytest.raises(SamfeatError, match=r"--workers ray: .*lost its worker 4 times") as raised:
+        list(cluster.map(abs, [-1, -2]))
+    assert "\n" not in str(raised.value)
+
+
+def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with (
+        pytest.raises(SamfeatError, match=r"--workers ray: .*pip install 'samfeat-hloc\[ray\]'"),
+        distributed.chosen("ray"),
+    ):
+        pass
+
+
+def test_options() -> None:
+    with distributed.chosen(None) as found:
+        assert found == (None, None)
+    with distributed.chosen("3") as found:
+        assert found == (3, None)
+    for workers in ("0", "-1", "many", "2.5"):
+        with (
+            pytest.raises(SamfeatError, match="give a number from 1, or ray"),
+            distributed.chosen(workers),
+        ):
+            pass
+    with pytest.raises(SamfeatError, match="--ray-address"), distributed.chosen("2", "auto"):
+        pass
