@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ..errors import SamfeatError, cause_of, writing
 from .feature_readers import FeatureReader, MatchReader
-from .h5store import FileLock, sole_run
+from .file_lock import FileLock, sole_run
 
 logger = logging.getLogger(__name__)
 

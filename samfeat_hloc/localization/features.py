@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from .. import images
 from ..errors import SamfeatError
 from ..extract import ExtractOptions, extract_batch, resized_shape
+from ..workers import Workers
 from . import provenance
 from .distributed import Cluster
 from .h5store import Group, SegmentWriter
@@ -45,12 +45,13 @@ Extract = Callable[[Any, Sequence[np.ndarray], ExtractOptions], list[dict[str, n
 
 @dataclass(frozen=True)
 class Photo:
-    """A decoded image, upright, and how it is stored."""
+    """A decoded image, upright, how it is stored, and the hash of its file."""
 
     name: str
     pixels: np.ndarray
     orientation: int
     stored_size: tuple[int, int]  # width, height
+    source: str
 
 
 def main(
@@ -73,8 +74,9 @@ def main(
     ``descriptors`` (D, N) float16, ``image_size`` (2,) int64 width and height. Photos with an EXIF
     orientation are turned upright for the network and their keypoints turned back.
 
-    Images that the file already has are kept when the model, the options and the image (by its
-    size in bytes) are the same; new and changed ones are added.
+    Images that the file already has are kept when the model, the options and the image (by a hash
+    of its file) are the same; new and changed ones are added. A run that finds images done reads
+    their files once to see whether they have changed.
 
     Arguments:
         image_dir: folder of the images.
@@ -95,13 +97,14 @@ def main(
     names = list(dict.fromkeys(names))
     if not names:
         raise SamfeatError(f"{image_dir}: no images to extract from; check the image lists")
-    sources = _sources(image_dir, names)
+    _check_images(image_dir, names)
     for what, number in (("batch_size", batch_size), ("workers", workers)):
         if number is not None and number < 1:
             raise SamfeatError(f"{what} {number}: give a number from 1")
     made_by = provenance.made_by("features", options.asdict(), {}, model.weights_sha256)
     with SegmentWriter(output, made_by, overwrite=overwrite, compare_inputs=False) as writer:
-        if writer.is_finished(sources):
+        same = _unchanged(image_dir, names, writer.done, workers)
+        if len(same) == len(names) and writer.is_finished({n: writer.done[n] for n in same}):
             logger.info("features: %s is there already, skipped", output)
             return output
         device = next(iter(model.parameters())).device.type if cluster is None else cluster.device
@@ -110,7 +113,7 @@ def main(
         batches = [
             batch
             for batch in _batches(image_dir, names, options, batch_size)
-            if any(writer.done.get(name) != sources[name] for name in batch)
+            if not same.issuperset(batch)
         ]
         left = sum(len(batch) for batch in batches)
         if left < len(names):
@@ -127,10 +130,7 @@ def main(
         with tqdm(total=left, desc="features", unit="image") as progress:
             for groups in found:
                 empty += [name for name, g in groups.items() if len(g.datasets["keypoints"]) == 0]
-                writer.add(
-                    {name: Group(g.datasets, g.attributes, sources[name])
-                     for name, g in groups.items()}
-                )  # fmt: skip
+                writer.add(groups)
                 progress.update(len(groups))
         if empty:
             more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
@@ -166,32 +166,41 @@ class _Extraction:
         return list(self.groups(batches))
 
     def groups(self, batches: Sequence[Sequence[str]]) -> Iterator[dict[str, Group]]:
-        workers = self.workers or min(8, os.cpu_count() or 1)
         if self.device is not None:
             self.model.to(self.device)
-        for photos in _decoded(self.image_dir, batches, workers):
+        for photos in _decoded(self.image_dir, batches, _threads(self.workers)):
             yield _extract(self.model, photos, self.options, self.extract)
 
 
-def _sources(image_dir: Path, names: Sequence[str]) -> dict[str, str]:
-    """What stands for each image: its size in bytes. A list of hashes would mean reading all."""
-    sources, missing = {}, []
+def _check_images(image_dir: Path, names: Sequence[str]) -> None:
     if not image_dir.is_dir():
         raise SamfeatError(f"{image_dir}: no such image folder; check the path")
-    for name in names:
-        images.check_name(name)
-        path = image_dir / name
-        if path.is_file():
-            sources[name] = f"{path.stat().st_size} bytes"
-        else:
-            missing.append(name)
+    missing = [name for name in names if not (image_dir / images.check_name(name)).is_file()]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise SamfeatError(
             f"{image_dir}: no image {', '.join(missing[:3])}{more}; "
             "complete the folder or the image list"
         )
-    return sources
+
+
+def _unchanged(
+    image_dir: Path, names: Sequence[str], done: Mapping[str, str], workers: int | None
+) -> set[str]:
+    """The images that are done and whose files still are what the features were made from."""
+    there = [name for name in names if name in done]
+
+    def same(name: str) -> bool:
+        return done[name] == provenance.file_hash(image_dir / name)
+
+    with Workers(_threads(workers), "hashing") as pool:
+        found = pool.map(same, there, name=str)
+        told = tqdm(found, total=len(there), desc="images done", unit="image", delay=2, leave=False)
+        return {name for name, is_same in zip(there, told, strict=True) if is_same}
+
+
+def _threads(workers: int | None) -> int:
+    return workers or min(8, os.cpu_count() or 1)
 
 
 def _batches(
@@ -220,25 +229,19 @@ def _decoded(
     image_dir: Path, batches: Sequence[Sequence[str]], workers: int
 ) -> Iterator[list[Photo]]:
     """Batches of photos, decoded by threads a few batches ahead."""
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        waiting: deque[list[Future[Photo]]] = deque()
-        try:
-            for batch in batches:
-                waiting.append([pool.submit(_read, image_dir, name) for name in batch])
-                if len(waiting) > _AHEAD:
-                    yield [future.result() for future in waiting.popleft()]
-            while waiting:
-                yield [future.result() for future in waiting.popleft()]
-        finally:
-            for batch_futures in waiting:
-                for future in batch_futures:
-                    future.cancel()
+    with Workers(workers, "decoding") as pool:
+        names = (name for batch in batches for name in batch)
+        ahead = _AHEAD * max(map(len, batches), default=1)
+        photos = pool.map(partial(_read, image_dir), names, name=str, ahead=ahead)
+        for batch in batches:
+            yield list(islice(photos, len(batch)))
 
 
 def _read(image_dir: Path, name: str) -> Photo:
+    source = provenance.file_hash(image_dir / name)  # first: it also brings the file into memory
     stored, orientation = images.read_photo(image_dir / name)
     upright = images.to_upright(stored, orientation) if orientation != 1 else stored
-    return Photo(name, upright, orientation, (stored.shape[1], stored.shape[0]))
+    return Photo(name, upright, orientation, (stored.shape[1], stored.shape[0]), source)
 
 
 def _extract(
@@ -278,4 +281,4 @@ def _group(photo: Photo, found: dict[str, np.ndarray], options: ExtractOptions) 
         "descriptors": found["descriptors"].astype(np.float16),
         "image_size": np.array(photo.stored_size, dtype=np.int64),
     }
-    return Group(datasets, {"keypoints": {"uncertainty": DETECTION_NOISE * scale}})
+    return Group(datasets, {"keypoints": {"uncertainty": DETECTION_NOISE * scale}}, photo.source)

@@ -35,7 +35,7 @@ import numpy as np
 from ..errors import SamfeatError
 from ..extract import ExtractOptions
 from .dataset import Camera
-from .h5store import FileLock
+from .file_lock import FileLock
 from .poses import Pose
 from .reference_model import CAMERA_MODELS
 from .textlines import read_text, write_atomically

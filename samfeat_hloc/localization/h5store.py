@@ -10,6 +10,7 @@ segment.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import sys
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import h5py
 import numpy as np
@@ -27,6 +28,9 @@ from tqdm import tqdm
 
 from ..errors import SamfeatError, cause_of
 from . import provenance
+from .file_lock import FileLock, sole_run
+
+logger = logging.getLogger(__name__)
 
 SEGMENT_BYTES = 64 << 20
 SEGMENT_SECONDS = 10.0
@@ -86,7 +90,7 @@ class SegmentWriter:
         self.parts = self.final.with_name(self.final.name + ".parts")
         self.done: dict[str, str] = {}  # group name -> source
         self._in_final: set[str] = set()
-        self._segments: dict[Path, list[str]] = {}
+        self._segments: dict[Path, set[str]] = {}
         self._pending: dict[str, Group] = {}
         self._pending_bytes = 0
         self._written_at = time.monotonic()
@@ -150,7 +154,7 @@ class SegmentWriter:
                 self.parts.mkdir()
                 _sync_folder(self.final.parent)
             write_whole(segment, image)
-        self._segments[segment] = list(self._pending)
+        self._segments[segment] = set(self._pending)
         self._next += 1
         self._pending, self._pending_bytes = {}, 0
         self._written_at = time.monotonic()
@@ -185,6 +189,21 @@ class SegmentWriter:
         self._segments = {}
         return self.final
 
+    def read(self, name: str) -> dict[str, np.ndarray]:
+        """The arrays of a group in a segment, by their names.
+
+        Raises:
+            SamfeatError: the segment is damaged.
+        """
+        path = next(path for path, names in self._segments.items() if name in names)
+        with provenance.open_hdf5(path) as file, provenance.reading_hdf5(path):
+            return {key: read_array(file[name], key, path) for key in file[name]}
+
+    def discard(self) -> None:
+        """Remove all segments: what they hold is in an output of another kind now."""
+        self._pending, self._pending_bytes, self._segments = {}, 0, {}
+        shutil.rmtree(self.parts, ignore_errors=True)
+
     def _read_final(self) -> None:
         if self.overwrite or not self.final.exists():
             return
@@ -197,6 +216,7 @@ class SegmentWriter:
     def _read_segments(self) -> None:
         if not self.parts.is_dir():
             return
+        dropped = 0
         for path in sorted(self.parts.iterdir()):
             if path.suffix != ".h5":  # a segment that a kill has cut off
                 path.unlink()
@@ -213,10 +233,13 @@ class SegmentWriter:
                 if not self.overwrite:
                     provenance.check(existing, self.made_by, self.parts, inputs=self.compare_inputs)
                 path.unlink()
+                dropped += 1
                 continue
-            self._segments[path] = list(found)
+            self._segments[path] = set(found)
             self._next = int(path.stem) + 1
             self.done.update(found)
+        if dropped:
+            logger.info("%s: from other inputs or options, dropped", self.parts)
 
     def _check_space(self, sources: list[Path]) -> None:
         needed = sum(path.stat().st_size for path in sources)
@@ -231,9 +254,9 @@ class SegmentWriter:
         self, temporary: Path, record: Mapping[str, Any], attributes: Mapping[str, np.ndarray]
     ) -> None:
         last = {name: path for path, names in self._segments.items() for name in names}
-        kept = {self.final: [name for name in self._in_final if name not in last]}
+        kept = {self.final: sorted(name for name in self._in_final if name not in last)}
         for path, names in self._segments.items():
-            kept[path] = [name for name in names if last[name] == path]
+            kept[path] = sorted(name for name in names if last[name] == path)
         total = sum(len(names) for names in kept.values())
         with (
             h5py.File(temporary, "w", libver="latest") as merged,
@@ -242,11 +265,11 @@ class SegmentWriter:
             merged.attrs[provenance.ATTRIBUTE] = json.dumps(record)
             for name, value in attributes.items():
                 merged.attrs[name] = value
-            for path, names in kept.items():
-                if not names:
+            for path, chosen in kept.items():
+                if not chosen:
                     continue
                 with h5py.File(path, "r") as segment:
-                    for name in names:
+                    for name in chosen:
                         segment.copy(segment[name], merged, name)
                         progress.update()
 
@@ -337,6 +360,14 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def remove_segments(final: Path) -> None:
+    """Remove the segments of a run that was killed when it had everything it needed them for."""
+    parts = final.with_name(final.name + ".parts")
+    if parts.is_dir():
+        with sole_run(final):
+            shutil.rmtree(parts, ignore_errors=True)
+
+
 @contextmanager
 def _causes(path: Path) -> Iterator[None]:
     """Name the cause of a failed write in words."""
@@ -346,67 +377,3 @@ def _causes(path: Path) -> Iterator[None]:
         why = " ".join(str(error).split())
         cause = cause_of(error) or f"cannot be written ({why}); check the folder"
         raise SamfeatError(f"{path}: {cause}") from error
-
-
-class FileLock:
-    """A lock file with the owner's process id; the system frees it when the owner dies."""
-
-    def __init__(self, path: Path, subject: Path) -> None:
-        self.path = path
-        with _causes(path):
-            while True:
-                stream = path.open("a+b")
-                if not _try_lock(stream):
-                    stream.seek(0)
-                    owner = stream.read(32).decode(errors="replace").strip() or "unknown"
-                    stream.close()
-                    raise SamfeatError(
-                        f"{subject}: process {owner} is writing it; wait for it or end it"
-                    )
-                if path.exists() and os.path.samestat(path.stat(), os.fstat(stream.fileno())):
-                    break
-                stream.close()  # its last owner has just removed it
-            stream.truncate(0)
-            stream.write(f"{os.getpid()}\n".encode())
-            stream.flush()
-        self._stream = stream
-
-    def __enter__(self) -> FileLock:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-    def release(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self._stream.close()
-
-
-@contextmanager
-def sole_run(output: Path) -> Iterator[None]:
-    """Hold the lock of an output; the folders above it are made.
-
-    Raises:
-        SamfeatError: another run makes this output (its process id is named), or the folder
-            cannot be written.
-    """
-    with _causes(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(output.with_name(output.name + ".lock"), output):
-        yield
-
-
-def _try_lock(stream: BinaryIO) -> bool:
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            stream.seek(1 << 20)  # a byte that is never read
-            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True

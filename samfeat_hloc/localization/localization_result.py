@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import SamfeatError
 from . import provenance
+from .h5store import Group
 from .poses import Pose, read_poses, write_poses
 from .textlines import read_text, write_atomically
 
@@ -95,21 +96,7 @@ def read_result(output: Path) -> LocalizationResult:
     log = log_path(output)
     try:
         entries = json.loads(read_text(log))
-        results = {
-            name: QueryResult(
-                name=name,
-                condition=entry["condition"],
-                pose=poses[name],
-                status=entry["status"],
-                num_keypoints=entry["num_keypoints"],
-                num_matches=entry["num_matches"],
-                num_correspondences=entry["num_correspondences"],
-                retrieved=[(db_name, count) for db_name, count in entry["retrieved"]],
-                inlier_keypoints=np.array(entry["inlier_keypoints"], dtype=np.int32),
-                inlier_points=np.array(entry["inlier_points"], dtype=np.int64),
-            )
-            for name, entry in entries.items()
-        }
+        results = {name: _result(name, poses[name], entry) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SamfeatError(
             f"{log}: not the log of {output.name}; delete both and localize again"
@@ -117,22 +104,61 @@ def read_result(output: Path) -> LocalizationResult:
     return LocalizationResult(results, skipped=True)
 
 
+def to_group(result: QueryResult) -> Group:
+    """A finished query as a run keeps it until all are: its pose, and its line of the log."""
+    line = np.frombuffer(json.dumps(_entry(result)).encode(), dtype=np.uint8)
+    pose = np.concatenate([result.pose.qvec, result.pose.tvec])
+    return Group({"pose": pose, "log": line}, compressed=True)
+
+
+def from_group(name: str, arrays: Mapping[str, np.ndarray], path: Path) -> QueryResult:
+    """What `to_group` kept.
+
+    Args:
+        path: where it was kept, for the message.
+    """
+    try:
+        pose = Pose(arrays["pose"][:4], arrays["pose"][4:])
+        return _result(name, pose, json.loads(arrays["log"].astype(np.uint8).tobytes()))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise SamfeatError(f"{path}: damaged at {name}; delete it and localize again") from error
+
+
+def _result(name: str, pose: Pose, entry: Mapping[str, Any]) -> QueryResult:
+    return QueryResult(
+        name=name,
+        condition=entry["condition"],
+        pose=pose,
+        status=entry["status"],
+        num_keypoints=entry["num_keypoints"],
+        num_matches=entry["num_matches"],
+        num_correspondences=entry["num_correspondences"],
+        retrieved=[(db_name, count) for db_name, count in entry["retrieved"]],
+        inlier_keypoints=np.array(entry["inlier_keypoints"], dtype=np.int32),
+        inlier_points=np.array(entry["inlier_points"], dtype=np.int64),
+    )
+
+
+def _entry(result: QueryResult) -> dict[str, Any]:
+    return {
+        "condition": result.condition,
+        "status": result.status,
+        "num_keypoints": result.num_keypoints,
+        "num_matches": result.num_matches,
+        "num_correspondences": result.num_correspondences,
+        "num_inliers": result.num_inliers,
+        "retrieved": result.retrieved,
+        "inlier_keypoints": result.inlier_keypoints.tolist(),
+        "inlier_points": result.inlier_points.tolist(),
+    }
+
+
 def _log_text(results: dict[str, QueryResult]) -> str:
     """One line a query, so that a log of a city stays readable with `grep`."""
 
     def lines() -> Iterator[str]:
-        for name, r in results.items():
-            entry = {
-                "condition": r.condition,
-                "status": r.status,
-                "num_keypoints": r.num_keypoints,
-                "num_matches": r.num_matches,
-                "num_correspondences": r.num_correspondences,
-                "num_inliers": r.num_inliers,
-                "retrieved": r.retrieved,
-                "inlier_keypoints": r.inlier_keypoints.tolist(),
-                "inlier_points": r.inlier_points.tolist(),
-            }
-            yield f"{json.dumps(name)}: {json.dumps(entry, separators=(',', ':'))}"
+        for name, result in results.items():
+            entry = json.dumps(_entry(result), separators=(",", ":"))
+            yield f"{json.dumps(name)}: {entry}"
 
     return "{\n" + ",\n".join(lines()) + "\n}\n"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -21,18 +20,22 @@ import pycolmap
 from tqdm import tqdm
 
 from ..errors import SamfeatError
+from ..workers import Workers
 from . import provenance
 from .dataset import Query
 from .distributed import Cluster
 from .feature_readers import FeatureReader, MatchReader
-from .h5store import sole_run
+from .file_lock import sole_run
+from .h5store import SegmentWriter, remove_segments
 from .localization_result import (
     FALLBACK,
     LOCALIZED,
     LocalizationResult,
     QueryResult,
+    from_group,
     log_path,
     read_result,
+    to_group,
     write_result,
 )
 from .map_model import MapModel, is_model, read_map
@@ -232,6 +235,8 @@ def main(
             the log and is written first.
         max_error: of inliers, in pixels.
         overwrite: replace results that were made differently.
+    Finished queries are kept beside the output until all are; a run that was killed goes on there.
+
         workers: queries solved at a time.
         cluster: where to solve them; None for here.
 
@@ -259,8 +264,10 @@ def main(
     map_model = read_map(map_dir)
     _check_retrieved(map_model, map_dir, retrieved, pairs)
     with (
+    kept = output.with_name(f"{output.name}.queries")
         sole_run(output),
         FeatureReader(features) as feature_file,
+        remove_segments(kept)
         MatchReader(matches) as match_file,
     ):
         missing = feature_file.missing([query.name for query in queries])
@@ -269,6 +276,7 @@ def main(
                 f"{features}: no features of query {missing[0]}"
                 f"{f' and {len(missing) - 1} others' if len(missing) > 1 else ''}; "
                 "extract the features of all queries"
+        SegmentWriter(kept, made_by, overwrite=True) as writer,
             )
         for query in queries:
             _check_size(feature_file, query)
@@ -278,23 +286,28 @@ def main(
                 map_model, query, retrieved[query.name], feature_file, match_file, max_error
             )
 
-        with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
-            try:
-                if cluster is None:
-                    solved: Iterable[QueryResult] = pool.map(localize, queries)
-                else:
-                    files = features.absolute(), matches.absolute()
-                    tasks = [(query, retrieved[query.name]) for query in queries]
-                    batches = cluster.batches(tasks, _QUERIES_A_TASK)
-                    solving = _Solving(map_model, *files, max_error)
-                    solved = chain.from_iterable(cluster.map(solving, batches))
-                progress = tqdm(solved, total=len(queries), desc="localize", unit="query")
-                found = {result.name: result for result in progress}
-            except BaseException:
-                pool.shutdown(cancel_futures=True)  # else an error waits for all other queries
-                raise
-
-        results = {query.name: found[query.name] for query in queries}
+        results = {
+            query.name: from_group(query.name, writer.read(query.name), writer.parts)
+            for query in queries
+            if query.name in writer.done
+        }
+        if results:
+            logger.info("localize: %d of %d queries are done already", len(results), len(queries))
+        left = [query for query in queries if query.name not in results]
+        with Workers(workers, "localization") as pool:
+            if cluster is None:
+                named = pool.map(localize, left, name=lambda query: query.name, ordered=False)
+                solved: Iterable[QueryResult] = named
+            else:
+                files = features.absolute(), matches.absolute()
+                tasks = [(query, retrieved[query.name]) for query in left]
+                batches = cluster.batches(tasks, _QUERIES_A_TASK)
+                solving = _Solving(map_model, *files, max_error)
+                solved = chain.from_iterable(cluster.map(solving, batches))
+            for found in tqdm(solved, total=len(left), desc="localize", unit="query"):
+                results[found.name] = found
+                writer.add({found.name: to_group(found)})
+        results = {query.name: results[query.name] for query in queries}
         write_result(results, output, made_by)
     result = LocalizationResult(results)
     logger.info("localize: %d of %d queries", result.num_localized, len(queries))
@@ -305,6 +318,7 @@ def main(
 class _Solving:
     """Queries with their retrieved images in, their results out, in a worker of a cluster."""
 
+        writer.discard()
     map_model: MapModel
     features: Path
     matches: Path

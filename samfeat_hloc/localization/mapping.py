@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +19,15 @@ from tqdm import tqdm
 from ..errors import SamfeatError, cause_of
 from . import provenance
 from .colmap_database import database_errors, put_in_place, quiet_colmap, work_folder
-from .epipolar import epipolar_errors
 from .feature_readers import FeatureReader, MatchReader
+from .h5store import SegmentWriter, remove_segments
 from .map_model import is_model, read_map
 from .pairs import read_pairs, unique_pairs
 from .reference_model import read_model
+from .verification import Verifier, verified
 
 logger = logging.getLogger(__name__)
 
-_CACHED_IMAGES = 512  # keypoints of so many images are kept while their pairs are verified
 _MIN_PAIR_MATCHES = 15  # COLMAP drops pairs with fewer verified matches
 
 
@@ -69,6 +68,9 @@ def main(
 ) -> Path:
     """Triangulate a COLMAP model in the poses and cameras of `reference_model`.
 
+    Verified pairs are kept beside the output until the map is there; a run that was killed goes
+    on after them. The triangulation is one call of COLMAP, and done again.
+
     Args:
         reference_model: folder of a COLMAP model, binary or text; its image names are those of
             `features`. Poses, cameras and all ids are kept as they are.
@@ -97,20 +99,27 @@ def main(
             "matches": provenance.file_hash(matches),
         },
     )
+    verified_pairs = output.with_name(f"{output.name}.verified")
     if finished(output, made_by, overwrite):
+        remove_segments(verified_pairs)
         logger.info("map: %s is there already, skipped", output)
         return output
 
     reference = _read_reference(reference_model)
     listed = [pair for pair in unique_pairs(read_pairs(pairs)) if pair[0] != pair[1]]
-    with work_folder(output) as work:
+    with (
+        work_folder(output) as work,
+        SegmentWriter(verified_pairs, made_by, overwrite=True) as kept,
+    ):
         database = work / "database.db"
         with FeatureReader(features) as feature_file, MatchReader(matches) as match_file:
             _check_names(reference, listed, feature_file, pairs, image_dir)
             with database_errors(output):
                 verification = fill_database(
-                    database, reference, listed, feature_file, match_file, config
+                    database, reference, listed, feature_file, match_file, config, kept
                 )
+        if not verification.usable_pairs:
+            kept.discard()  # no use in going on from there
         _check_verified(verification, pairs, matches)
         model = work / "model"
         model.mkdir()
@@ -118,6 +127,7 @@ def main(
         _check_map(model, verification, pairs, matches)
         provenance.write_sidecar(model, made_by)
         put_in_place(model, output)
+        kept.discard()
     return output
 
 
@@ -208,21 +218,17 @@ def fill_database(
     features: FeatureReader,
     matches: MatchReader,
     config: MappingConfig,
+    kept: SegmentWriter | None = None,
 ) -> Verification:
-    """Write cameras, poses' ids, keypoints and verified matches to a COLMAP database at once."""
+    """Write cameras, poses' ids, keypoints and verified matches to a COLMAP database at once.
+
+    Args:
+        kept: where verified pairs are kept for a run after a kill.
+    """
     images = {image.name: image for image in reference.images.values() if image.has_pose}
     cameras = reference.cameras
-    poses = {name: image.cam_from_world() for name, image in images.items()}
-    limits: dict[str, float] = {}
-    sizes: dict[str, int] = {}
-
-    @lru_cache(maxsize=_CACHED_IMAGES)
-    def rays(name: str) -> np.ndarray:
-        keypoints = features.keypoints(name)
-        if not len(keypoints):
-            return np.zeros((0, 2))
-        return np.asarray(cameras[images[name].camera_id].cam_from_img(keypoints), dtype=float)
-
+    verifier = Verifier(reference, features, matches)
+    empty = []
     total = inlier_total = usable = 0
     with pycolmap.Database.open(str(path)) as database, pycolmap.DatabaseTransaction(database):
         for camera_id in cameras:
@@ -237,31 +243,18 @@ def fill_database(
             keypoints = features.keypoints(name)
             camera = cameras[image.camera_id]
             _check_size(features, name, (camera.width, camera.height))
-            sizes[name] = len(keypoints)
-            limits[name] = camera.cam_from_img_threshold(
-                config.max_error * features.uncertainty(name)
-            )
+            verifier.add_image(name, len(keypoints), config.max_error * features.uncertainty(name))
+            if not len(keypoints):
+                empty.append(name)
             database.write_keypoints(image.image_id, keypoints.astype(np.float32))
-        empty = [name for name, size in sizes.items() if size == 0]
         if empty:
             logger.warning("%s: no keypoints in %s", features.path, _some(empty))
 
-        for name0, name1 in tqdm(pairs, desc="verify", unit="pair"):
-            pair = matches.matches(name0, name1)
-            total += len(pair)
-            if not len(pair):
-                continue
-            if pair[:, 0].max() >= sizes[name0] or pair[:, 1].max() >= sizes[name1]:
-                raise SamfeatError(
-                    f"{matches.path}: the pair {name0} {name1} matches keypoints that "
-                    f"{features.path} does not have; match these features again"
-                )
-            errors0, errors1 = epipolar_errors(
-                (poses[name1] * poses[name0].inverse()).matrix(),
-                rays(name0)[pair[:, 0]],
-                rays(name1)[pair[:, 1]],
-            )
-            inliers = pair[(errors0 <= limits[name0]) & (errors1 <= limits[name1])]
+        found = verified(verifier, pairs, kept)
+        for (name0, name1), inliers, matched in tqdm(
+            found, total=len(pairs), desc="verify", unit="pair"
+        ):
+            total += matched
             inlier_total += len(inliers)
             if not len(inliers):
                 continue
@@ -269,7 +262,7 @@ def fill_database(
             geometry = pycolmap.TwoViewGeometry()
             # pycolmap 4 triangulates nothing from pairs whose configuration is UNDEFINED
             geometry.config = pycolmap.TwoViewGeometryConfiguration.CALIBRATED
-            geometry.inlier_matches = inliers.astype(np.uint32)
+            geometry.inlier_matches = inliers
             database.write_two_view_geometry(
                 images[name0].image_id, images[name1].image_id, geometry
             )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from ..errors import SamfeatError
 from ..matching import nearest_neighbours
+from ..workers import Workers
 from . import provenance
 from .distributed import Cluster
 from .h5store import Group, SegmentWriter, group_names, read_array
@@ -196,18 +196,11 @@ def match_many(
         for pair in pairs:
             yield _match(*pair, config)
         return
-    waiting: deque[Future[Group]] = deque()
-    with ThreadPoolExecutor(workers, "match", torch.set_num_threads, (1,)) as pool:
-        try:
-            for pair in pairs:
-                waiting.append(pool.submit(_match, *pair, config))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)  # of threads that start later
+    try:
+        with Workers(workers, "matching", start=lambda: torch.set_num_threads(1)) as pool:
+            yield from pool.map(lambda pair: _match(*pair, config), pairs)
+    finally:
+        torch.set_num_threads(threads)  # of threads that start later
 
 
 def pair_name(name0: str, name1: str) -> str:
