@@ -27,7 +27,6 @@ FEATURE_STRIDE = 4
 CONTEXT_DIM = 256
 ATTENTION_SCALE = 100.0  # the softmax temperature of the edge attention
 DESCRIBED_AT_ONCE = 512  # keypoints; their features stay in the processor's cache
-STRIP = 16  # rows, likewise
 
 
 class Encoded(NamedTuple):
@@ -238,7 +237,8 @@ class SAMFeat(nn.Module):
             inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None]
             index = y.clamp(0, height - 1)[:, :, None] * width + x.clamp(0, width - 1)[:, None]
             # 4x4 features hold the 3x3 neighbourhoods of the four around a keypoint.
-            around = rows[index] * inside[..., None]
+            around = rows[index]
+            around[~inside] = 0  # as the convolution pads
             fx, fy = (some - corner).to(rows.dtype)[:, :, None, None, None].unbind(1)
             around = around[:, :3] * (1 - fy) + around[:, 1:] * fy
             around = around[:, :, :3] * (1 - fx) + around[:, :, 1:] * fx
@@ -248,19 +248,14 @@ class SAMFeat(nn.Module):
     def _keypoint_logits(self, levels: list[Tensor]) -> Tensor:
         """Sum of the four detection heads at full size, (B, 1, H, W) float32.
 
-        Never in half precision: its few digits would make neighbouring pixels equal, which
-        costs suppression its peaks and refinement its fractions.
+        Each head may compute in half precision, the sum never: its few digits would make
+        neighbouring pixels equal, which costs suppression its peaks and refinement its fractions.
         """
         full_size = levels[0].shape[-2:]
-        with torch.autocast(levels[0].device.type, enabled=False):
-            return torch.stack(
-                [
-                    share * _resize(_in_float32(head, level), full_size)
-                    for head, share, level in zip(
-                        self.detect, self.detect_share, levels, strict=True
-                    )
-                ]
-            ).sum(dim=0)
+        heads = zip(self.detect, self.detect_share, levels, strict=True)
+        return torch.stack(
+            [share * _resize(head(level).float(), full_size) for head, share, level in heads]
+        ).sum(dim=0)
 
     @classmethod
     def from_pretrained(
@@ -332,20 +327,6 @@ def _halve(x: Tensor) -> Tensor:
     # The same, without the index of the maximum: several times faster in bfloat16.
     x = torch.maximum(x[..., ::2, :], x[..., 1::2, :])
     return torch.maximum(x[..., ::2], x[..., 1::2])
-
-
-def _in_float32(head: nn.Module, level: Tensor) -> Tensor:
-    """A 3x3 convolution ``head`` of a map, in float32 whatever the map's type."""
-    height = level.shape[-2]
-    if level.dtype == torch.float32 or not _only_inference(level):
-        return cast(Tensor, head(level.float()))
-    # In strips, each with a row of its neighbours: the float32 copy never leaves the cache.
-    strips = []
-    for top in range(0, height, STRIP):
-        first, last = max(top - 1, 0), min(top + STRIP + 1, height)
-        found = head(level[..., first:last, :].float())
-        strips.append(found[..., top - first : top - first + min(STRIP, height - top), :])
-    return torch.cat(strips, dim=-2)
 
 
 def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
