@@ -12,6 +12,12 @@ import pytest
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.localization.feature_readers import MatchReader
 from samfeat_hloc.localization.map_model import MapImage, MapModel
+from samfeat_hloc.localization.localize import (
+    ImageMatches,
+    estimate_pose,
+    image_matches,
+    merged,
+)
 from samfeat_hloc.localization.places import agreeing, places_of
 from samfeat_hloc.localization.poses import Pose
 
@@ -57,21 +63,36 @@ def build(tmp_path: Path, alike: float) -> tuple[MapModel, np.ndarray, MatchRead
     return model, keypoints, MatchReader(path)
 
 
+def kept(
+    model: MapModel, keypoints: np.ndarray, names: list[str], matches: MatchReader
+) -> list[str]:
+    images = [image_matches(model, QUERY, name, matches) for name in names]
+    found = agreeing(images, model.xyz, CAMERA, keypoints)
+    if found.solved is not None:  # the pose found on the way is that of the images kept
+        all_of_them = merged(found.images)
+        again = estimate_pose(
+            keypoints[all_of_them.keypoints], model.xyz[all_of_them.points], CAMERA
+        )
+        assert again is not None
+        assert (again[0].tvec == found.solved[0].tvec).all() and (again[1] == found.solved[1]).all()
+    return [image.name for image in found.images]
+
+
 def test_the_place_with_more_photos_does_not_outvote_the_right_one(tmp_path: Path) -> None:
     model, keypoints, reader = build(tmp_path, alike=0.4)
     retrieved = [THERE[0], HERE[0], *THERE[1:], HERE[1]]
     with reader as matches:
         inliers = 6 * 0.4 * 200, 2 * 0.9 * 200
         assert inliers[0] > inliers[1]  # all matches together would go there
-        assert agreeing(model, QUERY, CAMERA, keypoints, retrieved, matches) == HERE
+        assert kept(model, keypoints, retrieved, matches) == HERE
 
 
 def test_what_does_not_contradict_stays(tmp_path: Path) -> None:
     model, keypoints, reader = build(tmp_path, alike=0.02)  # too little for a pose of its own
     retrieved = [THERE[0], HERE[0], *THERE[1:], HERE[1]]
     with reader as matches:
-        assert agreeing(model, QUERY, CAMERA, keypoints, retrieved, matches) == retrieved
-        assert agreeing(model, QUERY, CAMERA, keypoints, HERE, matches) == HERE
+        assert kept(model, keypoints, retrieved, matches) == retrieved
+        assert kept(model, keypoints, HERE, matches) == HERE
 
 
 def test_parts_of_one_place_that_share_no_points_agree(tmp_path: Path) -> None:
@@ -81,18 +102,23 @@ def test_parts_of_one_place_that_share_no_points_agree(tmp_path: Path) -> None:
         model.errors, model.track_lengths,
     )  # fmt: skip
     with reader as matches:
-        assert agreeing(same, QUERY, CAMERA, keypoints, [*HERE, *THERE], matches) == [*HERE, *THERE]
+        assert kept(same, keypoints, [*HERE, *THERE], matches) == [*HERE, *THERE]
 
 
-def test_places_are_what_the_map_connects(tmp_path: Path) -> None:
-    model, _, _ = build(tmp_path, alike=0.4)
-    assert places_of(model, [THERE[0], HERE[0], THERE[3], "unknown.jpg"]) == [
-        [THERE[0], THERE[3]], [HERE[0]],
-    ]  # fmt: skip
-    assert places_of(model, ["unknown.jpg"]) == []
-
-
-def test_matches_of_other_features_are_refused(tmp_path: Path) -> None:
+def test_the_pose_of_the_only_place_left_is_kept(tmp_path: Path) -> None:
     model, keypoints, reader = build(tmp_path, alike=0.4)
-    with reader as matches, pytest.raises(SamfeatError, match="match these features again"):
-        agreeing(model, QUERY, CAMERA, keypoints[:50], [*HERE, *THERE], matches)
+    with reader as matches:
+        images = [image_matches(model, QUERY, name, matches) for name in [*HERE, *THERE]]
+    assert agreeing(images, model.xyz, CAMERA, keypoints).solved is not None
+
+
+def test_places_are_what_the_map_connects() -> None:
+    def sees(name: str, *points: int) -> ImageMatches:
+        none = np.zeros(0, np.int64)
+        return ImageMatches(name, np.array(points, np.int32), none, none)
+
+    images = [sees("a", 7, 8), sees("b", 1, 2), sees("c"), sees("d", 9), sees("e", 8, 9, 9)]
+    assert [[i.name for i in place] for place in places_of(images)] == [["a", "d", "e"], ["b"]]
+    assert places_of([sees("c")]) == []
+    chain = [sees(str(i), i, i + 1) for i in range(20)]
+    assert places_of(chain[::-1]) == [chain[::-1]]

@@ -46,10 +46,12 @@ __all__ = [
     "FALLBACK",
     "LOCALIZED",
     "Correspondences",
+    "ImageMatches",
     "LocalizationResult",
     "QueryResult",
     "correspondences",
     "estimate_pose",
+    "image_matches",
     "log_path",
     "main",
     "map_hash",
@@ -79,60 +81,67 @@ class Correspondences:
     matches_per_image: list[int]
 
 
+@dataclass(frozen=True, eq=False)
+class ImageMatches:
+    """A retrieved image of the map, and the query's matches with its keypoints that have a point.
+
+    seen: (S,) rows of the points that the image sees.
+    keypoints, points: (K,) int64 rows of the query's keypoints and of the map's points.
+    """
+
+    name: str
+    seen: np.ndarray
+    keypoints: np.ndarray
+    points: np.ndarray
+
+
+def image_matches(
+    map_model: MapModel, name: str, db_name: str, matches: MatchReader
+) -> ImageMatches:
+    """Follow a query's matches with one image to points of the map.
+
+    Raises:
+        SamfeatError: the pair has no matches in the file, or they go to keypoints that the map
+            does not have.
+    """
+    to_point = map_model.images[db_name].points
+    seen = to_point[to_point >= 0]
+    if not len(seen):  # pycolmap 3.13 even drops such an image's keypoints
+        none = np.zeros(0, dtype=np.int64)
+        return ImageMatches(db_name, seen, none, none)
+    pair = matches.matches(name, db_name)
+    if len(pair) and pair[:, 1].max() >= len(to_point):
+        raise SamfeatError(
+            f"{matches.path}: the pair {name} {db_name} matches keypoint {pair[:, 1].max()} "
+            f"of {db_name}, which has {len(to_point)} in the map; map and match the same "
+            "features"
+        )
+    rows = to_point[pair[:, 1]].astype(np.int64)
+    return ImageMatches(db_name, seen, pair[rows >= 0, 0], rows[rows >= 0])
+
+
 def correspondences(
     map_model: MapModel, name: str, retrieved: Sequence[str], matches: MatchReader
 ) -> Correspondences:
-    """Follow a query's matches to points of the map.
-
-    Args:
-        map_model: the map.
-        name: the query.
-        retrieved: database images in the map.
-        matches: of the query with each of them.
+    """Follow a query's matches with its retrieved images to points of the map.
 
     Raises:
-        SamfeatError: a pair has no matches in the file, or they go to keypoints that the map
-            does not have.
+        SamfeatError: see `image_matches`.
     """
-    keypoints, points, counts = [], [], []
-    for db_name in retrieved:
-        to_point = map_model.images[db_name].points
-        if not (to_point >= 0).any():  # pycolmap 3.13 even drops such an image's keypoints
-            counts.append(0)
-            continue
-        pair = matches.matches(name, db_name)
-        if len(pair) and pair[:, 1].max() >= len(to_point):
-            raise SamfeatError(
-                f"{matches.path}: the pair {name} {db_name} matches keypoint {pair[:, 1].max()} "
-                f"of {db_name}, which has {len(to_point)} in the map; map and match the same "
-                "features"
-            )
-        rows = to_point[pair[:, 1]].astype(np.int64)
-        seen = rows >= 0
-        keypoints.append(pair[seen, 0])
-        points.append(rows[seen])
-        counts.append(int(seen.sum()))
-    return merged(keypoints, points, counts, len(map_model.point_ids))
+    return merged([image_matches(map_model, name, db_name, matches) for db_name in retrieved])
 
 
-def merged(
-    keypoints: Sequence[np.ndarray],
-    points: Sequence[np.ndarray],
-    counts: list[int],
-    num_points: int,
-) -> Correspondences:
-    """The matches with several images as correspondences, each once.
-
-    Args:
-        keypoints, points: an entry an image, (K,) rows of the query's keypoints and of the points.
-        counts: `Correspondences.matches_per_image`.
-        num_points: of the map.
-    """
+def merged(images: Sequence[ImageMatches]) -> Correspondences:
+    """The matches with several images as correspondences, each once."""
+    counts = [len(image.keypoints) for image in images]
     if not any(counts):
         none = np.zeros(0, dtype=np.int64)
         return Correspondences(none, none, counts)
+    points = np.concatenate([image.points for image in images])
+    num_points = int(points.max()) + 1
     unique, first = np.unique(
-        np.concatenate(keypoints) * num_points + np.concatenate(points), return_index=True
+        np.concatenate([image.keypoints for image in images]) * num_points + points,
+        return_index=True,
     )
     found = unique // num_points
     starts = np.flatnonzero(np.diff(found, prepend=-1))
@@ -226,6 +235,8 @@ def main(
 ) -> LocalizationResult:
     """Localize every query in the map; write poses and a log of how each came about.
 
+    Finished queries are kept beside the output until all are; a run that was killed goes on there.
+
     Args:
         map_dir: folder of the map, a binary COLMAP model.
         queries: names and intrinsics.
@@ -235,8 +246,6 @@ def main(
             the log and is written first.
         max_error: of inliers, in pixels.
         overwrite: replace results that were made differently.
-    Finished queries are kept beside the output until all are; a run that was killed goes on there.
-
         workers: queries solved at a time.
         cluster: where to solve them; None for here.
 
@@ -255,19 +264,20 @@ def main(
             "matches": provenance.file_hash(matches),
         },
     )
+    kept = output.with_name(f"{output.name}.queries")
     if output.exists() and not overwrite:
         provenance.check(provenance.read_sidecar(output), made_by, output)
+        remove_segments(kept)
         logger.info("localize: %s is there already, skipped", output)
         return read_result(output)
 
     retrieved = retrieved_images(pairs, queries)
     map_model = read_map(map_dir)
-    _check_retrieved(map_model, map_dir, retrieved, pairs)
+    check_retrieved(map_model, map_dir, retrieved, pairs)
     with (
-    kept = output.with_name(f"{output.name}.queries")
         sole_run(output),
+        SegmentWriter(kept, made_by, overwrite=True) as writer,
         FeatureReader(features) as feature_file,
-        remove_segments(kept)
         MatchReader(matches) as match_file,
     ):
         missing = feature_file.missing([query.name for query in queries])
@@ -276,7 +286,6 @@ def main(
                 f"{features}: no features of query {missing[0]}"
                 f"{f' and {len(missing) - 1} others' if len(missing) > 1 else ''}; "
                 "extract the features of all queries"
-        SegmentWriter(kept, made_by, overwrite=True) as writer,
             )
         for query in queries:
             _check_size(feature_file, query)
@@ -309,6 +318,7 @@ def main(
                 writer.add({found.name: to_group(found)})
         results = {query.name: results[query.name] for query in queries}
         write_result(results, output, made_by)
+        writer.discard()
     result = LocalizationResult(results)
     logger.info("localize: %d of %d queries", result.num_localized, len(queries))
     return result
@@ -318,7 +328,6 @@ def main(
 class _Solving:
     """Queries with their retrieved images in, their results out, in a worker of a cluster."""
 
-        writer.discard()
     map_model: MapModel
     features: Path
     matches: Path
@@ -403,7 +412,7 @@ def retrieved_images(pairs: Path, queries: Sequence[Query]) -> dict[str, list[st
     return {query.name: retrieved[query.name] for query in queries}
 
 
-def _check_retrieved(
+def check_retrieved(
     map_model: MapModel, map_dir: Path, retrieved: dict[str, list[str]], pairs: Path
 ) -> None:
     for name, db_names in retrieved.items():

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,19 +24,22 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import SamfeatError
+from ..workers import Workers
 from . import provenance
 from .dataset import Query
 from .feature_readers import FeatureReader, MatchReader
 from .localize import (
     Correspondences,
-    correspondences,
+    ImageMatches,
+    check_retrieved,
     estimate_pose,
+    image_matches,
     map_hash,
+    merged,
     queries_hash,
     retrieved_images,
 )
-from .map_model import MapModel, read_map
-from .pairs import shared_points
+from .map_model import read_map
 from .poses import Pose
 
 logger = logging.getLogger(__name__)
@@ -45,12 +47,12 @@ logger = logging.getLogger(__name__)
 MIN_INLIERS = 30  # a place with fewer contradicts nobody: COLMAP's least for a pose
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SolvedPlace:
     """A place and the query's pose in it: its images, its 2D-3D matches, which of them are
     inliers, and how many the best image has."""
 
-    images: list[str]
+    images: list[ImageMatches]
     matches: Correspondences
     pose: Pose
     inliers: np.ndarray
@@ -60,6 +62,15 @@ class SolvedPlace:
     def score(self) -> float:
         """The best image's inliers times the share of inliers."""
         return self.most * float(self.inliers.mean())
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """The retrieved images that are kept, and the pose from their matches where it was found on
+    the way: with its inliers as `localize.estimate_pose` gives it."""
+
+    images: list[ImageMatches]
+    solved: tuple[Pose, np.ndarray] | None = None
 
 
 def main(
@@ -99,22 +110,30 @@ def main(
         return output
     retrieved = retrieved_images(pairs, queries)
     map_model = read_map(map_dir)
+    check_retrieved(map_model, map_dir, retrieved, pairs)
     with FeatureReader(features) as feature_file, MatchReader(matches) as match_file:
         missing = feature_file.missing([query.name for query in queries])
         if missing:
             raise SamfeatError(f"{features}: no features of query {missing[0]}; extract them")
 
         def choose(query: Query) -> list[str]:
-            return agreeing(
-                map_model, query.name, query.camera.to_pycolmap(),
-                feature_file.keypoints(query.name), retrieved[query.name], match_file,
-                max_error=max_error,
-            )  # fmt: skip
+            keypoints = feature_file.keypoints(query.name)
+            images = [
+                image_matches(map_model, query.name, name, match_file)
+                for name in retrieved[query.name]
+            ]
+            if any(len(i.keypoints) and i.keypoints.max() >= len(keypoints) for i in images):
+                raise SamfeatError(
+                    f"{matches}: {query.name} has matches of keypoints that {features} does not "
+                    "have; match these features again"
+                )
+            camera = query.camera.to_pycolmap()
+            found = agreeing(images, map_model.xyz, camera, keypoints, max_error=max_error)
+            return [image.name for image in found.images]
 
-        with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
-            kept = list(
-                tqdm(pool.map(choose, queries), total=len(queries), desc="places", unit="query")
-            )
+        with Workers(workers, "the search for places") as pool:
+            chosen = pool.map(choose, queries, name=lambda query: query.name)
+            kept = list(tqdm(chosen, total=len(queries), desc="places", unit="query"))
     lines = [
         (query.name, name) for query, names in zip(queries, kept, strict=True) for name in names
     ]
@@ -125,81 +144,82 @@ def main(
 
 
 def agreeing(
-    map_model: MapModel, name: str, camera: Any, keypoints: np.ndarray, retrieved: Sequence[str],
-    matches: MatchReader, *, max_error: float = 12.0,
-) -> list[str]:  # fmt: skip
+    images: Sequence[ImageMatches], xyz: np.ndarray, camera: Any, keypoints: np.ndarray, *,
+    max_error: float = 12.0,
+) -> Agreement:  # fmt: skip
     """The retrieved images without those of places that contradict the best one.
 
     A place contradicts where it has a pose of its own with at least `MIN_INLIERS` inliers, of
     which the best place's pose explains less than half.
 
     Args:
-        name: the query; camera: its `pycolmap.Camera`; keypoints: (N, 2) float64 pixels, the corner
-            of the image at (0, 0).
-        retrieved: in the order of retrieval, which stays.
+        images: in the order of retrieval, which stays, with the query's matches.
+        xyz: (P, 3) float64, the map's points.
+        camera: the query's `pycolmap.Camera`.
+        keypoints: (N, 2) float64 pixels of the query, the corner of the image at (0, 0).
         max_error: of inliers, in pixels.
     """
 
-    def num_inliers(pose: Pose, used: Correspondences) -> int:
-        error = _reprojection(pose, camera, map_model.xyz[used.points], keypoints[used.keypoints])
+    def num_inliers(pose: Pose, matched: np.ndarray, points: np.ndarray) -> int:
+        error = _reprojection(pose, camera, xyz[points], keypoints[matched])
         return int(np.count_nonzero(error <= max_error))
 
-    places = places_of(map_model, retrieved)
+    places = places_of(images)
     if len(places) < 2:
-        return list(retrieved)
+        return Agreement(list(images))
     solved = []
-    for images in places:
-        found = correspondences(map_model, name, images, matches)
-        if len(found.keypoints) and found.keypoints.max() >= len(keypoints):
-            raise SamfeatError(
-                f"{matches.path}: {name} has matches of keypoints that its features do not have; "
-                "match these features again"
-            )
+    for members in places:
+        found = merged(members)
+        if len(found.keypoints) < MIN_INLIERS:
+            continue
         estimate = estimate_pose(
-            keypoints[found.keypoints], map_model.xyz[found.points], camera, max_error=max_error
+            keypoints[found.keypoints], xyz[found.points], camera, max_error=max_error
         )
         if estimate is not None and estimate[1].sum() >= MIN_INLIERS:
-            each = (correspondences(map_model, name, [image], matches) for image in images)
-            most = max(num_inliers(estimate[0], of_image) for of_image in each)
-            solved.append(SolvedPlace(images, found, *estimate, most))
-    if len(solved) < 2:
-        return list(retrieved)
-    best = max(solved, key=lambda place: place.score)
+            each = (merged([image]) for image in members)
+            most = max(num_inliers(estimate[0], one.keypoints, one.points) for one in each)
+            solved.append(SolvedPlace(members, found, *estimate, most))
     left_out: set[str] = set()
+    if len(solved) > 1:
+        best = max(solved, key=lambda place: place.score)
+        for place in solved:
+            matched = place.matches.keypoints[place.inliers]
+            own = num_inliers(best.pose, matched, place.matches.points[place.inliers])
+            if 2 * own < len(matched):
+                left_out.update(image.name for image in place.images)
+    kept = [image for image in images if image.name not in left_out]
+    matched_images = [image for image in kept if len(image.keypoints)]
     for place in solved:
-        own = Correspondences(
-            place.matches.keypoints[place.inliers], place.matches.points[place.inliers], []
-        )
-        if 2 * num_inliers(best.pose, own) < len(own.keypoints):
-            left_out.update(place.images)
-    return [image for image in retrieved if image not in left_out]
+        if matched_images == [image for image in place.images if len(image.keypoints)]:
+            return Agreement(kept, (place.pose, place.inliers))
+    return Agreement(kept)
 
 
-def places_of(map_model: MapModel, names: Sequence[str]) -> list[list[str]]:
+def places_of(images: Sequence[ImageMatches]) -> list[list[ImageMatches]]:
     """The images split into those that see common points, directly or through others of them.
 
-    Images that are not in the map, or see no point of it, belong to no place.
+    Images that see no point of the map belong to no place.
     """
-    known = [name for name in names if name in map_model.images]
-    seen = [map_model.images[name].points for name in known]
-    seen = [points[points >= 0] for points in seen]
-    known = [name for name, points in zip(known, seen, strict=True) if len(points)]
-    seen = [points for points in seen if len(points)]
-    if not known:
+    images = [image for image in images if len(image.seen)]
+    if not images:
         return []
-    neighbours = [np.flatnonzero(common) for common in shared_points(seen)]
-    place = np.full(len(known), -1)
-    for start in range(len(known)):
-        if place[start] >= 0:
-            continue
-        reached = [start]
-        place[start] = start
-        while reached:
-            new = neighbours[reached.pop()]
-            new = new[place[new] < 0]
-            place[new] = start
-            reached.extend(new.tolist())
-    return [[known[i] for i in np.flatnonzero(place == p)] for p in np.unique(place)]
+    # the lowest label goes from image to point to image until nothing changes
+    lengths = [len(image.seen) for image in images]
+    image_of = np.repeat(np.arange(len(images)), lengths)
+    points, point_of = np.unique(
+        np.concatenate([image.seen for image in images]), return_inverse=True
+    )
+    by_point = np.argsort(point_of, kind="stable")
+    first_of_point = np.searchsorted(point_of[by_point], np.arange(len(points)))
+    first_of_image = np.cumsum([0, *lengths[:-1]])
+    labels = np.arange(len(images))
+    while True:
+        of_point = np.minimum.reduceat(labels[image_of[by_point]], first_of_point)
+        lowered = np.minimum.reduceat(of_point[point_of], first_of_image)
+        if (lowered == labels).all():
+            break
+        labels = lowered
+    return [[images[i] for i in np.flatnonzero(labels == label)] for label in np.unique(labels)]
 
 
 def _reprojection(pose: Pose, camera: Any, points: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
