@@ -18,6 +18,21 @@ SCHEDULES = ("linear", "cosine")
 EDGE_LOSSES = ("mse", "bce")
 SHIPPED = "shipped"  # start_from: the checkpoint that comes with the package
 
+_LEAST = {
+    1: (
+        "train.steps", "train.batch", "train.log_every", "train.save_every",
+        "train.validate_every", "pairs.points", "pairs.keypoints", "homographies.scale",
+        "posed.scale",
+    ),
+    0: (
+        "train.learning_rate", "train.warmup", "train.weight_decay", "train.clip", "train.keep",
+        "train.seed", "pairs.not_search", "homographies.rotation", "homographies.perspective",
+        "homographies.shift", "posed.rotation", "data.mix.homographies", "data.mix.model",
+        "data.mix.megadepth", "data.mix.mtldesc", "data.mix.synthetic",
+    ),
+    64: ("posed.longest",),
+}  # fmt: skip
+
 
 @dataclass
 class MixOptions:
@@ -137,13 +152,13 @@ class Recipe:
     losses: LossOptions = field(default_factory=LossOptions)
     pairs: PairOptions = field(default_factory=PairOptions)
     homographies: HomographyOptions = field(default_factory=HomographyOptions)
+    posed: PosedOptions = field(default_factory=PosedOptions)
 
 
 def read_recipe(path: Path, overrides: list[str]) -> Recipe:
     """Read a recipe and apply ``key=value`` overrides.
 
     Raises:
-    posed: PosedOptions = field(default_factory=PosedOptions)
         SamfeatError: no such file, not YAML, an unknown or missing key, a value of another type or
             out of range.
     """
@@ -172,15 +187,29 @@ def _check(recipe: Recipe, path: Path) -> None:
     def refuse(key: str, value: object, wanted: str) -> None:
         raise SamfeatError(f"{path}: {key}: {value!r} is not possible; give {wanted}")
 
-    for name in ("steps", "batch", "log_every", "save_every", "validate_every"):
-        if getattr(loop, name) < 1:
-            refuse(f"train.{name}", getattr(loop, name), "a number from 1")
+    sections = {
+        "train": loop, "losses": recipe.losses, "pairs": recipe.pairs, "data.mix": data.mix,
+        "homographies": recipe.homographies, "posed": recipe.posed,
+    }  # fmt: skip
+    for least, keys in _LEAST.items():
+        for key in keys:
+            section, _, name = key.rpartition(".")
+            value = getattr(sections[section], name)
+            if not value >= least:  # nor is nan
+                refuse(key, value, f"a number from {least}")
     if loop.schedule not in SCHEDULES:
         refuse("train.schedule", loop.schedule, " or ".join(SCHEDULES))
     if not 0 <= loop.ema < 1:
         refuse("train.ema", loop.ema, "a share in [0, 1)")
     if not 0 < loop.decay <= 1:
         refuse("train.decay", loop.decay, "a share in (0, 1]")
+    zoom = recipe.homographies.zoom
+    if len(zoom) != 2 or not 0 < zoom[0] <= zoom[1]:
+        refuse("homographies.zoom", zoom, "the smallest and the largest, above 0")
+    if not recipe.posed.zoom > 0:
+        refuse("posed.zoom", recipe.posed.zoom, "a number above 0")
+    if not 0 <= recipe.pairs.night <= 1:
+        refuse("pairs.night", recipe.pairs.night, "a share in [0, 1]")
     if recipe.losses.edge_kind not in EDGE_LOSSES:
         refuse("losses.edge_kind", recipe.losses.edge_kind, " or ".join(EDGE_LOSSES))
     if recipe.pairs.crop % 16 or recipe.pairs.crop < 32:
