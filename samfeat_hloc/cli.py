@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import sys
+from contextlib import suppress
 
 import typer
 
@@ -58,6 +60,9 @@ def main() -> None:
 
 def run(command: typer.Typer) -> None:
     """Run a typer application with logging on standard error and one-line errors."""
+    with suppress(OSError, ValueError, AttributeError):  # standard error is not a file
+        # a library that crashes takes the process with it: say at least of what and where
+        faulthandler.enable(all_threads=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         command()

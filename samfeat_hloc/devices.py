@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.queues import SimpleQueue
@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from .errors import SamfeatError
+from .workers import Hung, next_result
 
 Result = TypeVar("Result")
 Work = Callable[[Sequence[str]], Result]
@@ -37,13 +38,14 @@ def on_devices(
         first: the work on the first device, where it is loaded already.
 
     Raises:
-        SamfeatError: from the work, or because one of its processes was killed.
+        SamfeatError: from the work, or because one of its processes hangs or was killed.
     """
     if len(devices) == 1 or len(batches) < 2:
         work = first or load(devices[0])
         yield (work(batch) for batch in batches)
         return
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     free = context.SimpleQueue()
     for device in devices:
         free.put(device)
@@ -51,16 +53,20 @@ def on_devices(
         len(devices), mp_context=context, initializer=_start, initargs=(load, free)
     ) as pool:
         try:
-            yield _finished([pool.submit(_do, batch) for batch in batches], command)
+            yield _finished({pool.submit(_do, batch): batch[0] for batch in batches}, command)
+        except Hung:
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()  # else this one would wait for it at its end
+            raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _finished(waiting: list[Future[Result]], command: str) -> Iterator[Result]:
+def _finished(waiting: dict[Future[Result], str], command: str) -> Iterator[Result]:
     """Results as they come. A pool of multiprocessing would wait for ever for a killed process."""
     try:
-        for future in as_completed(waiting):
-            yield future.result()
+        while waiting:
+            yield next_result(waiting, command)
     except BrokenProcessPool:
         raise SamfeatError(
             f"{command}: a process of it was killed, perhaps for want of memory; run the same"

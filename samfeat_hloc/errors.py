@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+if sys.platform == "linux":
+    import resource
 
 _CAUSES = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
@@ -26,6 +31,9 @@ _NO_MEMORY = (
     "not enough memory",
     "bad_alloc",
     "Insufficient memory",
+    "out of memory",
+    "failed to map segment from shared object",  # of a library that is loaded late
+    "Cannot allocate memory",
     "can't start new thread",
     "Resource temporarily unavailable",  # of a thread of a C++ library
 )
@@ -40,14 +48,41 @@ class SamfeatError(Exception):
 
 
 def cause_of(error: BaseException) -> str | None:
-    """Why the machine failed (disk, memory, open files) and the mend; None for other errors."""
+    """Why the machine failed (disk, memory, open files) and the mend; None for other errors.
+
+    What an error was raised from counts too, and memory that ran out just before: a library that
+    tidies up after that complains of something else.
+    """
+    number = _number_of(error)
+    behind = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    while not number and behind is not None:
+        found = _number_of(behind)
+        if found == errno.ENOMEM or error.__cause__ is behind:
+            number = found
+        error, behind = behind, behind.__cause__ or behind.__context__
+    return _CAUSES.get(number)
+
+
+def _number_of(error: BaseException) -> int:
+    """The cause's number in _CAUSES, 0 for none."""
     number = getattr(error, "errno", None)
-    if number is None:  # libraries in C tell it in their text only
-        text = str(error)
-        number = next((n for n in _CAUSES if f"errno = {n}," in text or os.strerror(n) in text), 0)
-        if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
-            number = errno.ENOMEM
-    return _CAUSES.get(number or 0)
+    if number is not None:
+        return number if number in _CAUSES else 0
+    text = str(error)  # libraries in C tell it in their text only
+    if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
+        return errno.ENOMEM
+    if isinstance(error, SystemError) and "exception set" in text and _memory_ran_out():
+        return errno.ENOMEM  # so short of memory that not even the exception could be made
+    return next((n for n in _CAUSES if f"errno = {n}," in text or os.strerror(n) in text), 0)
+
+
+def _memory_ran_out() -> bool:
+    """Whether this process has come near its limit on memory (ulimit -v)."""
+    if sys.platform != "linux":
+        return False
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    peak = re.search(r"VmPeak:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return limit > 0 and peak is not None and int(peak[1]) * 1024 > 0.9 * limit
 
 
 @contextmanager

@@ -305,8 +305,9 @@ def main(
         left = [query for query in queries if query.name not in results]
         with Workers(workers, "localization") as pool:
             if cluster is None:
-                named = pool.map(localize, left, name=lambda query: query.name, ordered=False)
-                solved: Iterable[QueryResult] = named
+                solved: Iterable[QueryResult] = pool.map(
+                    localize, left, name=lambda query: query.name, ordered=False, ahead=workers
+                )
             else:
                 files = features.absolute(), matches.absolute()
                 tasks = [(query, retrieved[query.name]) for query in left]

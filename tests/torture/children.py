@@ -193,6 +193,7 @@ def preload() -> None:
     import faiss  # noqa: F401
     import pycolmap  # noqa: F401
     import torch
+    import torch._dynamo  # torch.optim imports it late
 
     import samfeat_hloc.cli
     import samfeat_hloc.localization.localize

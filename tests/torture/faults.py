@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from pathlib import Path
@@ -30,14 +29,15 @@ def try_stage(city: City, stage: Stage, tally: Tally) -> None:
     _two_at_once(city, stage, tally)
 
 
-def _fresh(city: City) -> Path:
+def fresh(city: City) -> Path:
+    """An empty folder for outputs."""
     folder = city.folder / "faulty"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     return folder
 
 
-def _wrong(ended: Ended, causes: tuple[str, ...]) -> list[str]:
+def wrong(ended: Ended, causes: tuple[str, ...]) -> list[str]:
     """What is not as promised of a run that a fault has met."""
     if ended.code == 0 and not ended.timed_out:
         return []  # the fault was too weak to be met
@@ -48,10 +48,10 @@ def _wrong(ended: Ended, causes: tuple[str, ...]) -> list[str]:
     return []
 
 
-def _after(city: City, stage: Stage, folder: Path) -> list[str]:
+def after(city: City, stage: Stage, folder: Path, done: Path | None = None) -> list[str]:
     """What is wrong once the fault is gone and the same command is given again."""
     found = inspect(lambda: unreadable(folder))
-    again = run_stage(stage, folder)
+    again = start_stage(stage, folder, done=done).wait(300)
     if again.code or again.timed_out:
         return [*found, f"the same command again: {again.how()}"]
     return found + inspect(lambda: differences(folder, city.whole / stage.name))
@@ -63,37 +63,37 @@ def _limited(
 ) -> None:  # fmt: skip
     lost, said, met = [], "", 0
     for limit in limits:
-        folder = _fresh(city)
+        folder = fresh(city)
         ended = run_stage(stage, folder, limit, timeout=120)
-        found = _wrong(ended, causes)
+        found = wrong(ended, causes)
         if ended.code:
             met += 1
             said = ended.how()
-        if (found or ended.code) and (more := _after(city, stage, folder)):
+        if (found or ended.code) and (more := after(city, stage, folder)):
             found += more
         if found:
             lost.append("; ".join(found[:3]))
     weak = "" if met else "every limit was enough for it"
-    tally.add("fault", f"{stage.name}: {fault}", PROMISE, lost or [weak or _plain(said, city)],
+    tally.add("fault", f"{stage.name}: {fault}", PROMISE, lost or [weak or plain(said, city)],
               tried=len(limits), lost=len(lost))  # fmt: skip
 
 
 def _read_only(city: City, stage: Stage, tally: Tally) -> None:
-    folder = _fresh(city)
+    folder = fresh(city)
     folder.chmod(0o555)
     ended = run_stage(stage, folder, children.as_nobody, timeout=120)
     folder.chmod(0o755)
-    found = _wrong(ended, ("permission", "read-only", "Permission denied"))
+    found = wrong(ended, ("permission", "read-only", "Permission denied"))
     if ended.code == 0:
         found.append("it finished")
-    found += _after(city, stage, folder)
+    found += after(city, stage, folder)
     tally.add("fault", f"{stage.name}: read-only output", PROMISE,
-              found or [_plain(ended.how(), city)], lost=int(bool(found)))  # fmt: skip
+              found or [plain(ended.how(), city)], lost=int(bool(found)))  # fmt: skip
 
 
 def _two_at_once(city: City, stage: Stage, tally: Tally) -> None:
     """The second starts once the first has its lock; it has to name the first or to wait."""
-    folder = _fresh(city)
+    folder = fresh(city)
     first = start_stage(stage, folder)
     while first.running() and not list(folder.rglob("*.lock")) and not list(folder.rglob(".*")):
         time.sleep(0.002)
@@ -121,48 +121,6 @@ def _skipped(ended: Ended) -> bool:
     return "skipped" in ended.output or "is there already" in ended.output
 
 
-def dead_worker(city: City, tally: Tally) -> None:
-    """A process of several that teach is killed."""
-    folder = _fresh(city)
-    stage = city.stage("teach")
-    arguments = [a for a in stage.arguments(folder) if a not in ("--device", "cpu")]
-
-    def work() -> None:
-        from samfeat_hloc.teachers import teach
-
-        teach.all_devices = lambda: ["cpu", "cpu"]
-        children.command(arguments)()
-
-    child = children.Child(work)
-    killed = False
-    while child.running() and not killed:
-        time.sleep(0.05)
-        for pid in _workers(child.pid):
-            time.sleep(1)
-            os.kill(pid, 9)
-            killed = True
-            break
-    ended = child.wait(120)
-    found = _wrong(ended, ("killed", "memory"))
-    if ended.code == 0:
-        found.append("nothing was killed" if not killed else "it finished without its worker")
-    found += _after(city, stage, folder)
-    tally.add("fault", "teach: a worker is killed", PROMISE,
-              found or [_plain(ended.how(), city)], lost=int(bool(found)))  # fmt: skip
-
-
-def _workers(parent: int) -> list[int]:
-    found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rpartition(")")[2].split()
-            line = (status.parent / "cmdline").read_text()
-        except OSError:
-            continue
-        if int(fields[1]) == parent and "spawn_main" in line:
-            found.append(int(status.parent.name))
-    return found
-
-
-def _plain(text: str, city: City) -> str:
+def plain(text: str, city: City) -> str:
+    """Without the folder in which it was tried."""
     return text.replace(str(city.folder), "...")

@@ -38,25 +38,24 @@ def kill_stage(city: City, stage: Stage, kills: int, seed: int, tally: Tally) ->
             found.append(f"the same command again: {again.how()}")
         else:
             found += inspect(lambda: differences(folder, city.whole / stage.name))
-        twice = _done_twice(done)
-        if stage.batch is not None and twice > stage.batch:
+        twice = done_twice(done)
+        if twice > stage.batch:
             found.append(f"{twice} {stage.unit} were done twice")
         most = max(most, twice)
         if found:
             lost.append(f"killed after {moment:.2f} s: {'; '.join(found[:3])}")
     cost = f"at most {most} of the finished {stage.unit} done again"
-    if stage.batch is None:
-        cost = "made anew from the start"
     tally.add(
         "kill -9", stage.name,
-        f"the same command finishes; equal outputs; at most {stage.batch or 'all'} {stage.unit}"
+        f"the same command finishes; equal outputs; at most {stage.batch} {stage.unit}"
         " done again",
         lost or [f"{landed} kills: equal outputs, {cost}"],
         tried=landed, lost=len(lost),
     )  # fmt: skip
 
 
-def _done_twice(done: Path) -> int:
+def done_twice(done: Path) -> int:
+    """How often an item was finished that had been finished before."""
     if not done.exists():
         return 0
     return sum(count - 1 for count in Counter(done.read_text().splitlines()).values())

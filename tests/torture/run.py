@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import bad_files
+import bad_workers
 import children
 import faults
 import fuzz
@@ -89,8 +90,10 @@ def _faults_and_inputs(
     if "faults" in parts:
         for name in names:
             faults.try_stage(city, city.stage(name), tally)
+            if name in bad_workers.THREADS:
+                bad_workers.try_threads(city, city.stage(name), tally)
         if "teach" in names:
-            faults.dead_worker(city, tally)
+            bad_workers.try_processes(city, tally)
     if "inputs" in parts:
         bad_files.try_all(city, tally)
         fuzz.try_all(city, damages, seed, tally)

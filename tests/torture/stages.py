@@ -13,18 +13,18 @@ from typing import Any
 import children
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "homographies.yaml"
+VERIFIED_AT_ONCE = 8  # pairs; 256 of a user
 NAMES = ("extract", "match", "map", "localize", "teach", "train")
 
 
 @dataclass(frozen=True)
 class Stage:
     """A stage. arguments: of its command, for an output folder. batch: the most that a kill may
-    cost, in the units that it counts (images, pairs, photos, steps); None where the whole output
-    is made in one go."""
+    cost, in the units that it counts (images, pairs, queries, photos, steps)."""
 
     name: str
     arguments: Callable[[Path], list[str | Path]]
-    batch: int | None
+    batch: int
     unit: str
 
 
@@ -67,12 +67,12 @@ class City:
                 "mapping", "--reference-model", model, "--image-dir", photos, "--pairs",
                 self.db_pairs, "--features", features, "--matches", matches, "--output",
                 out / "map",
-            ], None, "maps"),
+            ], VERIFIED_AT_ONCE, "pairs"),
             Stage("localize", lambda out: [
                 "localization", "--map", self.map, "--queries", lists[0], "--queries", lists[1],
                 "--pairs", self.query_pairs, "--features", features, "--matches", matches,
                 "--output", out / "poses.txt",
-            ], None, "lists of queries"),
+            ], 4, "queries"),  # one, and those that two threads finish while it is written
             Stage("teach", lambda out: [
                 "teach", "--images", photos / "db", "--teacher", "regions", "--device", "cpu",
                 "--out", out / "teacher.h5",
@@ -152,28 +152,43 @@ def start_stage(
 
 
 def _watch(done: Path | None) -> None:
-    from samfeat_hloc.localization import h5store
+    from samfeat_hloc.localization import h5store, localize, verification
     from samfeat_hloc.training import trainer
 
     h5store.SEGMENT_SECONDS = 0
+    verification.PAIRS_A_BATCH = VERIFIED_AT_ONCE
     if done is None:
         return
     add, rate = h5store.SegmentWriter.add, trainer.learning_rate_at
+    solve, verify = localize._localize_query, verification.Verifier.inliers
 
     def note(names: list[str]) -> None:
         with done.open("a") as stream:
             stream.write("".join(f"{name}\n" for name in names))
 
     def counted_add(self: Any, groups: Any) -> None:
-        note(list(groups))
+        if self.final.suffix == ".h5":  # else counted where it is computed
+            note(list(groups))
         add(self, groups)
 
     def counted_rate(step: int, loop: Any) -> float:
         note([f"step {step}"])
         return rate(step, loop)
 
+    def counted_solve(map_model: Any, query: Any, *arguments: Any) -> Any:
+        solved = solve(map_model, query, *arguments)
+        note([query.name])
+        return solved
+
+    def counted_verify(self: Any, name0: str, name1: str) -> Any:
+        verified = verify(self, name0, name1)
+        note([f"{name0} {name1}"])
+        return verified
+
     h5store.SegmentWriter.add = counted_add  # type: ignore[method-assign]
     trainer.learning_rate_at = counted_rate
+    localize._localize_query = counted_solve
+    verification.Verifier.inliers = counted_verify  # type: ignore[method-assign]
 
 
 def unreadable(folder: Path) -> list[str]:
