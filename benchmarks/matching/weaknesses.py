@@ -1,0 +1,203 @@
+"""Where SAMFeat stops matching: how far the camera may roll, zoom or wait for the night.
+
+    python benchmarks/matching/weaknesses.py --outputs outputs/weaknesses
+
+Photographs the demo's city from a few places, each time twice from the very same spot, so that a
+homography relates the two exactly: rolled by more and more, zoomed in by more and more, or by night.
+Prints the share of mutual nearest neighbours within 3 pixels beside RootSIFT's, and writes the
+curves and a picture of the matches where SAMFeat does worst.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from samfeat_hloc.cli import run as run_application
+from samfeat_hloc.evaluation import curves
+from samfeat_hloc.evaluation.matching import (
+    Features,
+    accuracy,
+    mutual_nearest,
+    reprojection_errors,
+)
+from samfeat_hloc.evaluation.predictions import extract_rootsift
+from samfeat_hloc.evaluation.record import measurement
+from samfeat_hloc.extract import ExtractOptions, extract_batch
+from samfeat_hloc.localization.dataset import Camera
+from samfeat_hloc.localization.poses import Pose
+from samfeat_hloc.localization.textlines import write_atomically
+from samfeat_hloc.network import SAMFeat
+from samfeat_hloc.pair_pictures import RIGHT_WITHIN, matches_figure
+from samfeat_hloc.scenes.city import City, build_city
+from samfeat_hloc.scenes.demo import Shot, plan_shots
+from samfeat_hloc.scenes.lighting import (
+    DAY,
+    NIGHT,
+    day_exposure,
+    illuminate,
+    night_exposure,
+    photograph,
+)
+from samfeat_hloc.scenes.render import intrinsics, render
+
+SIZE = (800, 600)
+SWEEPS = {
+    "roll, degrees": (0, 15, 30, 45, 60, 75, 90, 135, 180),
+    "zoom": (1, 1.5, 2, 2.5, 3, 4, 5),
+    "night": (0, 1),
+}
+KEYPOINTS = 2048
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two photographs from one spot, uint8 (H, W, 3), and the homography (3, 3) between them."""
+
+    images: tuple[np.ndarray, np.ndarray]
+    homography: np.ndarray
+
+
+@app.command()
+def main(
+    outputs: Annotated[Path, typer.Option(help="Folder for all files.")] = Path(
+        "outputs/weaknesses"
+    ),
+    weights: Annotated[
+        Path | None, typer.Option(help="A checkpoint; else the shipped one.")
+    ] = None,
+    places: Annotated[int, typer.Option(min=1, help="Photographs from so many places.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of the city and the places.")] = 0,
+) -> None:
+    """Measure and draw how far SAMFeat's matches reach."""
+    model = SAMFeat.from_pretrained(weights)
+    plain = ExtractOptions(max_keypoints=KEYPOINTS)
+    several = replace(plain, scales=(1.0, 1.5))
+    city = build_city(seed)
+    lit = {"day": illuminate(city, DAY, seed), "night": illuminate(city, NIGHT, seed)}
+    step = -(-40 // places)
+    shots = plan_shots(seed, 40, 1, SIZE)[1:40:step]
+    total = len(shots) * sum(len(values) for values in SWEEPS.values())
+    shares: dict[str, dict[str, list[float]]] = {}
+    worst: dict[str, tuple[float, Pair, str]] = {}
+    with tqdm(total=total, desc="pairs", unit="pair") as bar:
+        for sweep, values in SWEEPS.items():
+            found = shares[sweep] = {"SAMFeat": [], "SAMFeat, multiscale": [], "RootSIFT": []}
+            for value in values:
+                results: dict[str, list[float]] = {name: [] for name in found}
+                for index, shot in enumerate(shots):
+                    pair = take(lit, shot, sweep, value, np.random.default_rng((seed, index)))
+                    ways = {
+                        "SAMFeat": _samfeat(model, pair, plain),
+                        "SAMFeat, multiscale": _samfeat(model, pair, several),
+                        "RootSIFT": tuple(
+                            _features(extract_rootsift(image, max_keypoints=KEYPOINTS))
+                            for image in pair.images
+                        ),
+                    }
+                    for name, features in ways.items():
+                        results[name].append(share_right(features, pair.homography))
+                    share = results["SAMFeat"][-1]
+                    if sweep not in worst or share < worst[sweep][0]:
+                        worst[sweep] = (share, pair, f"{sweep}: {value:g}")
+                    bar.update()
+                for name, of_places in results.items():
+                    found[name].append(round(100 * float(np.mean(of_places)), 1))
+    outputs.mkdir(parents=True, exist_ok=True)
+    for sweep, (share, pair, what) in worst.items():
+        title = f"{what}, {100 * share:.0f}% of the matches within {RIGHT_WITHIN:g} pixels"
+        features = _samfeat(model, pair, plain)
+        figure = matches_figure(pair.images, features, title, pair.homography)
+        curves.save(figure, outputs / f"weakness-{sweep.split(',')[0]}.png")
+    curves.save(draw(shares), outputs / "weaknesses.png")
+    record = {"sweeps": SWEEPS, "shares": shares,
+              "made_by": measurement({"weights": weights, "places": places, "seed": seed,
+                                      "keypoints": KEYPOINTS, "size": SIZE})}  # fmt: skip
+    write_atomically(outputs / "weaknesses.json", json.dumps(record, indent=1) + "\n")
+    for sweep, found in shares.items():
+        typer.echo(f"{sweep:22}" + "".join(f"{value:7g}" for value in SWEEPS[sweep]))
+        for name, row in found.items():
+            typer.echo(f"  {name:20}" + "".join(f"{share:7.1f}" for share in row))
+    typer.echo(f"written: {outputs}")
+
+
+def take(
+    lit: dict[str, City], shot: Shot, sweep: str, value: float, rng: np.random.Generator
+) -> Pair:
+    """The photograph of ``shot`` by day, and the one that the sweep asks for."""
+    camera, pose, city = shot.camera, shot.pose, lit["day"]
+    turn = np.eye(3)
+    exposure = day_exposure(rng)
+    if sweep == "zoom":
+        focal = camera.params[0] * value
+        camera = Camera("PINHOLE", *SIZE, (focal, focal, *camera.params[2:]))
+    elif sweep == "night" and value:
+        city, exposure = lit["night"], night_exposure(rng)
+    elif sweep.startswith("roll"):
+        cos, sin = np.cos(np.deg2rad(value)), np.sin(np.deg2rad(value))
+        turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+        pose = _rolled(pose, np.deg2rad(value))
+    first = photograph(render(lit["day"], shot.camera, shot.pose).image, day_exposure(rng), rng)
+    second = photograph(render(city, camera, pose).image, exposure, rng)
+    matrix = intrinsics(camera) @ turn @ np.linalg.inv(intrinsics(shot.camera))
+    # Cameras count from the corner of the first pixel, keypoints from its centre.
+    to_corner = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])
+    return Pair((first, second), np.linalg.inv(to_corner) @ matrix @ to_corner)
+
+
+def _rolled(pose: Pose, angle: float) -> Pose:
+    """The pose of the same camera turned about its optical axis."""
+    cos, sin = np.cos(angle / 2), np.sin(angle / 2)
+    w, x, y, z = pose.qvec
+    qvec = np.array((cos * w - sin * z, cos * x - sin * y, cos * y + sin * x, cos * z + sin * w))
+    cos, sin = np.cos(angle), np.sin(angle)
+    turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+    return Pose(qvec, turn @ pose.tvec)
+
+
+def share_right(features: tuple[Features, Features], homography: np.ndarray) -> float:
+    """Share of the mutual nearest neighbours within :data:`RIGHT_WITHIN` pixels."""
+    first, second = features
+    matches = mutual_nearest(first.descriptors, second.descriptors)
+    errors = reprojection_errors(first.keypoints, second.keypoints, matches, homography)
+    return float(accuracy(errors, (RIGHT_WITHIN,))[0])
+
+
+def _samfeat(model: SAMFeat, pair: Pair, options: ExtractOptions) -> tuple[Features, Features]:
+    first, second = extract_batch(model, pair.images, options)
+    return _features(first), _features(second)
+
+
+def _features(found: dict[str, np.ndarray]) -> Features:
+    return Features(found["keypoints"].astype(np.float64), found["descriptors"])
+
+
+def draw(shares: dict[str, dict[str, list[float]]]) -> Figure:
+    """One panel a sweep: share of right matches against what is swept."""
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    axes = figure.subplots(1, len(shares), sharey=True, width_ratios=(3, 3, 1))
+    styles = {"SAMFeat": ("#0072B2", "-"), "SAMFeat, multiscale": ("#56B4E9", "--"),
+              "RootSIFT": ("#D55E00", ":")}  # fmt: skip
+    for panel, (sweep, found) in zip(axes, shares.items(), strict=True):
+        for name, row in found.items():
+            colour, line = styles[name]
+            panel.plot(SWEEPS[sweep], row, color=colour, linestyle=line, marker=".", label=name)
+        panel.set(xlabel=sweep, ylim=(0, 100))
+        panel.grid(alpha=0.3)
+    axes[-1].set_xticks((0, 1), ("day", "night"))
+    axes[0].set_ylabel(f"matches within {RIGHT_WITHIN:g} px, %")
+    axes[0].legend(fontsize=9, frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    run_application(app)
