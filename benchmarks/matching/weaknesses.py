@@ -3,9 +3,9 @@
     python benchmarks/matching/weaknesses.py --outputs outputs/weaknesses
 
 Photographs the demo's city from a few places, each time twice from the very same spot, so that a
-homography relates the two exactly: rolled by more and more, zoomed in by more and more, or by night.
-Prints the share of mutual nearest neighbours within 3 pixels beside RootSIFT's, and writes the
-curves and a picture of the matches where SAMFeat does worst.
+homography relates the two exactly: rolled by more and more, zoomed in by more and more, or by
+night. Prints the share of mutual nearest neighbours within 3 pixels beside RootSIFT's, and writes
+the curves and a picture of the matches where SAMFeat does worst.
 """
 
 from __future__ import annotations
@@ -72,9 +72,7 @@ def main(
     outputs: Annotated[Path, typer.Option(help="Folder for all files.")] = Path(
         "outputs/weaknesses"
     ),
-    weights: Annotated[
-        Path | None, typer.Option(help="A checkpoint; else the shipped one.")
-    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Else the shipped ones.")] = None,
     places: Annotated[int, typer.Option(min=1, help="Photographs from so many places.")] = 4,
     seed: Annotated[int, typer.Option(help="Of the city and the places.")] = 0,
 ) -> None:
@@ -99,10 +97,7 @@ def main(
                     ways = {
                         "SAMFeat": _samfeat(model, pair, plain),
                         "SAMFeat, multiscale": _samfeat(model, pair, several),
-                        "RootSIFT": tuple(
-                            _features(extract_rootsift(image, max_keypoints=KEYPOINTS))
-                            for image in pair.images
-                        ),
+                        "RootSIFT": _rootsift(pair),
                     }
                     for name, features in ways.items():
                         results[name].append(share_right(features, pair.homography))
@@ -174,6 +169,11 @@ def share_right(features: tuple[Features, Features], homography: np.ndarray) -> 
 
 def _samfeat(model: SAMFeat, pair: Pair, options: ExtractOptions) -> tuple[Features, Features]:
     first, second = extract_batch(model, pair.images, options)
+    return _features(first), _features(second)
+
+
+def _rootsift(pair: Pair) -> tuple[Features, Features]:
+    first, second = (extract_rootsift(image, max_keypoints=KEYPOINTS) for image in pair.images)
     return _features(first), _features(second)
 
 
