@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -109,6 +110,29 @@ def test_skips_adds_and_redoes(photos: Path, tmp_path: Path, model: SAMFeat) -> 
         run(photos, output, other)
     run(photos, output, other, overwrite=True, extract=count)
     assert sum(count.sizes) == 8 + 6
+
+
+def test_an_image_of_the_same_size_in_bytes_is_noticed(
+    photos: Path, tmp_path: Path, model: SAMFeat
+) -> None:
+    """One pixel in the middle of a file without compression; not a copied folder's dates."""
+    for name in NAMES[:4]:
+        with Image.open(photos / name) as photo:
+            photo.save(photos / name.replace(".png", ".bmp"))
+    names = [name.replace(".png", ".bmp") for name in NAMES[:4]]
+    output, count = tmp_path / "f.h5", Counting()
+    run(photos, output, model, names, extract=count)
+    path = photos / names[1]
+    content = bytearray(path.read_bytes())
+    os.utime(path, (0, 0))
+    run(photos, output, model, names, extract=count)
+    assert count.sizes == [2, 2]
+    content[len(content) // 2] ^= 0x80
+    path.write_bytes(content)
+    run(photos, output, model, names, extract=count)
+    assert count.sizes == [2, 2, 2]
+    run(photos, output, model, names, extract=count)
+    assert count.sizes == [2, 2, 2]
 
 
 def test_interrupted_run_goes_on(photos: Path, tmp_path: Path, model: SAMFeat) -> None:

@@ -272,3 +272,57 @@ def test_what_is_wrong_is_said_in_one_line(files: Files, tmp_path: Path, what: s
         run(files, output, **changes)
     assert "\n" not in str(caught.value)
     assert not output.parent.exists() or not list(output.parent.iterdir())
+
+
+def test_a_run_that_was_stopped_goes_on(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, output = tmp_path / "whole" / "poses.txt", tmp_path / "out" / "poses.txt"
+    run(files, whole)
+    solve, solved = localize._localize_query, []
+
+    def stop_at_the_last(map_model: object, query: Query, *rest: object) -> object:
+        if query.name == files.queries[-1].name:
+            raise KeyboardInterrupt
+        solved.append(query.name)
+        return solve(map_model, query, *rest)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(localize, "_localize_query", stop_at_the_last)
+        run(files, output, workers=1)
+    assert len(solved) == len(files.queries) - 1
+    assert [path.name for path in output.parent.iterdir()] == ["poses.txt.queries.parts"]
+
+    def note(map_model: object, query: Query, *rest: object) -> object:
+        solved.append(query.name)
+        return solve(map_model, query, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(localize, "_localize_query", note)
+    run(files, output)
+    assert sorted(solved) == sorted(query.name for query in files.queries)  # each once
+    names = sorted(path.name for path in whole.parent.iterdir())
+    assert sorted(path.name for path in output.parent.iterdir()) == names
+    for name in ("poses.txt", "localization.json"):
+        assert (output.parent / name).read_bytes() == (whole.parent / name).read_bytes()
+
+
+def test_what_was_kept_for_other_inputs_is_not_used(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "poses.txt"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(localize, "write_result", _interrupted)
+        run(files, output)
+    assert (tmp_path / "poses.txt.queries.parts").is_dir()
+    asked = []
+    solve = localize._localize_query
+    monkeypatch.setattr(
+        localize, "_localize_query", lambda *a: asked.append(a[1].name) or solve(*a)
+    )
+    run(files, output, max_error=10.0)
+    assert len(asked) == len(files.queries)
+    assert not (tmp_path / "poses.txt.queries.parts").exists()
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt

@@ -15,7 +15,7 @@ from mapped_scene import DB, Files
 from synthetic_scene import HEIGHT, WIDTH, project
 
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.localization import mapping, matches
+from samfeat_hloc.localization import h5store, mapping, matches, verification
 from samfeat_hloc.localization.epipolar import epipolar_errors
 from samfeat_hloc.localization.map_model import read_map
 
@@ -309,3 +309,40 @@ def test_sift_on_photos_of_the_fountain(shared: Path, tmp_path: Path) -> None:
     assert model.mean_track_length > 2.5
     assert model.mean_reprojection_error < 1.0
     assert model.colors.std() > 10
+
+
+def test_a_map_that_was_stopped_verifies_only_what_is_left(
+    files: Files, mapped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First in the middle of the verification, then in the triangulation."""
+    monkeypatch.setattr(verification, "PAIRS_A_BATCH", 5)
+    monkeypatch.setattr(h5store, "SEGMENT_SECONDS", 0)
+    verify, asked = verification.Verifier.inliers, []
+
+    def note(self: verification.Verifier, name0: str, name1: str) -> object:
+        if len(asked) == 12:
+            asked.append(None)
+            raise KeyboardInterrupt
+        asked.append((name0, name1))
+        return verify(self, name0, name1)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verification.Verifier, "inliers", note)
+    output = tmp_path / "map"
+    with pytest.raises(KeyboardInterrupt):
+        build_map(files, output)
+    assert len(asked) == 13
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(mapping, "triangulate", stop)
+        build_map(files, output)
+    pairs = [pair for pair in asked if pair is not None]
+    total = len(set(pairs))
+    assert len(pairs) == total + 2  # of the batch that was not finished
+    assert [path.name for path in tmp_path.iterdir()] == ["map.verified.parts"]
+    build_map(files, output)
+    assert len(asked) == len(pairs) + 1
+    assert [path.name for path in tmp_path.iterdir()] == ["map"]
+    for name in ("images.bin", "points3D.bin", "cameras.bin"):
+        assert (output / name).read_bytes() == (mapped / name).read_bytes()

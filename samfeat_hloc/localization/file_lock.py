@@ -46,6 +46,11 @@ class FileLock:
         self._stream.close()
 
 
+def lock_of(output: Path) -> Path:
+    """The lock file of an output; there while it is made, and after a kill."""
+    return output.with_name(output.name + ".lock")
+
+
 @contextmanager
 def sole_run(output: Path) -> Iterator[None]:
     """Hold the lock of an output; the folders above it are made.
@@ -56,7 +61,7 @@ def sole_run(output: Path) -> Iterator[None]:
     """
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(output.with_name(output.name + ".lock"), output):
+    with FileLock(lock_of(output), output):
         yield
 
 

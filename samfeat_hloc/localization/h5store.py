@@ -28,7 +28,8 @@ from tqdm import tqdm
 
 from ..errors import SamfeatError, cause_of
 from . import provenance
-from .file_lock import FileLock, sole_run
+from .file_lock import FileLock, lock_of, sole_run
+from .gzip_array import read_unpacked
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class SegmentWriter:
     def __enter__(self) -> SegmentWriter:
         with _causes(self.final):
             self.final.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.final.with_name(self.final.name + ".lock"), self.final)
+        self._lock = FileLock(lock_of(self.final), self.final)
         try:
             self._read_final()
             self._read_segments()
@@ -311,7 +312,7 @@ def read_array(group: h5py.Group, name: str, path: Path) -> np.ndarray:
             raise SamfeatError(f"{place}: not an array of numbers; {mend}")
         if dataset.shape is None or dataset.size > MOST_VALUES:
             raise SamfeatError(f"{place}: claims the absurd shape {dataset.shape}; {mend}")
-        return np.asarray(dataset[()])
+        return read_unpacked(dataset)
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         why = " ".join(str(error).split())
         raise SamfeatError(f"{place}: cannot be read ({why}); {mend}") from None
@@ -361,11 +362,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_segments(final: Path) -> None:
-    """Remove the segments of a run that was killed when it had everything it needed them for."""
-    parts = final.with_name(final.name + ".parts")
-    if parts.is_dir():
-        with sole_run(final):
-            shutil.rmtree(parts, ignore_errors=True)
+    """Remove the segments of a run that was killed when it did not need them any more."""
+    with sole_run(final):
+        shutil.rmtree(final.with_name(final.name + ".parts"), ignore_errors=True)
 
 
 @contextmanager

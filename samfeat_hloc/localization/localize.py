@@ -25,7 +25,7 @@ from . import provenance
 from .dataset import Query
 from .distributed import Cluster
 from .feature_readers import FeatureReader, MatchReader
-from .file_lock import sole_run
+from .file_lock import lock_of, sole_run
 from .h5store import SegmentWriter, remove_segments
 from .localization_result import (
     FALLBACK,
@@ -267,7 +267,9 @@ def main(
     kept = output.with_name(f"{output.name}.queries")
     if output.exists() and not overwrite:
         provenance.check(provenance.read_sidecar(output), made_by, output)
-        remove_segments(kept)
+        if lock_of(output).exists():  # killed at its very end
+            with sole_run(output):
+                remove_segments(kept)
         logger.info("localize: %s is there already, skipped", output)
         return read_result(output)
 

@@ -20,6 +20,7 @@ from ..errors import SamfeatError, cause_of
 from . import provenance
 from .colmap_database import database_errors, put_in_place, quiet_colmap, work_folder
 from .feature_readers import FeatureReader, MatchReader
+from .file_lock import lock_of
 from .h5store import SegmentWriter, remove_segments
 from .map_model import is_model, read_map
 from .pairs import read_pairs, unique_pairs
@@ -101,7 +102,9 @@ def main(
     )
     verified_pairs = output.with_name(f"{output.name}.verified")
     if finished(output, made_by, overwrite):
-        remove_segments(verified_pairs)
+        if lock_of(output).exists():  # killed at its very end
+            with work_folder(output):
+                remove_segments(verified_pairs)
         logger.info("map: %s is there already, skipped", output)
         return output
 
