@@ -147,6 +147,12 @@ def command(arguments: Sequence[str | Path]) -> Work:
     return work
 
 
+def processor_seconds() -> float:
+    """Of all children that have ended, and of their own."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def memory(megabytes: int) -> Limit:
     """So much more than what the imports have taken."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -20,12 +21,23 @@ all of it on a small generated city and exits with 1 when anything is lost.
   as segments into `<output>.parts/`, each written under another name, flushed to the disk and
   renamed; the end merges them into `<output>` in one step. A kill costs what is not in a segment
   yet, at most 10 seconds of work or 64 MB (the tests here make every batch a segment).
-- Maps and localizations are made beside their output and renamed whole: a kill means that this
-  stage is done again.
+- Localizing keeps finished queries, and mapping verified pairs (in batches of 256), as such
+  segments too (`poses.txt.queries.parts/`, `map.verified.parts/`) until the output is there. The
+  triangulation of a map is one call of COLMAP: a kill in it means that it is done again, from the
+  verified pairs. The outputs themselves are made beside their names and renamed whole. All this is
+  of the native engine; `--engine hloc` does a killed mapping or localization again.
 - Training writes everything that the next step depends on into `state.pt` every
   `train.save_every` steps, and goes on from there with the very numbers of an uninterrupted run.
 - `<output>.lock` is held while an output is made; a second run is refused with the owner's process
   id, and the system frees the lock of a process that dies.
+- Threads and processes that work side by side (decoding, matching, localization, the search for
+  places, teaching on several devices) are watched: where nothing is finished for `SAMFEAT_PATIENCE`
+  seconds (600), the run ends with the name of what hangs; what fails unforeseen is named too. A
+  library that crashes takes its process with it; then Python says which signal it was and where.
+  Neither is said of the threads that read training data.
+- Feature extraction knows an image by the SHA-256 of its whole file, taken as it is decoded: a
+  change that leaves the size is noticed, a copied folder's dates are no change. So a run that finds
+  images done reads their files once. Teaching and labelling still go by the size in bytes.
 - Every output says what made it (configuration, weights, inputs, versions). One made differently
   is refused, never silently reused.
 - Checkpoints are safetensors; a file of the public release is read as tensors only. Recipes are
@@ -41,8 +53,8 @@ _TAIL = """
 
 10,000 generated images (640 x 480, cities of 80) go through extract, match, map and localize, with
 SIGKILL every 60 seconds whatever it meets; every output has to equal that of a run that nobody
-killed. `--soak-images` and `--soak-every` change the numbers. It takes a night on 2 cores and is
-not part of any test run; the table above has none of it.
+killed. `--soak-images` and `--soak-every` change the numbers. It is not part of any test run; the
+table above has a short one, and from it an estimate of how long a full one takes.
 
 ## Not covered
 
@@ -54,13 +66,15 @@ not part of any test run; the table above has none of it.
 """
 
 
-def write(path: Path, tally: Tally, minutes: float, seed: int) -> None:
+def write(path: Path, tally: Tally, minutes: float, processor: float, seed: int) -> None:
     """Write the page."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in
                          ("torch", "numpy", "h5py", "pycolmap"))  # fmt: skip
     lines = [
         _HEAD, "## What was tried", "", "```", tally.table(), "```", "",
-        f"Seed {seed}, {minutes:.0f} minutes, Python {platform.python_version()}, {versions}.",
+        f"Seed {seed}; {minutes:.0f} minutes by the clock, {processor:.0f} of processor time, on"
+        f" {os.cpu_count()} processors whose load was {os.getloadavg()[2]:.1f}; Python"
+        f" {platform.python_version()}, {versions}.",
     ]  # fmt: skip
     titles = {"kill -9": "Killed", "fault": "Faults", "bad input": "Bad input", "soak": "Soak"}
     for kind, title in titles.items():

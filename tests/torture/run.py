@@ -23,7 +23,7 @@ import typer
 from stages import NAMES, City
 from tally import Tally
 
-PARTS = ("kills", "faults", "inputs")
+PARTS = ("kills", "faults", "inputs", "soak")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -32,18 +32,24 @@ def main(
     kills: Annotated[int, typer.Option(min=1, help="Kills of each stage.")] = 20,
     damages: Annotated[int, typer.Option(min=1, help="Damaged files for each parser.")] = 200,
     seed: Annotated[int, typer.Option(help="Of the moments and the rubbish.")] = 0,
-    only: Annotated[list[str] | None, typer.Option(help="kills, faults, inputs; repeat.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="kills, faults, inputs, soak; repeat.")
+    ] = None,
     stage: Annotated[list[str] | None, typer.Option(help="Only this stage; repeat.")] = None,
     work: Annotated[Path | None, typer.Option(help="Folder to work in, kept.")] = None,
     report: Annotated[
         Path | None, typer.Option(help="Page to write; docs/reliability.md after a whole run.")
     ] = None,
-    soak: Annotated[bool, typer.Option("--soak", help="The nightly soak, and only that.")] = False,
-    soak_images: Annotated[int, typer.Option(help="Images of the soak.")] = 10_000,
-    soak_every: Annotated[float, typer.Option(help="Seconds between its kills.")] = 60.0,
+    soak: Annotated[
+        bool, typer.Option("--soak", help="The nightly soak (10000 and 60), and only that.")
+    ] = False,
+    soak_images: Annotated[int | None, typer.Option(help="Images of the soak: 80.")] = None,
+    soak_every: Annotated[float | None, typer.Option(help="Seconds between its kills: 10.")] = None,
 ) -> None:
     """Try everything and print tried, survived, lost; exit code 1 when anything is lost."""
     began = time.monotonic()
+    if soak:
+        only, soak_images, soak_every = ["soak"], soak_images or 10_000, soak_every or 60.0
     parts, names = only or list(PARTS), stage or list(NAMES)
     folder = work or Path(tempfile.mkdtemp(prefix="torture-"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,10 +57,6 @@ def main(
     (folder / "beside.json").unlink(missing_ok=True)
     children.preload()
     city, tally = City(folder / "small"), Tally(file=folder / "kills.json")
-    if soak:
-        soak_of.soak(folder, soak_images, soak_every, tally)
-        print(f"\n{tally.table()}")
-        raise typer.Exit(int(tally.lost > 0))
     # Two lanes side by side: each has one child at a time, and a child one thread.
     beside = None
     if "kills" in parts and len(parts) > 1:
@@ -65,6 +67,8 @@ def main(
             kills_of.kill_stage(city, city.stage(name), kills, seed, tally)
     else:
         _faults_and_inputs(folder, parts, names, damages, seed)
+    if "soak" in parts:
+        soak_of.soak(folder / "soak", soak_images or 80, soak_every or 10.0, tally)
     if beside is not None:
         ended = beside.wait(3600)
         print(ended.output, flush=True)
@@ -76,7 +80,7 @@ def main(
     if report is None and not only and not stage:
         report = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
     if report is not None:
-        report_of.write(report, tally, minutes, seed)
+        report_of.write(report, tally, minutes, children.processor_seconds() / 60, seed)
     print(f"\n{tally.table()}\n{minutes:.1f} minutes; work in {folder}")
     raise typer.Exit(int(tally.lost > 0))
 
@@ -85,6 +89,8 @@ def _faults_and_inputs(
     folder: Path, parts: list[str], names: list[str], damages: int, seed: int
 ) -> None:
     """The rows go to ``beside.json``."""
+    if not {"faults", "inputs"} & set(parts):
+        return
     city, tally = City(folder / "beside"), Tally(file=folder / "beside.json")
     city.prepare()
     if "faults" in parts:
