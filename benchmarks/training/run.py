@@ -4,8 +4,8 @@
     python benchmarks/training/run.py --images PHOTOS --crop 256 --batch 8 --steps 20
 
 Every device at hand, bfloat16 where it is fast: the whole training step on homographies of photos
-(generated textures where no folder is given), with the losses of the chosen recipe. A teacher's
-losses are on with ``--teacher CACHE``.
+(generated textures where no folder is given), of the shipped weights' network and of the paper's. A
+teacher's losses are on with ``--teacher CACHE``.
 """
 
 from __future__ import annotations
@@ -63,12 +63,19 @@ def _measure_all(
         recipe.losses = LossOptions(asrd=1.0, wsc=1.0)
     source = HomographySource(photos, recipe.homographies, cache, None)
     devices = ["cpu", *(f"cuda:{i}" for i in range(min(torch.cuda.device_count(), 1)))]
-    rows = [measure(torch.device(d), source, recipe, batch, steps, repeats) for d in devices]
-    print("device      pairs/s (min, max)        of a step: data  forward  backward")
+    networks = {"shipped": SAMFeat.from_pretrained(device="cpu").config, "paper's": {}}
+    rows = [
+        {"network": name, **measure(torch.device(d), source, recipe, batch, steps, repeats, config)}
+        for d in devices
+        for name, config in networks.items()
+    ]
+    print("network   device      pairs/s (min, max)        of a step: data  forward  backward")
     for row in rows:
         low, middle, high = row["pairs_per_second"]
         shares = "  ".join(f"{row['share'][part]:6.0%}" for part in row["share"])
-        print(f"{row['device']:10} {middle:7.2f} ({low:.2f}, {high:.2f}) {shares:>34}")
+        print(
+            f"{row['network']:9} {row['device']:10} {middle:7.2f} ({low:.2f}, {high:.2f}) {shares:>34}"
+        )
     if output:
         setting = {
             "images": images, "teacher": teacher, "crop": crop, "batch": batch, "steps": steps,
@@ -80,13 +87,13 @@ def _measure_all(
 
 def measure(
     device: torch.device, source: HomographySource, recipe: Recipe, batch: int, steps: int,
-    repeats: int,
+    repeats: int, network: dict[str, bool],
 ) -> dict[str, Any]:  # fmt: skip
     """Throughput of one device: minimum, median and maximum over repeats, and shares of the time.
 
     ``data`` is what the step waits for; on a GPU batches are made while it computes.
     """
-    model = SAMFeat().train()
+    model = SAMFeat(**network).train()
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     total = 3 + steps * repeats
