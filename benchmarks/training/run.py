@@ -73,9 +73,8 @@ def _measure_all(
     for row in rows:
         low, middle, high = row["pairs_per_second"]
         shares = "  ".join(f"{row['share'][part]:6.0%}" for part in row["share"])
-        print(
-            f"{row['network']:9} {row['device']:10} {middle:7.2f} ({low:.2f}, {high:.2f}) {shares:>34}"
-        )
+        speed = f"{middle:7.2f} ({low:.2f}, {high:.2f})"
+        print(f"{row['network']:9} {row['device']:10} {speed} {shares:>34}")
     if output:
         setting = {
             "images": images, "teacher": teacher, "crop": crop, "batch": batch, "steps": steps,
