@@ -73,6 +73,8 @@ def _number_of(error: BaseException) -> int:
         return errno.ENOMEM
     if isinstance(error, SystemError) and "exception set" in text and _memory_ran_out():
         return errno.ENOMEM  # so short of memory that not even the exception could be made
+    if "Failed to initialize cpuinfo" in text and _files_ran_out():
+        return errno.EMFILE  # torch reads /proc when it first needs it
     return next((n for n in _CAUSES if f"errno = {n}," in text or os.strerror(n) in text), 0)
 
 
@@ -83,6 +85,17 @@ def _memory_ran_out() -> bool:
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     peak = re.search(r"VmPeak:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return limit > 0 and peak is not None and int(peak[1]) * 1024 > 0.9 * limit
+
+
+def _files_ran_out() -> bool:
+    """Whether this process can open only a few files more, or could until just now."""
+    if sys.platform != "linux":
+        return False
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    try:
+        return 0 < limit < sum(1 for _ in Path("/proc/self/fd").iterdir()) + 16
+    except OSError:
+        return True
 
 
 @contextmanager

@@ -154,3 +154,22 @@ def test_a_system_error_means_memory_only_near_its_limit() -> None:
 
     assert "memory" in said(1)
     assert said(10_000) == "None\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux has them")
+def test_torch_without_files_to_open() -> None:
+    script = (
+        "import os, resource, torch\n"
+        "from samfeat_hloc.errors import cause_of\n"
+        "most = len(os.listdir('/proc/self/fd'))\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (most - 1, most - 1))\n"
+        "try:\n"
+        "    torch.zeros(64).half()\n"
+        "except RuntimeError as error:\n"
+        "    print(cause_of(error))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "" or "too many open files" in ended.stdout
+    assert cause_of(RuntimeError("Failed to initialize cpuinfo!")) is None

@@ -61,7 +61,7 @@ class City:
             ], 2, "images"),
             Stage("match", lambda out: [
                 "matches", "--pairs", self.all_pairs, "--features", features,
-                "--output", out / "matches.h5",
+                "--output", out / "matches.h5", "--workers", "2",
             ], 1, "pairs"),
             Stage("map", lambda out: [
                 "mapping", "--reference-model", model, "--image-dir", photos, "--pairs",
