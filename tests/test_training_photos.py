@@ -12,7 +12,7 @@ import torch
 
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.images import read_image
-from samfeat_hloc.localization.h5store import sole_run
+from samfeat_hloc.localization.file_lock import sole_run
 from samfeat_hloc.training import photos
 from samfeat_hloc.training.homographies import HomographyOptions
 from samfeat_hloc.training.homography_pairs import make_pairs

@@ -5,18 +5,17 @@ from __future__ import annotations
 import io
 import threading
 import zlib
-from itertools import product
 from pathlib import Path, PurePosixPath
 
 import h5py
 import numpy as np
 
 from ..errors import SamfeatError
+from ..localization.gzip_array import read_unpacked
 
 ENDINGS = (".geometric.bin", ".h5", ".hdf5", ".npy")
 _MOST_PIXELS = 200_000_000
 _parsing = threading.Lock()
-_DEFLATE = h5py.h5z.FILTER_DEFLATE
 
 
 def find_depth_map(folder: Path, name: str) -> Path | None:
@@ -81,23 +80,9 @@ def _read_colmap(path: Path) -> np.ndarray:
 
 
 def _read_hdf5(path: Path) -> np.ndarray:
-    """The dataset ``depth``. HDF5 lets one thread in at a time; unpacking gzip, most of the work,
-    is done after leaving it."""
+    """The dataset ``depth``."""
     with h5py.File(path, "r") as file:
         dataset = file["depth"]
-        stored = dataset.id.get_create_plist()
-        gzip = [stored.get_filter(i)[0] for i in range(stored.get_nfilters())] == [_DEFLATE]
-        if not gzip or dataset.ndim != 2 or dataset.size > _MOST_PIXELS:
-            return np.asarray(dataset[()])
-        shape, dtype, chunk = dataset.shape, dataset.dtype, dataset.chunks
-        ranges = (range(0, n, step) for n, step in zip(shape, chunk, strict=True))
-        corners = list(product(*ranges))
-        if dataset.id.get_num_chunks() != len(corners):  # some were never written
-            return np.asarray(dataset[()])
-        packed = [(corner, *dataset.id.read_direct_chunk(corner)) for corner in corners]
-    depth = np.empty(shape, dtype)
-    for (row, column), filters_skipped, data in packed:
-        raw = data if filters_skipped else zlib.decompress(data)
-        part = depth[row : row + chunk[0], column : column + chunk[1]]
-        part[:] = np.frombuffer(raw, dtype).reshape(chunk)[: part.shape[0], : part.shape[1]]
-    return depth
+        if dataset.size > _MOST_PIXELS:
+            raise ValueError(f"it claims the shape {dataset.shape}")
+        return read_unpacked(dataset)

@@ -120,10 +120,13 @@ def warp(photos: Tensor, sizes: Tensor, matrix: Tensor, side: int) -> tuple[Tens
     batch, _, height, width = photos.shape
     fine = pixel_grid(side, side, 0.5).to(matrix).expand(batch, -1, 2)
     at = transform(matrix, fine)
-    inside = ((at >= 0) & (at <= sizes[:, None] - 1)).all(dim=-1)
+    x, y = at.unbind(-1)
+    wide, high = (sizes - 1)[:, :, None].unbind(1)
+    inside = (x >= 0) & (y >= 0) & (x <= wide) & (y <= high)
     # Outside the photo its border goes on; the canvas beyond is empty.
     at = torch.minimum(at.clamp(min=0), sizes[:, None] - 1)
     grid = (2 * at + 1) / at.new_tensor([width, height]) - 1
     views = F.grid_sample(photos, grid.view(batch, 2 * side, 2 * side, 2), align_corners=False)
-    inside = inside.view(batch, 1, 2 * side, 2 * side).to(views.dtype)
-    return F.avg_pool2d(views, 2), (F.avg_pool2d(inside, 2) == 1).to(views.dtype)[:, 0]
+    inside = inside.view(batch, side, 2, side, 2)
+    inside = (inside[:, :, 0] & inside[:, :, 1]).all(dim=-1)
+    return F.avg_pool2d(views, 2), inside.to(views.dtype)

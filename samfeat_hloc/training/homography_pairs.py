@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 
 from ..errors import SamfeatError
-from ..teachers.cache import TeacherCache
+from ..teachers.cache import Taught, TeacherCache
 from .homographies import HomographyOptions, sample_views, transform, warp
 from .keypoint_labels import KeypointLabels, labels_in_views
 from .pairs import PairBatch, PairOptions, complete_pairs, seen_by
 from .photos import Photos
 from .taught import warp_taught
+
+READERS = min(8, os.cpu_count() or 1)  # threads that unpack what the teacher says
 
 
 def make_pairs(
@@ -55,7 +59,8 @@ def make_pairs(
         found = [labels.read(name) for name in names]
         labelled = labels_in_views(found, sizes, to_photo0, seen0, options.keypoints)
     if teacher is not None:
-        entries = [teacher.read(name) if name in teacher else None for name in names]
+        with ThreadPoolExecutor(READERS, thread_name_prefix="teacher") as readers:
+            entries = list(readers.map(partial(_said, teacher), names))
         taught = (
             warp_taught(entries, sizes, to_photo0, side),
             warp_taught(entries, sizes, to_photo1, side),
@@ -64,6 +69,10 @@ def make_pairs(
         view0, view1, seen0, seen1, move01, options, generator,
         labelled=labelled, taught=taught, matrix01=matrix01,
     )  # fmt: skip
+
+
+def _said(teacher: TeacherCache, name: str) -> Taught | None:
+    return teacher.read(name) if name in teacher else None
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from ..errors import SamfeatError, writing
 from ..images import list_images, read_image
-from ..localization.h5store import sole_run
+from ..localization.file_lock import sole_run
 
 HELD_BACK_EVERY = 25  # each 25th photo is for validation
 LONGEST = 480  # pixels of a photo's longer side; larger ones are reduced
