@@ -15,7 +15,8 @@ from test_h5store import assert_equal
 
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.extract import ExtractOptions, extract_batch
-from samfeat_hloc.localization import features, provenance
+from samfeat_hloc.localization import features, matches, provenance
+from samfeat_hloc.localization.feature_readers import FeatureReader
 from samfeat_hloc.network import SAMFeat
 
 OPTIONS = ExtractOptions(resize=64, max_keypoints=100, detection_threshold=0.0, precision="float32")
@@ -198,3 +199,38 @@ def test_bad_images(photos: Path, tmp_path: Path, model: SAMFeat) -> None:
     count = Counting()
     run(photos, output, model, extract=count)
     assert sum(count.sizes) == 1  # all but the broken one had been kept
+
+
+@pytest.mark.parametrize("storage", ["full", "quantised"])
+def test_other_storage_is_read_as_any_file(
+    storage: str, photos: Path, tmp_path: Path, model: SAMFeat
+) -> None:
+    """As hloc reads a file (`dataset.__array__()`), and through our own reader."""
+    half = run(photos, tmp_path / "half.h5", model)
+    other = run(photos, tmp_path / "other.h5", model, storage=storage)
+    with h5py.File(half) as a, h5py.File(other) as b, FeatureReader(other) as reader:
+        for name in NAMES:
+            for key, error in (("keypoints", 0.0051), ("descriptors", 0.001)):
+                stored = b[name][key].__array__()
+                assert stored.dtype == np.float32
+                difference = np.abs(stored - a[name][key].__array__().astype(np.float32))
+                assert difference.max() <= error
+            assert b[name]["keypoints"].attrs["uncertainty"] == a[name]["keypoints"].attrs[
+                "uncertainty"
+            ]  # fmt: skip
+            assert (reader.descriptors(name) == b[name]["descriptors"][()].T).all()
+            sizes = [f[name]["descriptors"].id.get_storage_size() for f in (a, b)]
+            assert sizes[1] < sizes[0] if storage == "quantised" else sizes[1] == 2 * sizes[0]
+    for path in (half, other):
+        pairs = tmp_path / "pairs.txt"
+        pairs.write_text("db/0.png db/2.png\n")
+        matches.main(pairs, path, path.with_suffix(".matches.h5"))
+    found = []
+    for path in (half, other):
+        with h5py.File(path.with_suffix(".matches.h5")) as file:
+            found.append(file["db-0.png/db-2.png/matches0"][()])
+    assert len(found[0]) == len(found[1]) and (found[0] == found[1]).mean() > 0.9
+    with pytest.raises(SamfeatError, match="storage"):
+        run(photos, other, model)  # another form is another file
+    with pytest.raises(SamfeatError, match="storage half-way: choose from full, half"):
+        run(photos, tmp_path / "no.h5", model, storage="half-way")

@@ -138,12 +138,15 @@ def described(tmp_path: Path) -> tuple[Path, list[str], list[str]]:
     return write_descriptors(tmp_path / "g.h5", vectors), database, queries
 
 
+@pytest.mark.parametrize("block", [1, 3, 8, 100])
 def test_retrieval(
-    described: tuple[Path, list[str], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    block: int,
+    described: tuple[Path, list[str], list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path, database, queries = described
-    monkeypatch.setattr(pairs, "_QUERY_BLOCK", 3)
-    monkeypatch.setattr(pairs, "_DB_BLOCK", 8)
+    monkeypatch.setattr(pairs, "_BLOCK_VALUES", 16 * block)
     found = read_pairs(pairs.from_retrieval(path, queries, database, tmp_path / "p", num_matched=4))
     with h5py.File(path) as file:
         vectors = {n: file[n]["global_descriptor"][()] for n in database + queries}
@@ -156,6 +159,25 @@ def test_retrieval(
     # more than there are, and queries that are in the database themselves
     all_pairs = read_pairs(pairs.from_retrieval(path, database, database, tmp_path / "all"))
     assert all(a != b for a, b in all_pairs)
+
+
+def test_of_equally_similar_images_the_earlier_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pairs, "_BLOCK_VALUES", 2 * 7)
+    random = np.random.default_rng(1)
+    database = [f"db/{i}.jpg" for i in range(40)]
+    vectors = {name: random.integers(-1, 3, 2).astype(np.float32) for name in database}
+    path = write_descriptors(tmp_path / "g.h5", vectors)
+    found = read_pairs(
+        pairs.from_retrieval(path, database, database, tmp_path / "p", num_matched=6)
+    )
+    expected = []
+    for query in database:
+        similar = {n: float(vectors[query] @ vectors[n]) for n in database if n != query}
+        ranked = sorted((n for n in similar if similar[n] >= 0), key=lambda n: -similar[n])
+        expected += [(query, name) for name in ranked[:6]]
+    assert found == expected
 
 
 def test_retrieval_equals_hloc(

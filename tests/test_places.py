@@ -7,17 +7,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pycolmap
-import pytest
 
-from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.localization.feature_readers import MatchReader
-from samfeat_hloc.localization.map_model import MapImage, MapModel
 from samfeat_hloc.localization.localize import (
     ImageMatches,
     estimate_pose,
     image_matches,
     merged,
 )
+from samfeat_hloc.localization.map_model import MapImage, MapModel
 from samfeat_hloc.localization.places import agreeing, places_of
 from samfeat_hloc.localization.poses import Pose
 

@@ -3,10 +3,12 @@
     python benchmarks/speed/scale.py --aachen DIR --outputs DIR [--sizes 0.1,1,10] [--json FILE]
 
 Names, intrinsics and pairs are those of Aachen Day-Night v1.1 (its metadata alone: the benchmark's
-``database_v1_1.db`` and hloc's ``pairs-query-netvlad50.txt``); a size below 1 takes the first
-queries with the images retrieved for them, one above 1 repeats everything under other names.
-Features are random, few, and quick to make: what is measured is the work around them. Every stage
-runs in a process of its own, whose peak memory is its own.
+``database_v1_1.db`` and ``image_pairs_to_match_v1_1.txt``, and hloc's
+``pairs-query-netvlad50.txt``); a size below 1 takes the first queries with the images retrieved for
+them, one above 1 repeats everything under other names. Features are random, few, and quick to make:
+what is measured is the work around them. Every stage runs in a process of its own, whose peak
+memory is its own. A run that was interrupted goes on with the stage that it was in, from its
+beginning: half a stage has no time. ``OUTPUTS/measured.jsonl`` has what is done.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pycolmap
 import typer
+from tqdm import tqdm
 
 from samfeat_hloc.cli import run as run_application
 from samfeat_hloc.errors import SamfeatError
@@ -40,7 +43,15 @@ DIM = 128
 CLUSTERS = 16
 CACHE_BYTES = 32 << 20  # of matching: less than the smallest city has
 COLMAP_MODELS = {0: "SIMPLE_PINHOLE", 1: "PINHOLE", 2: "SIMPLE_RADIAL", 3: "RADIAL", 4: "OPENCV"}
-STAGES = ("features", "global descriptors", "retrieval", "matching", "verification")
+WHOLE = "city.whole"  # a file that says that the lists are
+OUTPUTS = {
+    "features": ["features.h5"],
+    "global descriptors": ["global-descriptors.h5"],
+    "retrieval": ["retrieved.txt"],
+    "matching": ["matches-"],
+    "verification": ["database.db"],
+}
+STAGES = tuple(OUTPUTS)
 
 
 @app.command()
@@ -48,7 +59,8 @@ def main(
     aachen: Annotated[Path, typer.Option(help="Folder of Aachen v1.1's metadata.")],
     outputs: Annotated[Path, typer.Option(help="Folder for the files of the cities.")],
     sizes: Annotated[str, typer.Option(help="Multiples of Aachen, by commas.")] = "0.1,1,10",
-    keypoints: Annotated[int, typer.Option(help="Random keypoints of each image.")] = 64,
+    keypoints: Annotated[int, typer.Option(help="Random keypoints of each image.")] = 128,
+    keep: Annotated[bool, typer.Option(help="Keep the files of finished cities.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the record here.")] = None,
     stage: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
@@ -56,27 +68,36 @@ def main(
     if stage is not None:
         return _measure(stage, outputs, keypoints)
     before = speed.load()
-    found: list[dict[str, object]] = []
-    for size in sizes.split(","):
-        work = outputs / f"city-{size}"
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        write_city(aachen, work, float(size))
-        for name in STAGES:
-            command = [sys.executable, __file__, "--aachen", str(aachen), "--outputs", str(work),
-                       "--keypoints", str(keypoints), "--stage", name]  # fmt: skip
-            done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
-            if done.returncode:
-                raise SamfeatError(f"{work}: stage {name} failed; its error is above")
-            entry = {"size": float(size), "stage": name, **json.loads(done.stdout.split(b"\n")[-2])}
-            found.append(entry)
-            typer.echo(line(entry))
-        shutil.rmtree(work)
+    listed = sizes.split(",")
+    log = outputs / "measured.jsonl"
+    done = _measured(log, keypoints)
+    found: list[dict[str, Any]] = []
+    steps = [(size, name) for size in listed for name in STAGES]
+    with tqdm(total=len(steps), desc="stages") as progress:
+        for size, name in steps:
+            progress.set_postfix_str(f"size {size}, {name}")
+            if (float(size), name) not in done:
+                work = outputs / f"city-{size}"
+                if not (work / WHOLE).is_file():
+                    shutil.rmtree(work, ignore_errors=True)
+                    work.mkdir(parents=True)
+                    write_city(aachen, work, float(size))
+                    (work / WHOLE).touch()
+                entry = {"size": float(size), "stage": name, "keypoints": keypoints}
+                entry |= _in_its_process(aachen, work, keypoints, name)
+                with log.open("a") as stream:
+                    stream.write(json.dumps(entry) + "\n")
+                done[float(size), name] = entry
+                if name == STAGES[-1] and not keep:
+                    shutil.rmtree(work)
+            found.append(done[float(size), name])
+            progress.write(line(found[-1]))
+            progress.update()
     typer.echo("\nlargest size beside the smallest, and the middle one")
     for name in STAGES:
         of_stage = [entry for entry in found if entry["stage"] == name]
         for key in ("seconds_an_item", "processor_seconds_an_item", "peak_mb"):
-            values = [float(entry[key]) for entry in of_stage]  # type: ignore[arg-type]
+            values = [float(entry[key]) for entry in of_stage]
             ratios = " ".join(f"{value / values[0]:.2f}" for value in values[1:])
             typer.echo(f"  {name:20} {key:26} {ratios}")
     if json_file is not None:
@@ -85,11 +106,32 @@ def main(
         write_atomically(json_file, json.dumps(record, indent=1) + "\n")
 
 
-def line(entry: dict[str, object]) -> str:
+def _measured(log: Path, keypoints: int) -> dict[tuple[float, str], dict[str, Any]]:
+    """What an earlier run has measured with as many keypoints, by size and stage."""
+    lines = log.read_text().splitlines() if log.is_file() else []
+    entries = [json.loads(text) for text in lines if text.endswith("}")]  # a kill may cut the last
+    return {(e["size"], e["stage"]): e for e in entries if e["keypoints"] == keypoints}
+
+
+def _in_its_process(aachen: Path, work: Path, keypoints: int, stage: str) -> dict[str, Any]:
+    for output in OUTPUTS[stage]:  # of a stage that was interrupted
+        for path in work.glob(f"{output}*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    command = [sys.executable, __file__, "--aachen", str(aachen), "--outputs", str(work),
+               "--keypoints", str(keypoints), "--stage", stage]  # fmt: skip
+    finished = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+    if finished.returncode:
+        raise SamfeatError(f"{work}: stage {stage} failed; its error is above")
+    size = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
+    entry: dict[str, Any] = json.loads(finished.stdout.split(b"\n")[-2])
+    return {**entry, "disk_mb": size / 2**20}
+
+
+def line(entry: dict[str, Any]) -> str:
     return (
         f"{entry['size']:6} {entry['stage']:20} {entry['items']:>8} {entry['unit']:7}"
-        f" {1000 * float(entry['seconds_an_item']):9.3f} ms by the clock,"  # type: ignore[arg-type]
-        f" {1000 * float(entry['processor_seconds_an_item']):9.3f} ms of processors an item,"  # type: ignore[arg-type]
+        f" {1000 * float(entry['seconds_an_item']):9.3f} ms by the clock,"
+        f" {1000 * float(entry['processor_seconds_an_item']):9.3f} ms of processors an item,"
         f" peak {entry['peak_mb']:.0f} MB"
     )
 
@@ -97,7 +139,9 @@ def line(entry: dict[str, object]) -> str:
 def write_city(aachen: Path, work: Path, size: float) -> None:
     """The lists and the reference model (cameras and made-up poses) of a city."""
     listed = pairs.read_pairs(aachen / "pairs-query-netvlad50.txt")
-    with sqlite3.connect(f"file:{aachen / 'database_v1_1.db'}?mode=ro", uri=True) as database:
+    with sqlite3.connect(
+        f"file:{aachen / 'database_v1_1.db'}?mode=ro&immutable=1", uri=True
+    ) as database:
         cameras = {
             name: (COLMAP_MODELS[model], width, height, np.frombuffer(params).tolist())
             for name, model, width, height, params in database.execute(
@@ -110,14 +154,15 @@ def write_city(aachen: Path, work: Path, size: float) -> None:
         kept = set(queries[: max(1, round(len(queries) * size))])
         listed = [pair for pair in listed if pair[0] in kept]
         queries = [query for query in queries if query in kept]
-    everything = [name for name in cameras if name.startswith("db/")]
+    everything = [name for name in cameras if not name.startswith("query/")]
     images = list(dict.fromkeys(name for _, name in listed)) if size < 1 else everything
-    # database pairs: each image with the next ones in the order of capture
-    following = [(a, b) for i, a in enumerate(images) for b in images[i + 1 : i + 6]]
+    kept_images = set(images)
+    listed_db = pairs.read_pairs(aachen / "image_pairs_to_match_v1_1.txt")
+    of_database = [pair for pair in listed_db if kept_images.issuperset(pair)]
     copies = max(1, round(size))
     prefixes = ["", *(f"copy{i}/" for i in range(1, copies))]
     _write_pairs(work / "pairs-query.txt", listed, prefixes)
-    _write_pairs(work / "pairs-db.txt", following, prefixes)
+    _write_pairs(work / "pairs-db.txt", of_database, prefixes)
     (work / "queries.txt").write_text("".join(f"{p}{q}\n" for p in prefixes for q in queries))
     (work / "images.txt").write_text("".join(f"{p}{i}\n" for p in prefixes for i in images))
     model = work / "reference"

@@ -66,6 +66,9 @@ def _features(
     max_keypoints: Annotated[
         int | None, typer.Option("--max-keypoints", help="Instead of the preset's.")
     ] = None,
+    storage: Annotated[
+        str, typer.Option("--storage", help="Of descriptors: full, half or quantised.")
+    ] = "half",
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", help="Images through the network at once.")
     ] = None,
@@ -99,6 +102,7 @@ def _features(
             options=options,
             batch_size=batch_size,
             workers=threads,
+            storage=storage,
             overwrite=overwrite,
             cluster=cluster,
         )

@@ -39,6 +39,25 @@ class _File:
         self._file.close()
 
 
+def read_descriptors(file: h5py.File, name: str, path: Path) -> np.ndarray:
+    """Descriptors (N, D) of an image, float16 or float32 as the file has them, however it is made.
+
+    Raises:
+        SamfeatError: not there, not floats (D, N), or not finite.
+    """
+    with reading_hdf5(path):
+        group = file[name]
+    values = read_array(group, "descriptors", path)
+    if values.ndim != 2 or values.dtype.kind != "f":
+        raise SamfeatError(
+            f"{path}: descriptors of {name} are {values.dtype} of shape {values.shape}"
+            " where floats (D, N) belong; extract it again"
+        )
+    if not np.isfinite(values).all():
+        raise SamfeatError(f"{path}: descriptors of {name} are not finite; extract it again")
+    return values.T
+
+
 class FeatureReader(_File):
     """Keypoints, their noise and the image size of a feature file."""
 
@@ -63,14 +82,9 @@ class FeatureReader(_File):
         return keypoints[:, :2].astype(np.float64) + 0.5
 
     def descriptors(self, name: str) -> np.ndarray:
-        """(N, D) float16 or as the file has them."""
-        descriptors = read_array(self._get(name), "descriptors", self.path)
-        if descriptors.ndim != 2:
-            raise SamfeatError(
-                f"{self.path}: descriptors of {name} are of shape {descriptors.shape} where (D, N)"
-                " belongs; extract it again"
-            )
-        return descriptors.T
+        """See `read_descriptors`."""
+        self._get(name)
+        return read_descriptors(self._file, name, self.path)
 
     def uncertainty(self, name: str) -> float:
         """Detection noise in pixels of the original image; 1 where the file does not say."""

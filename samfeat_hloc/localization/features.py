@@ -26,6 +26,8 @@ from .h5store import Group, SegmentWriter
 
 logger = logging.getLogger(__name__)
 
+STORAGE = ("full", "half", "quantised")
+_DIGITS = {"keypoints": 2, "keypoint_scores": 3, "descriptors": 3}  # decimal places, quantised
 DETECTION_NOISE = 1.0  # pixels of the resized image, as hloc assumes
 _BATCH_SIZE = {"cpu": 2, "cuda": 8}
 _AHEAD = 2  # batches decoded while one is in the network
@@ -63,6 +65,7 @@ def main(
     options: ExtractOptions,
     batch_size: int | None = None,
     workers: int | None = None,
+    storage: str = "half",
     overwrite: bool = False,
     extract: Extract = extract_batch,
     cluster: Cluster | None = None,
@@ -71,7 +74,7 @@ def main(
 
     A group an image: ``keypoints`` (N, 2) float32 xy in pixels of the stored image (centre of the
     top-left pixel at (0, 0); attribute ``uncertainty``, pixels), ``keypoint_scores`` (N,) float32,
-    ``descriptors`` (D, N) float16, ``image_size`` (2,) int64 width and height. Photos with an EXIF
+    ``descriptors`` (D, N), ``image_size`` (2,) int64 width and height. Photos with an EXIF
     orientation are turned upright for the network and their keypoints turned back.
 
     Images that the file already has are kept when the model, the options and the image (by a hash
@@ -86,6 +89,9 @@ def main(
         batch_size: images of equal size through the network at once; None for 2 on a CPU, 8 on
             a GPU.
         workers: threads that decode images; None for as many as there are processors, at most 8.
+        storage: how descriptors are kept: "half" as float16, as in hloc; "full" as float32;
+            "quantised" to 0.001, and keypoints to 0.01 pixels, in as few bits as that takes. All
+            programs read the last as float32, as HDF5 does the work.
         overwrite: extract all images anew.
         extract: what turns images into features.
         cluster: where to extract, for a ``model`` that is a torch module; None for here.
@@ -101,7 +107,10 @@ def main(
     for what, number in (("batch_size", batch_size), ("workers", workers)):
         if number is not None and number < 1:
             raise SamfeatError(f"{what} {number}: give a number from 1")
-    made_by = provenance.made_by("features", options.asdict(), {}, model.weights_sha256)
+    if storage not in STORAGE:
+        raise SamfeatError(f"storage {storage}: choose from {', '.join(STORAGE)}")
+    config = options.asdict() | ({"storage": storage} if storage != "half" else {})
+    made_by = provenance.made_by("features", config, {}, model.weights_sha256)
     with SegmentWriter(output, made_by, overwrite=overwrite, compare_inputs=False) as writer:
         same = _unchanged(image_dir, names, writer.done, workers)
         if len(same) == len(names) and writer.is_finished({n: writer.done[n] for n in same}):
@@ -118,7 +127,7 @@ def main(
         left = sum(len(batch) for batch in batches)
         if left < len(names):
             logger.info("features: %d of %d images are done already", len(names) - left, len(names))
-        extraction = _Extraction(image_dir, model, options, extract, workers)
+        extraction = _Extraction(image_dir, model, options, extract, workers, storage)
         if cluster is None:
             found = extraction.groups(batches)
         else:
@@ -153,6 +162,7 @@ class _Extraction:
     options: ExtractOptions
     extract: Extract
     workers: int | None
+    storage: str
     device: str | None = None  # where a worker of a cluster has to bring the model
 
     def for_worker(self, device: str) -> _Extraction:
@@ -169,7 +179,7 @@ class _Extraction:
         if self.device is not None:
             self.model.to(self.device)
         for photos in _decoded(self.image_dir, batches, _threads(self.workers)):
-            yield _extract(self.model, photos, self.options, self.extract)
+            yield _extract(self.model, photos, self.options, self.extract, self.storage)
 
 
 def _check_images(image_dir: Path, names: Sequence[str]) -> None:
@@ -245,7 +255,7 @@ def _read(image_dir: Path, name: str) -> Photo:
 
 
 def _extract(
-    model: Model, photos: Sequence[Photo], options: ExtractOptions, extract: Extract
+    model: Model, photos: Sequence[Photo], options: ExtractOptions, extract: Extract, storage: str
 ) -> dict[str, Group]:
     try:
         results = extract(model, [photo.pixels for photo in photos], options)
@@ -256,7 +266,7 @@ def _extract(
             raise _out_of_memory(photos) from error
         raise
     return {
-        photo.name: _group(photo, found, options)
+        photo.name: _group(photo, found, options, storage)
         for photo, found in zip(photos, results, strict=True)
     }
 
@@ -268,7 +278,9 @@ def _out_of_memory(photos: Sequence[Photo]) -> SamfeatError:
     )
 
 
-def _group(photo: Photo, found: dict[str, np.ndarray], options: ExtractOptions) -> Group:
+def _group(
+    photo: Photo, found: dict[str, np.ndarray], options: ExtractOptions, storage: str
+) -> Group:
     keypoints = found["keypoints"].astype(np.float32).reshape(-1, 2)
     if photo.orientation != 1:
         keypoints = images.keypoints_to_stored(keypoints, photo.orientation, photo.stored_size)
@@ -278,7 +290,12 @@ def _group(photo: Photo, found: dict[str, np.ndarray], options: ExtractOptions) 
     datasets: dict[str, np.ndarray] = {
         "keypoints": keypoints,
         "keypoint_scores": found["keypoint_scores"].astype(np.float32),
-        "descriptors": found["descriptors"].astype(np.float16),
+        "descriptors": found["descriptors"].astype(np.float16 if storage == "half" else np.float32),
         "image_size": np.array(photo.stored_size, dtype=np.int64),
     }
-    return Group(datasets, {"keypoints": {"uncertainty": DETECTION_NOISE * scale}}, photo.source)
+    return Group(
+        datasets,
+        {"keypoints": {"uncertainty": DETECTION_NOISE * scale}},
+        photo.source,
+        digits=_DIGITS if storage == "quantised" else {},
+    )

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from ..errors import SamfeatError
 from . import provenance
-from .h5store import Group, SegmentWriter, group_names, read_array
+from .feature_readers import read_descriptors
+from .h5store import Group, SegmentWriter, group_names
 
 logger = logging.getLogger(__name__)
 
@@ -134,12 +135,9 @@ def vlad(descriptors: np.ndarray, words: np.ndarray) -> np.ndarray:
 
 def _descriptors(file: h5py.File, name: str, path: Path, length: int | None) -> np.ndarray:
     """(N, D) float32."""
-    stored = read_array(file[name], "descriptors", path)
-    if stored.ndim != 2 or (length is not None and stored.shape[0] != length):
+    rows = read_descriptors(file, name, path)
+    if length is not None and rows.shape[1] != length:
         raise SamfeatError(
-            f"{path}: descriptors of {name} have shape {stored.shape}; extract all images alike"
+            f"{path}: descriptors of {name} have shape {rows.T.shape}; extract all images alike"
         )
-    values = stored.T.astype(np.float32)
-    if not np.isfinite(values).all():
-        raise SamfeatError(f"{path}: descriptors of {name} are not finite; extract it again")
-    return values
+    return rows.astype(np.float32)

@@ -44,12 +44,15 @@ class Group:
     """One finished group: its arrays by name, their attributes, and what it was made from.
 
     compressed: keep the arrays with gzip; not for those that hloc's users read in a hurry.
+    digits: arrays that are kept to so many decimal places, in as few bits as that takes. HDF5
+        itself reads them as float32.
     """
 
     datasets: Mapping[str, np.ndarray]
     attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     source: str = ""
     compressed: bool = False
+    digits: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -328,7 +331,12 @@ def _file_image(groups: Mapping[str, Group], made_by: Mapping[str, Any]) -> byte
                 target.attrs[SOURCE] = group.source
             for key, array in group.datasets.items():
                 gzip = {"compression": "gzip", "chunks": array.shape}
-                storage = gzip if group.compressed and array.size else {}
+                storage: dict[str, Any] = gzip if group.compressed and array.size else {}
+                if key in group.digits and array.size:
+                    digits = group.digits[key]
+                    # HDF5 rounds what lies above the array's least value: that has to be round
+                    array = np.round(array.astype(np.float64), digits).astype(np.float32)
+                    storage = {"scaleoffset": digits, "chunks": array.shape}
                 dataset = target.create_dataset(key, data=array, **storage)
                 for attribute, value in group.attributes.get(key, {}).items():
                     dataset.attrs[attribute] = value

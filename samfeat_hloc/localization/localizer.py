@@ -6,13 +6,13 @@
     found = localizer.localize("photo.jpg")       # intrinsics from its EXIF
     found.pose, found.num_inliers, found.confidence, found.seconds
 
-The stages are those of a run (extraction, VLAD retrieval, mutual nearest neighbours, PnP), with the
-same code for the geometry. Queries are matched with the keypoints that have a point, which are all
-that a saved map keeps.
+The stages are those of a run (extraction, VLAD retrieval, mutual nearest neighbours, lookalike
+places, PnP) and so are the poses, given the same features, options and number of retrieved images.
 """
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +33,8 @@ from .dataset import Camera
 from .frozen_map import FrozenImage, FrozenMap
 from .global_descriptors import vlad
 from .intrinsics import camera_from_exif
-from .localize import Correspondences, estimate_pose, merged
+from .localize import Correspondences, ImageMatches, estimate_pose, merged
+from .places import agreeing
 from .poses import Pose
 
 NUM_RETRIEVED = 20
@@ -65,12 +66,13 @@ class Localization:
         pose: cam_from_world; None where no pose was found.
         camera: the intrinsics that it was found with.
         num_keypoints: of the photo.
-        num_matches: with keypoints of the retrieved images.
+        num_matches: with keypoints of the images used that have a point.
         num_correspondences: different (keypoint, point) pairs among them.
         inlier_keypoints: (I, 2) float64 pixels, the corner of the photo at (0, 0).
         inlier_points: (I,) int64, ids of the map's points.
-        retrieved: names of the database images matched, most similar first, and their matches.
-        seconds: by stage: "read", "extract", "retrieve", "match", "pose", and "total".
+        retrieved: names of the database images used, most similar first, and their matches;
+            those of lookalike places are left out.
+        seconds: by stage: "read", "extract", "retrieve", "match", "places", "pose", and "total".
     """
 
     pose: Pose | None
@@ -130,6 +132,7 @@ class Localizer:
         options: how photos are extracted; the map's way by default.
         num_retrieved: database images to match with each photo.
         max_error: of a pose's inliers, in pixels.
+        places: leave out images of lookalike places, as a run does by default.
 
     Raises:
         SamfeatError: another network, or options that fit no photo.
@@ -143,6 +146,7 @@ class Localizer:
         options: ExtractOptions | None = None,
         num_retrieved: int = NUM_RETRIEVED,
         max_error: float = 12.0,
+        places: bool = True,
     ) -> None:
         if model.weights_sha256 != frozen.weights_sha256:
             raise SamfeatError(
@@ -158,6 +162,7 @@ class Localizer:
         self.options = options or frozen.extraction
         self.num_retrieved = num_retrieved
         self.max_error = max_error
+        self.places = places
         self._device = next(model.parameters()).device
 
     @classmethod
@@ -171,6 +176,7 @@ class Localizer:
         options: ExtractOptions | None = None,
         num_retrieved: int = NUM_RETRIEVED,
         max_error: float = 12.0,
+        places: bool = True,
     ) -> Localizer:
         """A localizer of a saved map and a checkpoint (the shipped one by default).
 
@@ -179,7 +185,16 @@ class Localizer:
         """
         frozen = frozen_map.read(Path(map_dir))
         model = SAMFeat.from_pretrained(weights, official=official_weights, device=device)
-        return cls(frozen, model, options=options, num_retrieved=num_retrieved, max_error=max_error)
+        return cls(
+            frozen, model, options=options, num_retrieved=num_retrieved, max_error=max_error,
+            places=places,
+        )  # fmt: skip
+
+    def on(self, frozen: FrozenMap) -> Localizer:
+        """This localizer on another state of its map."""
+        other = copy.copy(self)
+        other.map = frozen
+        return other
 
     def localize(
         self, image: str | Path | np.ndarray, camera: Camera | None = None
@@ -203,21 +218,43 @@ class Localizer:
         with clock.stage("retrieve"):
             retrieved = self.retrieve(features.global_descriptor)
         with clock.stage("match"):
-            found, num_matches = self.match(features, retrieved)
+            pairs = self.match(features, retrieved)
+        return self.solve(features, camera, retrieved, pairs, clock.seconds)
+
+    def solve(
+        self,
+        features: Features,
+        camera: Camera,
+        retrieved: Sequence[FrozenImage],
+        pairs: Sequence[tuple[np.ndarray, np.ndarray]],
+        seconds: dict[str, float] | None = None,
+    ) -> tuple[Localization, Correspondences, np.ndarray]:
+        """As :meth:`localize_features`, from the matches with each retrieved image."""
+        clock = _Clock(seconds)
+        intrinsics = camera.to_pycolmap()
+        images = [with_points(*found) for found in zip(retrieved, pairs, strict=True)]
+        solved = None
+        with clock.stage("places"):
+            if self.places:
+                agreement = agreeing(
+                    images, self.map.xyz, intrinsics, features.keypoints, max_error=self.max_error
+                )
+                images, solved = agreement.images, agreement.solved
         with clock.stage("pose"):
-            solved = estimate_pose(
+            found = merged(images)
+            solved = solved or estimate_pose(
                 features.keypoints[found.keypoints],
                 self.map.xyz[found.points],
-                camera.to_pycolmap(),
+                intrinsics,
                 max_error=self.max_error,
             )
         pose, inliers = solved or (None, np.zeros(len(found.keypoints), dtype=bool))
-        names = [image.name for image in retrieved]
+        names = [image.name for image in images]
         localization = Localization(
             pose=pose,
             camera=camera,
             num_keypoints=len(features.keypoints),
-            num_matches=num_matches,
+            num_matches=sum(found.matches_per_image),
             num_correspondences=len(found.keypoints),
             inlier_keypoints=features.keypoints[found.keypoints[inliers]],
             inlier_points=self.map.point_ids[found.points[inliers]],
@@ -240,17 +277,16 @@ class Localizer:
 
     def match(
         self, features: Features, images: Sequence[FrozenImage]
-    ) -> tuple[Correspondences, int]:
-        """Correspondences of a photo with points of the map, and the number of matches."""
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """With each image the matches: (K,) int64 rows of the photo's and of its keypoints."""
         query = self._on_device(features.descriptors)
-        keypoints, points = [], []
+        pairs = []
         for image in images:
             matches, _ = nearest_neighbours(query, self._on_device(image.descriptors))
-            index = torch.nonzero(matches >= 0)[:, 0]
-            keypoints.append(index.cpu().numpy())
-            points.append(image.points[matches[index].cpu().numpy()].astype(np.int64))
-        counts = [len(index) for index in keypoints]
-        return merged(keypoints, points, counts, len(self.map.xyz)), sum(counts)
+            matches0 = matches.cpu().numpy()
+            index = np.flatnonzero(matches0 >= 0)
+            pairs.append((index, matches0[index]))
+        return pairs
 
     def _on_device(self, descriptors: np.ndarray) -> torch.Tensor:
         """(N, D) float16 to (D, N) float32."""
@@ -287,6 +323,13 @@ class Localizer:
             size=size,
             global_descriptor=vlad(descriptors.astype(np.float32), self.map.vocabulary),
         )
+
+
+def with_points(image: FrozenImage, pair: tuple[np.ndarray, np.ndarray]) -> ImageMatches:
+    """The matches with keypoints that have a point."""
+    rows = image.points[pair[1]].astype(np.int64)
+    seen = rows >= 0
+    return ImageMatches(image.name, image.points[image.points >= 0], pair[0][seen], rows[seen])
 
 
 def _check_size(image: str | Path | np.ndarray, camera: Camera, size: tuple[int, int]) -> None:

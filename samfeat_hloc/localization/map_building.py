@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,27 +12,32 @@ from tqdm import tqdm
 
 from ..errors import SamfeatError
 from ..extract import ExtractOptions, resized_shape
-from . import frozen_map, provenance
+from . import frozen_map, new_points, provenance
 from .colmap_database import put_in_place, work_folder
 from .dataset import Camera
 from .feature_readers import FeatureReader
 from .frozen_map import FrozenImage, FrozenMap
-from .localizer import Features, Localizer
+from .localize import merged
+from .localizer import Localizer, with_points
 from .map_model import read_cameras, read_map
 from .poses import Pose
 
 logger = logging.getLogger(__name__)
 
 MIN_INLIERS = 30
-_MAX_ERROR = 4.0  # pixels of the resized photo, as in mapping: observations are finer than inliers
 
 
-def build(outputs: Path, output: Path, *, overwrite: bool = False) -> FrozenMap:
+def build(
+    outputs: Path, output: Path, *, compact: bool = False, overwrite: bool = False
+) -> FrozenMap:
     """Save the map of a finished run.
 
     Arguments:
         outputs: the run's folder, with ``map/``, ``features.h5`` and ``global-descriptors.h5``.
         output: the folder of the saved map; made beside it first and then renamed.
+        compact: leave out keypoints without a point, which are most of a map. They also tell
+            wrong matches, so that poses are then not quite the run's, and images that are added
+            make no new points with them.
         overwrite: replace what is there.
 
     Raises:
@@ -71,27 +76,30 @@ def build(outputs: Path, output: Path, *, overwrite: bool = False) -> FrozenMap:
             )
         for name, image in tqdm(model.images.items(), desc="map", unit="image", delay=2):
             keypoints = feature_file.keypoints(name)
-            seen = image.points >= 0
-            if len(image.points) not in (len(keypoints), 0):
+            points = image.points
+            if len(points) not in (len(keypoints), 0):
                 raise SamfeatError(
-                    f"{features}: {name} has {len(keypoints)} keypoints but {len(image.points)} "
+                    f"{features}: {name} has {len(keypoints)} keypoints but {len(points)} "
                     "in the map; map these features again"
                 )
-            if len(image.points) == 0:  # pycolmap 3.13 drops an image's keypoints without points
-                seen = np.zeros(len(keypoints), dtype=bool)
+            if len(points) == 0:  # pycolmap 3.13 drops an image's keypoints without points
+                points = np.full(len(keypoints), -1, dtype=np.int32)
+            kept = points >= 0 if compact else np.ones(len(points), dtype=bool)
             images.append(
                 FrozenImage(
                     name=name,
                     camera=cameras[image.camera_id],
                     pose=image.pose,
-                    keypoints=keypoints[seen].astype(np.float32),
-                    descriptors=feature_file.descriptors(name)[seen],
-                    points=image.points[image.points >= 0],
+                    keypoints=keypoints[kept].astype(np.float32),
+                    descriptors=feature_file.descriptors(name)[kept],
+                    points=points[kept],
                     global_descriptor=global_file[name]["global_descriptor"][()],
                 )
             )
     try:
-        extraction = ExtractOptions(**record["config"])
+        extraction = ExtractOptions(
+            **{key: value for key, value in record["config"].items() if key != "storage"}
+        )
     except (TypeError, KeyError) as error:
         raise SamfeatError(f"{features}: made by another version ({error}); run again") from None
     frozen = FrozenMap(
@@ -113,10 +121,12 @@ def build(outputs: Path, output: Path, *, overwrite: bool = False) -> FrozenMap:
 
 @dataclass(frozen=True)
 class Added:
-    """What became of an image to add: observations of the map, or why it was left out."""
+    """What became of an image to add: the points of the map that it sees, those that were
+    triangulated for it, the inliers of its pose; or why it was left out."""
 
     name: str
     observations: int
+    new_points: int
     inliers: int
     refused: str | None = None
 
@@ -130,11 +140,13 @@ def add(
     poses: Mapping[str, Pose] | None = None,
     min_inliers: int = MIN_INLIERS,
 ) -> list[Added]:
-    """Add images to a saved map: their poses, and new looks of the points that they see.
+    """Add images to a saved map: their poses, what they see of its points, and new points.
 
     An image without a pose is localized in the map first, and left out where that is uncertain.
     Its matches within 4 pixels (of the photo as extracted) of a point's projection become
-    observations. Points, and the images that are there, stay as they are.
+    observations; from its matches with keypoints that have no point yet new points are
+    triangulated. The next image finds these, and this image, in the map. Points and poses that
+    are there stay as they are.
 
     Arguments:
         map_dir: the saved map that ``localizer`` has read.
@@ -151,56 +163,109 @@ def add(
     for name in cameras:
         if name in known:
             raise SamfeatError(f"{map_dir}: {name} is in this map already; remove it first")
-    new, report = [], []
+    before = localizer.map
+    report = []
+    # room for all, so that the matrix is not copied for each
+    globals_ = np.concatenate(
+        [before.global_descriptors, np.zeros((len(cameras), before.vocabulary.size), np.float32)]
+    )
+    localizer = localizer.on(replace(before, global_descriptors=globals_[: len(before.images)]))
     for name, camera in tqdm(cameras.items(), desc="add", unit="image"):
-        image, entry = _observed(
+        entry, images, xyz = _joined(
             localizer, image_dir / name, name, camera, (poses or {}).get(name), min_inliers
         )
         report.append(entry)
-        if image is not None:
-            new.append(image)
-    if new:
-        frozen_map.append(map_dir, new)
+        if entry.refused is None:
+            globals_[len(images) - 1] = images[-1].global_descriptor
+            first_id = int(localizer.map.point_ids.max(initial=-1)) + 1
+            ids = np.arange(first_id, first_id + len(xyz), dtype=np.int64)
+            localizer = localizer.on(
+                replace(
+                    localizer.map,
+                    images=images,
+                    global_descriptors=globals_[: len(images)],
+                    xyz=np.concatenate([localizer.map.xyz, xyz]),
+                    point_ids=np.concatenate([localizer.map.point_ids, ids]),
+                )
+            )
+    if len(localizer.map.images) > len(before.images):
+        frozen_map.extend(map_dir, localizer.map)
     return report
 
 
-def _observed(
+def _joined(
     localizer: Localizer,
     path: Path,
     name: str,
     camera: Camera | None,
     pose: Pose | None,
     min_inliers: int,
-) -> tuple[FrozenImage | None, Added]:
+) -> tuple[Added, list[FrozenImage], np.ndarray]:
+    """What became of it, the map's images with it as the last, and new points (P, 3)."""
+    frozen = localizer.map
     features, camera = localizer.extract_with_camera(path, camera)
-    if pose is None:
-        localization, found, _ = localizer.localize_features(features, camera)
+    retrieved = localizer.retrieve(features.global_descriptor)
+    pairs = localizer.match(features, retrieved)
+    used, num_inliers = {image.name for image in retrieved}, 0
+    if pose is not None:
+        found = merged([with_points(*pair) for pair in zip(retrieved, pairs, strict=True)])
+    else:
+        localization, found, _ = localizer.solve(features, camera, retrieved, pairs)
+        used = {name for name, _ in localization.retrieved}
         pose, num_inliers = localization.pose, localization.num_inliers
         if pose is None or num_inliers < min_inliers:
             why = f"{num_inliers} inliers, fewer than {min_inliers}"
-            return None, Added(name, 0, num_inliers, why)
-    else:
-        found, _ = localizer.match(features, localizer.retrieve(features.global_descriptor))
-        num_inliers = 0
+            return Added(name, 0, 0, num_inliers, why), frozen.images, np.zeros((0, 3))
+    points = np.full(len(features.keypoints), -1, dtype=np.int32)
+    noise = _noise(camera, localizer.options)
     errors = reprojection_errors(
-        features.keypoints[found.keypoints], localizer.map.xyz[found.points], pose, camera
+        features.keypoints[found.keypoints], frozen.xyz[found.points], pose, camera
     )
-    near = np.flatnonzero(errors <= _MAX_ERROR * _noise(features, localizer.options))
+    near = np.flatnonzero(errors <= new_points.MAX_ERROR * noise)
     # a keypoint sees one point and a point is seen at one keypoint: the nearest
     near = near[np.argsort(errors[near], kind="stable")]
     for index in (found.keypoints, found.points):
         near = near[np.sort(np.unique(index[near], return_index=True)[1])]
-    keypoints = found.keypoints[near]
-    image = FrozenImage(
+    points[found.keypoints[near]] = found.points[near]
+
+    neighbours = [
+        (image, pair) for image, pair in zip(retrieved, pairs, strict=True) if image.name in used
+    ]
+    new = new_points.triangulate(
+        new_points.View(camera, pose, features.keypoints, noise, points < 0),
+        [
+            new_points.View(
+                i.camera, i.pose, i.keypoints, _noise(i.camera, frozen.extraction), i.points < 0
+            )
+            for i, _ in neighbours
+        ],
+        [pair for _, pair in neighbours],
+    )
+    rows = (len(frozen.xyz) + new.point).astype(np.int32)
+    points[new.keypoint[new.view < 0]] = rows[new.view < 0]
+    joined = FrozenImage(
         name=name,
         camera=camera,
         pose=pose,
-        keypoints=features.keypoints[keypoints].astype(np.float32),
-        descriptors=features.descriptors[keypoints],
-        points=found.points[near].astype(np.int32),
+        keypoints=features.keypoints.astype(np.float32),
+        descriptors=features.descriptors,
+        points=points,
         global_descriptor=features.global_descriptor,
     )
-    return image, Added(name, len(near), num_inliers)
+    seen_by = {image.name: new.view == i for i, (image, _) in enumerate(neighbours)}
+    images = [
+        _seeing(image, new.keypoint[mine], rows[mine])
+        if (mine := seen_by.get(image.name)) is not None and mine.any()
+        else image
+        for image in frozen.images
+    ]
+    return Added(name, len(near), len(new.xyz), num_inliers), [*images, joined], new.xyz
+
+
+def _seeing(image: FrozenImage, keypoints: np.ndarray, rows: np.ndarray) -> FrozenImage:
+    points = image.points.copy()
+    points[keypoints] = rows
+    return replace(image, points=points)
 
 
 def reprojection_errors(
@@ -217,8 +282,7 @@ def reprojection_errors(
     return errors
 
 
-def _noise(features: Features, options: ExtractOptions) -> float:
+def _noise(camera: Camera, options: ExtractOptions) -> float:
     """Pixels of the stored photo in one of the photo as extracted."""
-    width, height = features.size
-    resized_height, resized_width = resized_shape(height, width, options)
-    return (width / resized_width + height / resized_height) / 2
+    resized_height, resized_width = resized_shape(camera.height, camera.width, options)
+    return (camera.width / resized_width + camera.height / resized_height) / 2

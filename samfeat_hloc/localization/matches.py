@@ -20,7 +20,8 @@ from ..matching import nearest_neighbours
 from ..workers import Workers
 from . import provenance
 from .distributed import Cluster
-from .h5store import Group, SegmentWriter, group_names, read_array
+from .feature_readers import read_descriptors
+from .h5store import Group, SegmentWriter, group_names
 from .pairs import read_pairs, unique_pairs
 
 logger = logging.getLogger(__name__)
@@ -285,18 +286,8 @@ class DescriptorCache:
         return found
 
     def _read(self, name: str) -> Tensor:
-        mend = "extract it again"
-        with provenance.reading_hdf5(self.path):
-            group = self._file[name]
-        values = read_array(group, "descriptors", self.path)
-        if values.ndim != 2 or values.dtype.kind != "f":
-            raise SamfeatError(
-                f"{self.path}: descriptors of {name} are {values.dtype} of shape {values.shape}"
-                f" where floats (D, N) belong; {mend}"
-            )
-        if not np.isfinite(values).all():
-            raise SamfeatError(f"{self.path}: descriptors of {name} are not finite; {mend}")
-        return torch.from_numpy(values.T.astype(np.float32, order="C")).to(self.device).t()
+        rows = read_descriptors(self._file, name, self.path).astype(np.float32, order="C")
+        return torch.from_numpy(rows).to(self.device).t()
 
 
 def _descriptors(

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from ..errors import SamfeatError
 from ..images import check_name
+from ..matching import similarities
 from . import provenance
 from .h5store import group_names, read_array
 from .map_model import is_model, read_map
@@ -20,8 +22,7 @@ from .textlines import data_lines
 
 logger = logging.getLogger(__name__)
 
-_QUERY_BLOCK = 1024
-_DB_BLOCK = 2048
+_BLOCK_VALUES = 1 << 23  # of descriptors in memory, of queries and of the database
 
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:
@@ -150,13 +151,7 @@ def from_retrieval(
                 f"{descriptors}: no global descriptor of {_some(missing)}; "
                 "extract those of all images first"
             )
-        pairs = [
-            pair
-            for block in range(0, len(queries), _QUERY_BLOCK)
-            for pair in _retrieve(
-                file, queries[block : block + _QUERY_BLOCK], database, num_matched, descriptors
-            )
-        ]
+        pairs = _retrieve(file, queries, database, num_matched, descriptors)
     found = {query for query, _ in pairs}
     without = [query for query in queries if query not in found]
     if without:
@@ -232,33 +227,68 @@ def _observations(model: Path) -> tuple[list[str], list[np.ndarray]]:
 def _retrieve(
     file: h5py.File, queries: list[str], database: list[str], count: int, path: Path
 ) -> list[tuple[str, str]]:
-    """The best ``count`` of the database for each query; the database is streamed in blocks."""
-    wanted = _descriptors(file, queries, path)
-    best = np.full((len(queries), 0), 0, dtype=np.float32)
-    index = np.zeros((len(queries), 0), dtype=np.int64)
-    query_names = np.array(queries)[:, None]
-    for start in tqdm(range(0, len(database), _DB_BLOCK), desc="retrieval", delay=2):
-        names = database[start : start + _DB_BLOCK]
-        block = _descriptors(file, names, path)
-        if block.shape[1] != wanted.shape[1]:
-            raise SamfeatError(
-                f"{path}: descriptors of {block.shape[1]} and of {wanted.shape[1]} values; "
-                "extract all images alike"
-            )
-        similarity = wanted @ block.T
-        similarity[(similarity < 0) | (query_names == np.array(names)[None])] = -np.inf
-        best = np.concatenate([best, similarity], axis=1)
-        here = np.broadcast_to(np.arange(start, start + len(names)), similarity.shape)
-        index = np.concatenate([index, here], axis=1)
-        order = np.argsort(-best, axis=1, kind="stable")[:, :count]
-        best = np.take_along_axis(best, order, axis=1)
-        index = np.take_along_axis(index, order, axis=1)
+    """The best ``count`` of the database for each query.
+
+    Every descriptor is read from the file once: the queries' go to a plain file, a block of which
+    is back in memory at once, and the database is streamed beside it.
+    """
+    best = np.full((len(queries), count), -np.inf, dtype=np.float32)
+    index = np.zeros((len(queries), count), dtype=np.int64)
+    number = {name: i for i, name in enumerate(queries)}
+    length = _descriptors(file, queries[:1], path).shape[1]
+    block_size = max(1, _BLOCK_VALUES // max(1, length))
+    with tempfile.TemporaryFile() as plain:
+        for start in range(0, len(queries), block_size):
+            wanted = _descriptors(file, queries[start : start + block_size], path)
+            _check_length(wanted, length, path)
+            plain.write(wanted.tobytes())
+        for start in tqdm(range(0, len(database), block_size), desc="retrieval", delay=2):
+            names = database[start : start + block_size]
+            block = torch.from_numpy(_descriptors(file, names, path))
+            _check_length(block, length, path)
+            selves = [(number[name], i) for i, name in enumerate(names) if name in number]
+            plain.seek(0)
+            for first in range(0, len(queries), block_size):
+                size = min(block_size, len(queries) - first)
+                rows = np.frombuffer(plain.read(size * length * 4), np.float32).reshape(size, -1)
+                similarity = similarities(torch.from_numpy(rows.copy()), block).numpy()
+                similarity[similarity < 0] = -np.inf
+                for query, itself in selves:
+                    if first <= query < first + size:
+                        similarity[query - first, itself] = -np.inf
+                part = slice(first, first + size)
+                _keep_best(best[part], index[part], similarity, start)
     return [
         (query, database[j])
         for query, scores, found in zip(queries, best, index, strict=True)
         for score, j in zip(scores, found, strict=True)
         if np.isfinite(score)
     ]
+
+
+def _keep_best(best: np.ndarray, index: np.ndarray, similarity: np.ndarray, offset: int) -> None:
+    """Put the better ones of (N, M) similarities, of the database from ``offset`` on, among the
+    best so far (N, count), which are in order; of equal ones the earlier stay."""
+    count = best.shape[1]
+    if count < similarity.shape[1]:  # below the best few of this block
+        least = np.partition(similarity, -count, axis=1)[:, -count]
+        candidate = similarity >= np.maximum(least, np.nextafter(best[:, -1], np.inf))[:, None]
+    else:
+        candidate = similarity > best[:, -1:]
+    for row in np.flatnonzero(candidate.any(axis=1)):
+        columns = np.flatnonzero(candidate[row])
+        scores = np.concatenate([best[row], similarity[row, columns]])
+        order = np.argsort(-scores, kind="stable")[:count]
+        best[row] = scores[order]
+        index[row] = np.concatenate([index[row], columns + offset])[order]
+
+
+def _check_length(rows: np.ndarray | torch.Tensor, length: int, path: Path) -> None:
+    if rows.shape[1] != length:
+        raise SamfeatError(
+            f"{path}: descriptors of {rows.shape[1]} and of {length} values; "
+            "extract all images alike"
+        )
 
 
 def _descriptors(file: h5py.File, names: list[str], path: Path) -> np.ndarray:
