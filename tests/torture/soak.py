@@ -29,6 +29,7 @@ def soak(folder: Path, images: int, every: float, tally: Tally) -> None:
     lost: list[str] = []
     while done < images:
         city = City(folder / f"city-{number:04d}", images=40, size=(640, 480), seed=number)
+        shutil.rmtree(city.folder, ignore_errors=True)
         city.prepare(STAGES)
         for name in STAGES:
             stage, output = city.stage(name), city.folder / "soaked" / name
