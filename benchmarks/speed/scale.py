@@ -71,6 +71,10 @@ def main(
     listed = sizes.split(",")
     log = outputs / "measured.jsonl"
     done = _measured(log, keypoints)
+    for size in listed:  # a city whose files are gone, half measured, begins anew
+        keys = [(float(size), name) for name in STAGES]
+        if not (outputs / f"city-{size}" / WHOLE).is_file() and not done.keys() >= set(keys):
+            done = {key: entry for key, entry in done.items() if key not in keys}
     found: list[dict[str, Any]] = []
     steps = [(size, name) for size in listed for name in STAGES]
     with tqdm(total=len(steps), desc="stages") as progress:
@@ -158,7 +162,7 @@ def write_city(aachen: Path, work: Path, size: float) -> None:
     images = list(dict.fromkeys(name for _, name in listed)) if size < 1 else everything
     kept_images = set(images)
     listed_db = pairs.read_pairs(aachen / "image_pairs_to_match_v1_1.txt")
-    of_database = [pair for pair in listed_db if kept_images.issuperset(pair)]
+    of_database = pairs.unique_pairs([p for p in listed_db if kept_images.issuperset(p)])
     copies = max(1, round(size))
     prefixes = ["", *(f"copy{i}/" for i in range(1, copies))]
     _write_pairs(work / "pairs-query.txt", listed, prefixes)

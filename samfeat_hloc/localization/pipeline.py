@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from ..errors import SamfeatError
@@ -32,6 +33,10 @@ logger = logging.getLogger(__name__)
 
 ENGINES = ("native", "hloc")
 VLAD = "vlad"
+STAGES = (
+    "features", "pairs-db", "matches-db", "map", "global-descriptors", "pairs-query",
+    "matches-query", "places", "localize",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,7 @@ class _Clock:
     """Times the stages; one whose output is as old as before was skipped."""
 
     stages: list[StageSummary] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
 
     @contextmanager
     def stage(self, name: str, output: Path) -> Iterator[dict[str, Any]]:
@@ -148,6 +154,32 @@ class _Clock:
         seconds = time.perf_counter() - start
         skipped = before is not None and _modified(output) == before
         self.stages.append(StageSummary(name, seconds, skipped, figures))
+
+
+@contextmanager
+def _beside(work: Callable[[], None], name: str) -> Iterator[None]:
+    """Do ``work`` in a thread beside the block, at whose end it is waited for; its error is raised.
+
+    Where the block fails, the thread is waited for too, but not where the user interrupts it.
+    """
+    failed: list[BaseException] = []
+
+    def go() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = Thread(target=go, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    except Exception:
+        thread.join()
+        raise
+    thread.join()
+    if failed:
+        raise failed[0]
 
 
 def run(
@@ -205,18 +237,26 @@ def run(
     figures.update(count_matches(matches_db))
 
     map_dir = outputs / "map"
-    with clock.stage("map", map_dir) as figures:
-        engine.mapping(
-            dataset.reference_model, dataset.image_dir, pairs_db, feature_file, matches_db,
-            map_dir, **again,
-        )  # fmt: skip
-    figures.update(map_figures(map_dir))
 
-    pairs_query = _query_pairs(engine, options, dataset, outputs, feature_file, given_query, clock)
-    matches_query = outputs / "matches-query.h5"
-    with clock.stage("matches-query", matches_query) as figures:
-        engine.matches(pairs_query, feature_file, matches_query, config=config, **spread, **again)
-    figures.update(count_matches(matches_query))
+    def make_map() -> None:
+        with clock.stage("map", map_dir) as figures:
+            engine.mapping(
+                dataset.reference_model, dataset.image_dir, pairs_db, feature_file, matches_db,
+                map_dir, **again,
+            )  # fmt: skip
+        figures.update(map_figures(map_dir))
+
+    # retrieval and matching of the queries need no map, and COLMAP one processor most of the time
+    with _beside(make_map, "map"):
+        pairs_query = _query_pairs(
+            engine, options, dataset, outputs, feature_file, given_query, clock
+        )
+        matches_query = outputs / "matches-query.h5"
+        with clock.stage("matches-query", matches_query) as figures:
+            engine.matches(
+                pairs_query, feature_file, matches_query, config=config, **spread, **again
+            )
+        figures.update(count_matches(matches_query))
 
     pairs_used = pairs_query
     if options.places:
@@ -245,7 +285,8 @@ def run(
         engine=options.engine,
         conf=options.conf,
         weights_sha256=model.weights_sha256,
-        stages=clock.stages,
+        stages=sorted(clock.stages, key=lambda stage: STAGES.index(stage.name)),
+        seconds=time.perf_counter() - clock.started,
         evaluation=None if evaluation is None else evaluation.as_json(),
     )
     write_atomically(outputs / "summary.json", json.dumps(summary.as_json(), indent=1) + "\n")

@@ -53,18 +53,18 @@ class StageSummary:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """All stages of a run, what it was made with, and the evaluation where there is one."""
+    """All stages of a run, what it was made with, and the evaluation where there is one.
+
+    ``seconds`` are of the whole run, less than the sum where stages ran side by side.
+    """
 
     dataset: str
     engine: str
     conf: str
     weights_sha256: str
     stages: Sequence[StageSummary]
+    seconds: float
     evaluation: dict[str, Any] | None = None
-
-    @property
-    def seconds(self) -> float:
-        return sum(stage.seconds for stage in self.stages)
 
     def table(self) -> str:
         """Aligned text: stage, seconds, figures."""
