@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -22,6 +23,7 @@ from ..errors import SamfeatError
 logger = logging.getLogger(__name__)
 
 RAY = "ray"
+_LOCAL = "local"  # Ray's word for an instance of its own
 _RETRIES = 3  # of a batch whose worker dies; one that kills its worker each time has to end
 _AHEAD = 2  # tasks a processor that are handed out: enough that none waits for the driver
 _ROUNDS = 4  # least batches a processor, so that all end at about the same time
@@ -35,8 +37,9 @@ class Cluster:
     """Processors and GPUs that Ray gives; a context manager that connects when first needed.
 
     Arguments:
-        address: of a cluster that runs; None for the environment's RAY_ADDRESS, else one that was
-            started on this machine (``ray start``), else Ray is started here for this run.
+        address: ``host:port`` of a cluster that runs, or ``auto`` for one that ``ray start`` has
+            started on this machine. None for the environment's RAY_ADDRESS; without that Ray is
+            started here for this run.
 
     Raises:
         SamfeatError: Ray is not installed; on first use, it does not start or answer.
@@ -140,12 +143,15 @@ class Cluster:
         if not self._ray.is_initialized():
             # Ray reports its use over the network unless told not to.
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            address = self.address or os.environ.get("RAY_ADDRESS") or _LOCAL
             try:
-                self._ray.init(address=self.address, logging_level=logging.WARNING)
+                _reach(address)
+                self._ray.init(address=address, logging_level=logging.WARNING)
             except Exception as error:  # Ray raises bare ones too
-                where = self.address or os.environ.get("RAY_ADDRESS")
-                what = f"no cluster answers at {where}" if where else "Ray does not start"
-                mend = "give the address of one that runs" if where else "see the logs in /tmp/ray"
+                what, mend = "Ray does not start", "see the logs in /tmp/ray"
+                if address != _LOCAL:
+                    what = f"no cluster answers at {address}"
+                    mend = "give the address of one that runs, and RAY_AUTH_MODE=token if it asks"
                 why = _first_line(error)
                 raise SamfeatError(f"--workers ray: {what} ({why}); {mend}") from None
             self._owned = True
@@ -190,6 +196,13 @@ def _perform(key: str, held: list[Any], task: Any) -> Any:
         _held = ("", None)  # frees the last stage's before the next is there
         _held = (key, import_module(RAY).get(held[0]))
     return _held[1](task)
+
+
+def _reach(address: str) -> None:
+    """Raise an OSError where nothing listens; Ray itself would try again for many minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "://" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _first_line(error: BaseException) -> str:
