@@ -28,6 +28,7 @@ from samfeat_hloc.training.homographies import (
 )
 from samfeat_hloc.training.homography_pairs import make_pairs
 from samfeat_hloc.training.pairs import PairOptions
+from samfeat_hloc.training.photos import PhotoSet
 from samfeat_hloc.training.recipe import read_recipe
 from samfeat_hloc.training.trainer import learning_rate_at, train
 
@@ -347,6 +348,11 @@ def test_recipes_are_checked_before_the_first_step(photo_folder: Path, tmp_path:
         (RECIPE, ["data.images=x", "train.steps=many"], "steps"),
         (RECIPE, ["data.images=x", "train.steps=0"], "train.steps: 0 is not possible"),
         (RECIPE, ["data.images=x", "train.schedule=steep"], "linear or cosine"),
+        (RECIPE, ["data.images=x", "train.precision=half"], "auto or full"),
+        (RECIPE, ["data.images=x", "homographies.zoom=[1.2,0.7]"], "the smallest and the largest"),
+        (RECIPE, ["data.images=x", "posed.scale=0.5"], "posed.scale: 0.5 is not possible"),
+        (RECIPE, ["data.images=x", "data.mix.homographies=-1"], "data.mix.homographies"),
+        (RECIPE, ["data.images=x", "losses.detection=1", "data.depth=y"], "data.model is missing"),
         (RECIPE, ["data.images=x", "pairs.crop=100"], "multiple of 16"),
         (RECIPE, ["data.model=x"], "data.images is missing"),
         (CONFIGS / "samfeat.yaml", ["data.images=x"], "losses.asrd needs a teacher"),

@@ -57,9 +57,6 @@ def open_data(recipe: Recipe, device: torch.device) -> TrainingData:
         photos = PhotoFolder.open(data.images)
         if held_back is None:
             photos, held_back = photos.split()
-        if mix.homographies:
-            source = _homographies(recipe, photos, teacher, labels)
-            sources.append((source, mix.homographies))
     if data.model and data.images and mix.model:
         posed = PosedSource.open(
             data.model, data.images, data.depth, teacher, recipe.posed, labels=labels
@@ -77,6 +74,10 @@ def open_data(recipe: Recipe, device: torch.device) -> TrainingData:
         made = SyntheticSource.open(data.synthetic, recipe.train.seed, options=recipe.posed)
         sources.append((made, mix.synthetic))
         taught_by.append("the generated scenes' geometry")
+    if data.images and mix.homographies:
+        # Last, as packing takes longest, but the first among the sources.
+        source = _homographies(recipe, photos, teacher, labels)
+        sources.insert(0, (source, mix.homographies))
     if not sources:
         raise SamfeatError("data.mix: no source of pairs is left; give one a weight above 0")
     fixed = None

@@ -16,6 +16,7 @@ from .posed_views import PosedOptions
 
 SCHEDULES = ("linear", "cosine")
 EDGE_LOSSES = ("mse", "bce")
+PRECISIONS = ("auto", "full")
 SHIPPED = "shipped"  # start_from: the checkpoint that comes with the package
 
 _LEAST = {
@@ -94,7 +95,8 @@ class LoopOptions:
     and falls to 0 over the last share decay of all steps, linearly or as a cosine (schedule).
     weight_decay: Adam's. clip: the largest gradient norm. ema: how much of the averaged weights a
     step keeps, such as 0.999; 0 does without, else the averaged weights are validated and shipped.
-    keep: so many of the last checkpoints stay beside the newest and the best."""
+    keep: so many of the last checkpoints stay beside the newest and the best. precision: "auto"
+    takes bfloat16 for the network where the device is fast at it, "full" float32 everywhere."""
 
     steps: int = 3000
     batch: int = 8
@@ -110,6 +112,7 @@ class LoopOptions:
     save_every: int = 100
     validate_every: int = 200
     keep: int = 0
+    precision: str = "auto"
 
 
 @dataclass
@@ -199,6 +202,8 @@ def _check(recipe: Recipe, path: Path) -> None:
                 refuse(key, value, f"a number from {least}")
     if loop.schedule not in SCHEDULES:
         refuse("train.schedule", loop.schedule, " or ".join(SCHEDULES))
+    if loop.precision not in PRECISIONS:
+        refuse("train.precision", loop.precision, " or ".join(PRECISIONS))
     if not 0 <= loop.ema < 1:
         refuse("train.ema", loop.ema, "a share in [0, 1)")
     if not 0 < loop.decay <= 1:
@@ -220,6 +225,8 @@ def _check(recipe: Recipe, path: Path) -> None:
         )
     if data.model and not data.images:
         raise SamfeatError(f"{path}: data.images is missing; data.model needs its images' folder")
+    if data.depth and not data.model:
+        raise SamfeatError(f"{path}: data.model is missing; data.depth holds its depth maps")
     needing = recipe.losses.needs_teacher()
     if needing and not (data.teacher or data.mtldesc or data.synthetic):
         raise SamfeatError(

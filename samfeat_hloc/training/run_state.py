@@ -100,6 +100,8 @@ def recipe_hash(recipe: Recipe) -> str:
         del values["data"]["validation_pairs"]
     if recipe.posed == PosedOptions():
         del values["posed"]
+    if recipe.train.precision == "auto":
+        del values["train"]["precision"]
     parts = {name: part for name, part in values["network"].items() if part is not None}
     values["network"] = {"edge_attention": True, **parts}
     for name in ("steps", "decay", "log_every", "save_every", "validate_every", "keep"):

@@ -133,7 +133,8 @@ def training_step(
     with clock.measure("forward"):
         images = torch.cat([batch.image0, batch.image1]) * 2 - 1
         images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device)):
+        half = recipe.train.precision == "auto" and fast_bfloat16(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
             maps = model(images)
         parts = batch_losses(maps, batch, recipe.losses)
         loss = total_loss(parts, recipe.losses)
