@@ -31,9 +31,10 @@ class ExtractOptions:
 
     resize: bring the longer side down to so many pixels; None keeps the size.
     resize_force: also bring a smaller image up to that size.
-    scales: look at the image at these scales of that size and keep the best keypoints of all. Each
-        costs its square in time: (1.0, 1.5) is 3.25 times (1.0,), and places small photos' points
-        several times as often within a pixel.
+    scales: look at the image at these scales of that size, without those that make it larger than
+        ``resize``, and keep the best keypoints of all. Each costs its square in time. Smaller
+        scales find what another photo shows from farther away; larger ones place small photos'
+        points more exactly.
     max_keypoints: the best so many; None for all.
     detection_threshold: least keypoint score, in (0, 1).
     nms_radius: no two keypoints closer than this, in pixels of the resized image.
@@ -182,7 +183,7 @@ def extract_batch(
 def detect_and_describe(
     model: Network, image: Tensor, options: ExtractOptions
 ) -> list[dict[str, Tensor]]:
-    """Keypoints and descriptors of a batch at the size it has; ``resize`` plays no part.
+    """Keypoints and descriptors of a batch at the size it has; ``resize`` only bounds ``scales``.
 
     Arguments:
         model: the network.
@@ -193,9 +194,11 @@ def detect_and_describe(
         For each image a dict of float32 tensors: ``keypoints`` (N, 2) xy in its pixels,
         ``keypoint_scores`` (N,), ``descriptors`` (128, N).
     """
-    if options.scales == (1.0,):
+    largest = options.resize / max(image.shape[-2:]) if options.resize else np.inf
+    scales = [scale for scale in options.scales if scale <= max(1.0, largest)] or [1.0]
+    if scales == [1.0]:
         return _at_one_scale(model, image, options)
-    found = [_at_scale(model, image, scale, options) for scale in options.scales]
+    found = [_at_scale(model, image, scale, options) for scale in scales]
     return [
         _best_of(list(of_image), options.max_keypoints) for of_image in zip(*found, strict=True)
     ]

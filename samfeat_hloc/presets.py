@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from .extract import RELEASE_DEFAULTS, ExtractOptions
 
-# The image at its size and enlarged: several times as many points within a pixel of their place,
-# for 3.25 times the time.
-MULTISCALE = (1.0, 1.5)
+# For other distances and, where an image is smaller than the preset's size, for exact places: 1.7
+# times the time at that size.
+MULTISCALE = (0.5, 0.7, 1.0, 1.4)
 
 PRESETS: dict[str, ExtractOptions] = {
     # Aachen Day-Night as hloc's own configurations run it.
     "samfeat_aachen": ExtractOptions(resize=1024, max_keypoints=4096),
-    # The most accurate one for photos of some 1,000 pixels.
+    # The most accurate one.
     "samfeat_multiscale": ExtractOptions(resize=1024, max_keypoints=4096, scales=MULTISCALE),
     # Every image at 1600 px, smaller ones enlarged.
     "samfeat_max": ExtractOptions(resize=1600, resize_force=True, max_keypoints=4096),

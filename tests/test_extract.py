@@ -204,6 +204,28 @@ def test_scales_bring_points_back_to_their_place() -> None:
     np.testing.assert_allclose(sorted(map(tuple, found["keypoints"])), expected, atol=0.02)
 
 
+def test_scales_never_go_beyond_the_size_asked_for() -> None:
+    seen: list[int] = []
+
+    class Recorder(Blobs):
+        def encode(self, image: Tensor) -> SimpleNamespace:
+            seen.append(max(image.shape[-2:]))
+            return super().encode(image)
+
+    def sides(length: int, resize: int | None, scales: tuple[float, ...]) -> list[int]:
+        seen.clear()
+        image = np.full((length // 2, length, 3), 90, np.uint8)
+        options = ExtractOptions(resize=resize, scales=scales)
+        extract_batch(Recorder([(20.0, 20.0)]), [image], options)
+        return list(seen)
+
+    assert sides(320, 320, (0.5, 1.0, 1.5)) == [160, 320]
+    assert sides(640, 320, (0.5, 1.0, 1.5)) == [160, 320]
+    assert sides(160, 320, (0.5, 1.0, 1.5)) == [80, 160, 240]
+    assert sides(320, None, (1.0, 1.5)) == [320, 480]
+    assert sides(320, 320, (1.5,)) == [320]
+
+
 def test_scales_share_the_keypoints(model: SAMFeat, photo: np.ndarray) -> None:
     def extract(*scales: float) -> dict[str, np.ndarray]:
         return extract_batch(model, [photo], ExtractOptions(max_keypoints=300, scales=scales))[0]

@@ -36,6 +36,7 @@ from samfeat_hloc.localization.poses import Pose
 from samfeat_hloc.localization.textlines import write_atomically
 from samfeat_hloc.network import SAMFeat
 from samfeat_hloc.pair_pictures import RIGHT_WITHIN, matches_figure
+from samfeat_hloc.presets import MULTISCALE
 from samfeat_hloc.scenes.city import City, build_city
 from samfeat_hloc.scenes.demo import Shot, plan_shots
 from samfeat_hloc.scenes.lighting import (
@@ -79,7 +80,7 @@ def main(
     """Measure and draw how far SAMFeat's matches reach."""
     model = SAMFeat.from_pretrained(weights)
     plain = ExtractOptions(max_keypoints=KEYPOINTS)
-    several = replace(plain, scales=(1.0, 1.5))
+    several = replace(plain, resize=1024, scales=MULTISCALE)
     city = build_city(seed)
     lit = {"day": illuminate(city, DAY, seed), "night": illuminate(city, NIGHT, seed)}
     step = -(-40 // places)
