@@ -31,10 +31,10 @@ class ExtractOptions:
 
     resize: bring the longer side down to so many pixels; None keeps the size.
     resize_force: also bring a smaller image up to that size.
-    scales: look at the image at these scales of that size, without those that make it larger than
-        ``resize``, and keep the best keypoints of all. Each costs its square in time. Smaller
-        scales find what another photo shows from farther away; larger ones place small photos'
-        points more exactly.
+    scales: look at the image at these scales of that size and keep the best keypoints of all. Each
+        costs its square in time. Smaller scales find what another photo shows from farther away;
+        larger ones place small photos' points more exactly.
+    scales_up_to: without the scales that make the longer side larger than so many pixels.
     max_keypoints: the best so many; None for all.
     detection_threshold: least keypoint score, in (0, 1).
     nms_radius: no two keypoints closer than this, in pixels of the resized image.
@@ -52,6 +52,7 @@ class ExtractOptions:
     resize: int | None = None
     resize_force: bool = False
     scales: tuple[float, ...] = (1.0,)
+    scales_up_to: int | None = None
     max_keypoints: int | None = 4096
     detection_threshold: float = 0.05
     nms_radius: int = 2
@@ -73,6 +74,8 @@ class ExtractOptions:
         object.__setattr__(self, "scales", tuple(self.scales))
         if not self.scales or not all(0.1 <= scale <= 4 for scale in self.scales):
             refuse("scales", "scales between 0.1 and 4, such as (1.0, 1.5)")
+        if self.scales_up_to is not None and self.scales_up_to < 16:
+            refuse("scales_up_to", "a size in pixels from 16, or None")
         if self.official and self.scales != (1.0,):
             refuse("scales", "(1.0,), the release's, or leave official out")
         if self.max_keypoints is not None and self.max_keypoints < 1:
@@ -183,7 +186,7 @@ def extract_batch(
 def detect_and_describe(
     model: Network, image: Tensor, options: ExtractOptions
 ) -> list[dict[str, Tensor]]:
-    """Keypoints and descriptors of a batch at the size it has; ``resize`` only bounds ``scales``.
+    """Keypoints and descriptors of a batch at the size it has; ``resize`` plays no part.
 
     Arguments:
         model: the network.
@@ -194,7 +197,8 @@ def detect_and_describe(
         For each image a dict of float32 tensors: ``keypoints`` (N, 2) xy in its pixels,
         ``keypoint_scores`` (N,), ``descriptors`` (128, N).
     """
-    largest = options.resize / max(image.shape[-2:]) if options.resize else np.inf
+    limit = options.scales_up_to
+    largest = np.inf if limit is None else limit / max(image.shape[-2:])
     scales = [scale for scale in options.scales if scale <= max(1.0, largest)] or [1.0]
     if scales == [1.0]:
         return _at_one_scale(model, image, options)

@@ -12,7 +12,9 @@ PRESETS: dict[str, ExtractOptions] = {
     # Aachen Day-Night as hloc's own configurations run it.
     "samfeat_aachen": ExtractOptions(resize=1024, max_keypoints=4096),
     # The most accurate one.
-    "samfeat_multiscale": ExtractOptions(resize=1024, max_keypoints=4096, scales=MULTISCALE),
+    "samfeat_multiscale": ExtractOptions(
+        resize=1024, max_keypoints=4096, scales=MULTISCALE, scales_up_to=1024
+    ),
     # Every image at 1600 px, smaller ones enlarged.
     "samfeat_max": ExtractOptions(resize=1600, resize_force=True, max_keypoints=4096),
     # For live localization.

@@ -212,10 +212,10 @@ def test_scales_never_go_beyond_the_size_asked_for() -> None:
             seen.append(max(image.shape[-2:]))
             return super().encode(image)
 
-    def sides(length: int, resize: int | None, scales: tuple[float, ...]) -> list[int]:
+    def sides(length: int, up_to: int | None, scales: tuple[float, ...]) -> list[int]:
         seen.clear()
         image = np.full((length // 2, length, 3), 90, np.uint8)
-        options = ExtractOptions(resize=resize, scales=scales)
+        options = ExtractOptions(resize=up_to, scales=scales, scales_up_to=up_to)
         extract_batch(Recorder([(20.0, 20.0)]), [image], options)
         return list(seen)
 

@@ -80,7 +80,7 @@ def main(
     """Measure and draw how far SAMFeat's matches reach."""
     model = SAMFeat.from_pretrained(weights)
     plain = ExtractOptions(max_keypoints=KEYPOINTS)
-    several = replace(plain, resize=1024, scales=MULTISCALE)
+    several = replace(plain, scales=MULTISCALE, scales_up_to=1024)
     city = build_city(seed)
     lit = {"day": illuminate(city, DAY, seed), "night": illuminate(city, NIGHT, seed)}
     step = -(-40 // places)

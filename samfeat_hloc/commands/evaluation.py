@@ -238,7 +238,7 @@ def extract_options(
     if official:
         keywords["official"] = True
     if multiscale:
-        keywords["scales"] = MULTISCALE
+        keywords |= {"scales": MULTISCALE, "scales_up_to": resize}
     return ExtractOptions.from_keywords(keywords)
 
 
