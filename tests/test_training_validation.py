@@ -115,3 +115,17 @@ def test_keys_that_came_later_keep_earlier_runs_resumable(photos: Path, tmp_path
     assert digest("data.packed=z") == digest("posed.zoom=0.8") == digest()
     assert digest("posed.zoom=0.9") != digest()
     assert digest("data.validation_pairs=z") != digest()
+
+
+def test_another_recipe_is_refused_with_what_differs(photos: Path, tmp_path: Path) -> None:
+    arguments = small(photos, tmp_path / "run", "train.steps=1", "train.validate_every=9")
+    train(read_recipe(RECIPE, arguments))
+    # The resolved recipe is a recipe: it goes on with the run, here to its second step.
+    saved = tmp_path / "run" / "config.yaml"
+    assert "!!" not in saved.read_text()
+    train(read_recipe(saved, ["train.steps=2"]))
+    assert (tmp_path / "run" / "log.jsonl").read_text().count("\n") == 2
+    with pytest.raises(
+        SamfeatError, match=r"another recipe \(pairs\.night: 0\.35 then, 0\.1 now\)"
+    ):
+        train(read_recipe(saved, ["pairs.night=0.1", "train.steps=3"]))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from .. import checkpoints
@@ -27,6 +28,8 @@ from .recipe import Recipe
 STATE = "state.pt"
 NEWEST = "samfeat.safetensors"
 BEST = "best.safetensors"
+CONFIG = "config.yaml"
+_MAY_CHANGE = ("steps", "decay", "log_every", "save_every", "validate_every", "keep")
 
 
 @dataclass
@@ -79,8 +82,8 @@ def load_state(
         ) from None
     if not same:
         raise SamfeatError(
-            f"{path}: is of a run with another recipe ({folder / 'config.yaml'}); choose another"
-            " output, or start_from its checkpoint"
+            f"{path}: is of a run with another recipe ({_what_differs(folder, recipe)}); choose"
+            " another output, or start_from its checkpoint"
         )
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
@@ -93,7 +96,7 @@ def load_state(
 def recipe_hash(recipe: Recipe) -> str:
     """Of all that decides the weights: not how often is logged, saved and validated, nor how long
     the run is planned to be (a run may be shortened or prolonged), nor where pixels are kept."""
-    values = json.loads(json.dumps(asdict(recipe), default=str))
+    values = plain(recipe)
     del values["output"], values["data"]["packed"]
     # Later than the first runs' states, which stay valid: what has its default is not counted.
     if recipe.data.validation_pairs is None:
@@ -104,9 +107,40 @@ def recipe_hash(recipe: Recipe) -> str:
         del values["train"]["precision"]
     parts = {name: part for name, part in values["network"].items() if part is not None}
     values["network"] = {"edge_attention": True, **parts}
-    for name in ("steps", "decay", "log_every", "save_every", "validate_every", "keep"):
+    for name in _MAY_CHANGE:
         del values["train"][name]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as sections of plain values, paths as text."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(recipe), default=str))
+    return values
+
+
+def _what_differs(folder: Path, recipe: Recipe) -> str:
+    """The keys whose values are others than those that the run folder's recipe has."""
+    path = folder / CONFIG
+    try:
+        known = OmegaConf.to_container(OmegaConf.load(path))
+        before = json.loads(json.dumps(known, default=str))
+        differing = [
+            f"{key}: {before_value} then, {value} now"
+            for key, value in _flat(plain(recipe)).items()
+            if (before_value := _flat(before).get(key, value)) != value
+            and key not in ("output", "data.packed", *(f"train.{n}" for n in _MAY_CHANGE))
+        ]
+    except Exception:  # a help only: whatever is wrong with the file
+        return str(path)
+    return ", ".join(differing) or str(path)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
+    return flat
 
 
 def save_weights(

@@ -32,7 +32,7 @@ from .data import open_data
 from .journal import Journal
 from .pairs import PairBatch
 from .recipe import SHIPPED, LoopOptions, LossOptions, Recipe
-from .run_state import NEWEST, load_state, save_state, save_weights
+from .run_state import CONFIG, NEWEST, load_state, plain, save_state, save_weights
 from .sources import batches_ahead
 
 
@@ -184,7 +184,7 @@ def _train(recipe: Recipe, device: torch.device, rank: int, world: int) -> Path:
     parallel = processes.in_parallel(model, device, world)
     shipped = model if averaged is None else cast(SAMFeat, averaged.module)
     if rank == 0:
-        OmegaConf.save(OmegaConf.structured(recipe), output / "config.yaml")
+        OmegaConf.save(OmegaConf.create(plain(recipe)), output / CONFIG)
         tqdm.write(
             f"{output}: {loop.batch * world} pairs a step on {world} {device.type} device(s)"
         )
