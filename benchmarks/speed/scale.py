@@ -112,8 +112,11 @@ def main(
 
 def _measured(log: Path, keypoints: int) -> dict[tuple[float, str], dict[str, Any]]:
     """What an earlier run has measured with as many keypoints, by size and stage."""
-    lines = log.read_text().splitlines() if log.is_file() else []
-    entries = [json.loads(text) for text in lines if text.endswith("}")]  # a kill may cut the last
+    lines = log.read_text().splitlines(keepends=True) if log.is_file() else []
+    if lines and not lines[-1].endswith("\n"):  # a kill has cut it
+        lines.pop()
+        write_atomically(log, "".join(lines))
+    entries = [json.loads(text) for text in lines]
     return {(e["size"], e["stage"]): e for e in entries if e["keypoints"] == keypoints}
 
 

@@ -157,11 +157,18 @@ class _Clock:
 
 
 @contextmanager
-def _beside(work: Callable[[], None], name: str) -> Iterator[None]:
+def _beside(work: Callable[[], None], name: str, *, wait: bool) -> Iterator[None]:
     """Do ``work`` in a thread beside the block, at whose end it is waited for; its error is raised.
 
     Where the block fails, the thread is waited for too, but not where the user interrupts it.
+
+    Args:
+        wait: do it before the block.
     """
+    if wait:
+        work()
+        yield
+        return
     failed: list[BaseException] = []
 
     def go() -> None:
@@ -246,8 +253,9 @@ def run(
             )  # fmt: skip
         figures.update(map_figures(map_dir))
 
-    # retrieval and matching of the queries need no map, and COLMAP one processor most of the time
-    with _beside(make_map, "map"):
+    # Retrieval and matching of the queries need no map, and COLMAP one processor most of the time.
+    # hloc's modules are changed while they run, and so run alone.
+    with _beside(make_map, "map", wait=options.engine == "hloc"):
         pairs_query = _query_pairs(
             engine, options, dataset, outputs, feature_file, given_query, clock
         )
