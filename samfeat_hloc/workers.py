@@ -160,7 +160,7 @@ def next_result(
             raise
         why = " ".join(f"{type(error).__name__}: {error}".split())
         raise SamfeatError(
-            f"{name or what}: {what} failed there ({why}); what is finished is kept; leave it out,"
+            f"{f'{name}: ' if name else ''}{what} failed there ({why}); what is finished is kept; leave it out,"
             " or report this"
         ) from error
 

@@ -264,3 +264,24 @@ def test_killed_and_run_again(tmp_path: Path) -> None:
     matches.main(pairs, features, killed)
     assert_equal(killed, whole)
     assert not (tmp_path / "killed.h5.parts").exists()
+
+
+def test_a_pair_that_fails_unforeseen_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"db/{i}.jpg" for i in range(4)]
+    features = write_features(tmp_path / "f.h5", dict.fromkeys(names, 100))
+    pairs = write_pairs(tmp_path / "p.txt", [(names[0], name) for name in names[1:]])
+    match, asked = matches._match, []
+
+    def fail_at_the_last(*arguments: object) -> object:
+        asked.append(1)
+        if len(asked) == 3:
+            raise LookupError("nobody foresaw this")
+        return match(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(matches, "_match", fail_at_the_last)
+    message = r"db/\d\.jpg db/\d\.jpg: matching failed there \(LookupError: nobody foresaw this\)"
+    with pytest.raises(SamfeatError, match=message):
+        matches.main(pairs, features, tmp_path / "m.h5", workers=2, device="cpu")
+    assert list((tmp_path / "m.h5.parts").iterdir())  # the others are kept

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from samfeat_hloc import matching
+from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.localization.matches import MatchConfig, match_many
 from samfeat_hloc.matching import nearest_neighbours
 
@@ -122,5 +123,5 @@ def test_pairs_side_by_side_come_in_their_order(config: MatchConfig) -> None:
 def test_an_error_in_a_pair_ends_the_others() -> None:
     good = (torch.eye(4), torch.eye(4))
     bad = (torch.eye(4), torch.eye(5))
-    with pytest.raises(RuntimeError):
-        list(match_many([good, bad, *[good] * 20], MatchConfig(), workers=2))
+    with pytest.raises(SamfeatError, match="^b: matching failed there .RuntimeError: "):
+        list(match_many([good, bad, *[good] * 20], MatchConfig(), workers=2, names=["a", "b"]))

@@ -6,6 +6,7 @@ import logging
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -178,18 +179,23 @@ class _Matching:
         self, listed: Sequence[tuple[str, str]], *, workers: int | None
     ) -> Iterator[dict[str, Group]]:
         descriptors = (_descriptors(a, self._cache0, b, self._cache1) for a, b in listed)
-        found = match_many(descriptors, self.config, workers=workers)
+        names = (f"{a} {b}" for a, b in listed)
+        found = match_many(descriptors, self.config, workers=workers, names=names)
         for pair, group in zip(listed, found, strict=True):
             yield {pair_name(*pair): group}
 
 
 def match_many(
-    pairs: Iterable[tuple[Tensor, Tensor]], config: MatchConfig, *, workers: int | None = None
-) -> Iterator[Group]:
+    pairs: Iterable[tuple[Tensor, Tensor]], config: MatchConfig, *, workers: int | None = None,
+    names: Iterable[str] = (),
+) -> Iterator[Group]:  # fmt: skip
     """Match pairs of descriptors (D, N0), (D, N1), a few at a time; groups come in their order.
 
     On a CPU each pair has one thread: several pairs side by side share no step, while several
     threads in one pair wait for each other after each.
+
+    Arguments:
+        names: of the pairs, for messages.
     """
     threads = torch.get_num_threads()
     workers = workers or threads
@@ -199,7 +205,10 @@ def match_many(
         return
     try:
         with Workers(workers, "matching", start=lambda: torch.set_num_threads(1)) as pool:
-            yield from pool.map(lambda pair: _match(*pair, config), pairs)
+            named = zip(pairs, chain(names, repeat("")), strict=False)
+            yield from pool.map(
+                lambda item: _match(*item[0], config), named, name=lambda item: item[1]
+            )
     finally:
         torch.set_num_threads(threads)  # of threads that start later
 
