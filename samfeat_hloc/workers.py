@@ -159,9 +159,10 @@ def next_result(
         if cause_of(error) is not None:
             raise
         why = " ".join(f"{type(error).__name__}: {error}".split())
+        place = f"{name}: " if name else ""
         raise SamfeatError(
-            f"{f'{name}: ' if name else ''}{what} failed there ({why}); what is finished is kept; leave it out,"
-            " or report this"
+            f"{place}{what} failed there ({why}); what is finished is kept; leave it out, or report"
+            " this"
         ) from error
 
 
