@@ -33,7 +33,7 @@ from .gzip_array import read_unpacked
 
 logger = logging.getLogger(__name__)
 
-SEGMENT_BYTES = 64 << 20
+SEGMENT_BYTES = 16 << 20
 SEGMENT_SECONDS = 10.0
 MOST_VALUES = 1 << 28  # of one array that is read: 1 GB of float32
 SOURCE = "source"  # attribute of a group: what it was made from
