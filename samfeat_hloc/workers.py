@@ -149,7 +149,7 @@ def next_result(
             f" kept, run the same command again (with a larger {PATIENCE}, in seconds, where it"
             " is only slow)"
         )
-    future = done.pop()
+    future = next(future for future in waiting if future in done)  # no failure before a result
     name = waiting.pop(future)
     try:
         return future.result()
