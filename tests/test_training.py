@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from samfeat_hloc.cli import app
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.network import SAMFeat
-from samfeat_hloc.training import ablation, corners, losses
+from samfeat_hloc.training import ablation, corners, losses, trainer
 from samfeat_hloc.training.homographies import (
     HomographyOptions,
     homography_from_points,
@@ -29,7 +29,7 @@ from samfeat_hloc.training.homographies import (
 from samfeat_hloc.training.homography_pairs import make_pairs
 from samfeat_hloc.training.pairs import PairOptions
 from samfeat_hloc.training.photos import PhotoSet
-from samfeat_hloc.training.recipe import read_recipe
+from samfeat_hloc.training.recipe import SHIPPED, NetworkOptions, Recipe, read_recipe
 from samfeat_hloc.training.trainer import learning_rate_at, train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -335,6 +335,22 @@ def test_ablation(photo_folder: Path, cache: Path, tmp_path: Path) -> None:
     assert (tmp_path / "ablation.md").read_text().count("\n") == 7
     # What is done is not done again.
     assert [row.memory for row in ablation.ablate(recipe)] == [row.memory for row in rows]
+
+
+def test_the_recipe_decides_which_parts_a_start_keeps() -> None:
+    def parts(**network: bool) -> list[bool]:
+        recipe = Recipe(output=Path("x"), start_from=Path(SHIPPED))
+        recipe.network = NetworkOptions(**network)
+        model = trainer._first_weights(recipe)
+        shipped = SAMFeat.from_pretrained(device="cpu").state_dict()
+        kept = model.state_dict()
+        assert all(torch.equal(kept[name], shipped[name]) for name in kept if name in shipped)
+        return [model.edge_attention is not None, model.context is not None]
+
+    config = SAMFeat.from_pretrained(device="cpu").config
+    assert parts() == [config["edge_attention"], config.get("context", False)]
+    assert parts(edge_attention=True, context=False) == [True, False]
+    assert parts(edge_attention=False, context=True) == [False, True]
 
 
 def test_recipes_are_checked_before_the_first_step(photo_folder: Path, tmp_path: Path) -> None:

@@ -84,9 +84,15 @@ class DataOptions:
 
 @dataclass
 class NetworkOptions:
-    """The network's parts. edge_attention: the paper's edge attention guidance."""
+    """The network's parts; null takes what ``start_from`` has, or else what the paper has.
 
-    edge_attention: bool = True
+    edge_attention: the paper's edge attention guidance. context: a wider view at 1/16 of the
+    image, not in the paper. A start that lacks a part gets it with random weights; one that has
+    more leaves it behind.
+    """
+
+    edge_attention: bool | None = None
+    context: bool | None = None
 
 
 @dataclass

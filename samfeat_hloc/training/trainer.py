@@ -273,10 +273,17 @@ def describe(recipe: Recipe, progress: Any, teacher: str, world: int) -> dict[st
 
 
 def _first_weights(recipe: Recipe) -> SAMFeat:
+    wanted = {k: v for k, v in vars(recipe.network).items() if v is not None}
     if recipe.start_from is None:
-        return SAMFeat(edge_attention=recipe.network.edge_attention)
+        return SAMFeat(**wanted)
     shipped = str(recipe.start_from) == SHIPPED
-    return SAMFeat.from_pretrained(None if shipped else recipe.start_from, device="cpu")
+    start = SAMFeat.from_pretrained(None if shipped else recipe.start_from, device="cpu")
+    config = {**start.config, **wanted}
+    if config == start.config:
+        return start
+    model = SAMFeat(**config)
+    model.load_state_dict(start.state_dict(), strict=False)
+    return model
 
 
 def _stop_at(output: Path, step: int, batch: PairBatch) -> None:
