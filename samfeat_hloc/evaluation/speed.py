@@ -157,6 +157,13 @@ class Cost:
         return self.operations / self.bytes_moved
 
 
+def operations_of(work: Callable[[], object]) -> int:
+    """Operations of the convolutions and matrix products that ``work`` does, by doing it."""
+    with FlopCounterMode(display=False) as flops:
+        work()
+    return int(flops.get_total_flops())
+
+
 def forward_cost(model: torch.nn.Module, image: torch.Tensor) -> Cost:
     """Count a forward pass of ``image`` (B, 3, H, W), by running it."""
     with torch.inference_mode(), FlopCounterMode(display=False) as flops:
