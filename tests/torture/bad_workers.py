@@ -107,7 +107,7 @@ def try_processes(city: City, tally: Tally) -> None:
 
         child = children.Child(work)
         met: list[int] = []
-        while child.running() and not met:
+        while child.running() and len(met) < 2:
             time.sleep(0.05)
             met = _workers(child.pid)
         time.sleep(1)
