@@ -194,6 +194,14 @@ def test_exact_suppression_is_the_greedy_one(radius: int) -> None:
     assert bool((peaks <= kept).all())
 
 
+@pytest.mark.parametrize("radius", [0, 1, 2, 4, 7, 64])
+def test_local_maximum_is_max_pooling(radius: int) -> None:
+    maps = torch.randn(2, 1, 40, 55)
+    maps[maps < -1] = -torch.inf
+    pooled = torch.nn.functional.max_pool2d(maps, 2 * radius + 1, stride=1, padding=radius)
+    assert torch.equal(detection.local_maximum(maps, radius), pooled)
+
+
 def test_scales_bring_points_back_to_their_place() -> None:
     network = Blobs([(40.25, 61.0), (100.5, 30.0)])  # at any size
     image = np.full((120, 160, 3), 90, np.uint8)
