@@ -33,7 +33,7 @@ def test_operations_of_the_network_grow_with_the_pixels() -> None:
     four = speed.forward_cost(model, torch.zeros(1, 3, 64, 64))
     assert four.operations == 4 * one.operations
     assert set(one.by_module) >= {"backbone", "describe", "distill", "fuse"}
-    assert sum(one.by_module.values()) == one.operations
+    assert 0 <= one.by_module["between layers"] < 0.01 * one.operations
 
 
 def test_ways_are_timed_in_turns() -> None:
@@ -85,4 +85,5 @@ def test_the_city_of_every_size_is_measured(shared: Path, tmp_path: Path) -> Non
         "features", "global descriptors", "retrieval", "matching", "verification",
     }  # fmt: skip
     assert all(entry["peak_mb"] > 0 and entry["items"] > 0 for entry in stages)
-    assert not list((tmp_path / "cities").iterdir())
+    # Of the cities nothing is left but what was measured, which a rerun goes on from.
+    assert [path.name for path in (tmp_path / "cities").iterdir()] == ["measured.jsonl"]

@@ -179,7 +179,9 @@ def forward_cost(model: torch.nn.Module, image: torch.Tensor) -> Cost:
         # a list of layers has no forward pass, and so no count, of its own
         if rest == child != "" or (rest and f"{root}.{child}" not in counts):
             modules[child] = modules.get(child, 0) + sum(found.values())
-    return Cost(flops.get_total_flops(), traffic.bytes, modules)
+    total = flops.get_total_flops()
+    modules["between layers"] = total - sum(modules.values())  # levels are shrunk
+    return Cost(total, traffic.bytes, modules)
 
 
 class _Traffic(TorchDispatchMode):
