@@ -71,8 +71,11 @@ def _number_of(error: BaseException) -> int:
     text = str(error)  # libraries in C tell it in their text only
     if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
         return errno.ENOMEM
-    if isinstance(error, SystemError) and "exception set" in text and _memory_ran_out():
-        return errno.ENOMEM  # so short of memory that not even the exception could be made
+    # So short of memory that not even the exception could be made, or a decoder that calls its own
+    # want of memory broken data.
+    unmade = isinstance(error, SystemError) and "exception set" in text
+    if (unmade or "broken data stream" in text) and _memory_ran_out():
+        return errno.ENOMEM
     if "Failed to initialize cpuinfo" in text and _files_ran_out():
         return errno.EMFILE  # torch reads /proc when it first needs it
     return next((n for n in _CAUSES if f"errno = {n}," in text or os.strerror(n) in text), 0)

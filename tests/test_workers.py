@@ -134,8 +134,14 @@ def test_memory_that_ran_out_before_is_the_cause() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits on memory as Linux has them")
-def test_a_system_error_means_memory_only_near_its_limit() -> None:
-    error = SystemError("error return without exception set")
+@pytest.mark.parametrize(
+    "error",
+    [
+        SystemError("error return without exception set"),
+        OSError("broken data stream when reading image file"),  # Pillow's word for it too
+    ],
+)
+def test_some_errors_mean_memory_only_near_its_limit(error: Exception) -> None:
     assert cause_of(error) is None
     script = (
         "import resource, sys\n"
@@ -143,7 +149,7 @@ def test_a_system_error_means_memory_only_near_its_limit() -> None:
         "from samfeat_hloc.errors import cause_of\n"
         "taken = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (taken + (int(sys.argv[1]) << 20),) * 2)\n"
-        "print(cause_of(SystemError('error return without exception set')))\n"
+        f"print(cause_of({error!r}))\n"
     )
 
     def said(megabytes: int) -> str:
