@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from samfeat_hloc.cli import run as run_application
+from samfeat_hloc.commands.stages import RayAddress
 from samfeat_hloc.errors import SamfeatError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -76,9 +77,7 @@ def main(
             "on a cluster."
         ),
     ] = "2",
-    ray_address: Annotated[
-        str | None, typer.Option(help="Ray cluster of --workers ray; RAY_ADDRESS by default.")
-    ] = None,
+    ray_address: RayAddress = None,
     pictures: Annotated[
         bool, typer.Option("--pictures", help="Write pictures (the demo always does).")
     ] = False,

@@ -85,6 +85,7 @@ def main(
     lit = {"day": illuminate(city, DAY, seed), "night": illuminate(city, NIGHT, seed)}
     step = -(-40 // places)
     shots = plan_shots(seed, 40, 1, SIZE)[1:40:step]
+    by_day = [render(lit["day"], shot.camera, shot.pose).image for shot in shots]
     total = len(shots) * sum(len(values) for values in SWEEPS.values())
     shares: dict[str, dict[str, list[float]]] = {}
     worst: dict[str, tuple[float, Pair, str]] = {}
@@ -93,8 +94,9 @@ def main(
             found = shares[sweep] = {"SAMFeat": [], "SAMFeat, multiscale": [], "RootSIFT": []}
             for value in values:
                 results: dict[str, list[float]] = {name: [] for name in found}
-                for index, shot in enumerate(shots):
-                    pair = take(lit, shot, sweep, value, np.random.default_rng((seed, index)))
+                for index, (shot, plain_view) in enumerate(zip(shots, by_day, strict=True)):
+                    rng = np.random.default_rng((seed, index))
+                    pair = take(lit, shot, plain_view, sweep, value, rng)
                     ways = {
                         "SAMFeat": _samfeat(model, pair, plain),
                         "SAMFeat, multiscale": _samfeat(model, pair, several),
@@ -127,11 +129,11 @@ def main(
 
 
 def take(
-    lit: dict[str, City], shot: Shot, sweep: str, value: float, rng: np.random.Generator
-) -> Pair:
-    """The photograph of ``shot`` by day, and the one that the sweep asks for."""
+    lit: dict[str, City], shot: Shot, by_day: np.ndarray, sweep: str, value: float,
+    rng: np.random.Generator,
+) -> Pair:  # fmt: skip
+    """The photograph of ``shot`` by day (rendered already), and the one that the sweep asks for."""
     camera, pose, city = shot.camera, shot.pose, lit["day"]
-    turn = np.eye(3)
     exposure = day_exposure(rng)
     if sweep == "zoom":
         focal = camera.params[0] * value
@@ -139,11 +141,10 @@ def take(
     elif sweep == "night" and value:
         city, exposure = lit["night"], night_exposure(rng)
     elif sweep.startswith("roll"):
-        cos, sin = np.cos(np.deg2rad(value)), np.sin(np.deg2rad(value))
-        turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
         pose = _rolled(pose, np.deg2rad(value))
-    first = photograph(render(lit["day"], shot.camera, shot.pose).image, day_exposure(rng), rng)
+    first = photograph(by_day, day_exposure(rng), rng)
     second = photograph(render(city, camera, pose).image, exposure, rng)
+    turn = pose.rotation @ shot.pose.rotation.T
     matrix = intrinsics(camera) @ turn @ np.linalg.inv(intrinsics(shot.camera))
     # Cameras count from the corner of the first pixel, keypoints from its centre.
     to_corner = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])
@@ -155,9 +156,7 @@ def _rolled(pose: Pose, angle: float) -> Pose:
     cos, sin = np.cos(angle / 2), np.sin(angle / 2)
     w, x, y, z = pose.qvec
     qvec = np.array((cos * w - sin * z, cos * x - sin * y, cos * y + sin * x, cos * z + sin * w))
-    cos, sin = np.cos(angle), np.sin(angle)
-    turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
-    return Pose(qvec, turn @ pose.tvec)
+    return Pose(qvec, -Pose(qvec, np.zeros(3)).rotation @ pose.centre)
 
 
 def share_right(features: tuple[Features, Features], homography: np.ndarray) -> float:

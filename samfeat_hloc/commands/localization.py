@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .stages import RayAddress
+
 if TYPE_CHECKING:
     from ..localization.dataset import Query
 
@@ -86,9 +88,7 @@ def register(app: typer.Typer) -> None:
         workers: Annotated[
             str, typer.Option(help="Queries solved at a time; ray for a cluster.")
         ] = "2",
-        ray_address: Annotated[
-            str | None, typer.Option(help="Ray cluster of --workers ray; RAY_ADDRESS by default.")
-        ] = None,
+        ray_address: RayAddress = None,
         overwrite: _Overwrite = False,
     ) -> None:
         """Localize queries in a map: PnP with LO-RANSAC and refinement."""

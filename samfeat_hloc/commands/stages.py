@@ -29,7 +29,7 @@ _DbLists = Annotated[
 _DbPrefix = Annotated[
     str | None, typer.Option("--db-prefix", help="Database images are the names starting so.")
 ]
-_RayAddress = Annotated[
+RayAddress = Annotated[
     str | None,
     typer.Option("--ray-address", help="Ray cluster of --workers ray; RAY_ADDRESS by default."),
 ]
@@ -75,7 +75,7 @@ def _features(
     workers: Annotated[
         str | None, typer.Option("--workers", help="Threads that decode images; ray for a cluster.")
     ] = None,
-    ray_address: _RayAddress = None,
+    ray_address: RayAddress = None,
     overwrite: _Overwrite = False,
 ) -> None:
     """Extract local features of all images of a folder, or of those listed."""
@@ -179,7 +179,7 @@ def _matches(
         str | None,
         typer.Option("--workers", help="Pairs at a time on a processor; ray for a cluster."),
     ] = None,
-    ray_address: _RayAddress = None,
+    ray_address: RayAddress = None,
     overwrite: _Overwrite = False,
 ) -> None:
     """Match the features of image pairs."""

@@ -259,11 +259,8 @@ def localize(
         "localize",
         {"max_error": max_error},
         {
-            "map": native_localize.map_hash(map_dir),
-            "queries": provenance.names_hash(listing.splitlines()),
-            "pairs": provenance.file_hash(pairs),
-            "features": provenance.file_hash(features),
-            "matches": provenance.file_hash(matches),
+            **native_localize.input_hashes(map_dir, queries, pairs, features, matches),
+            "queries": provenance.names_hash(listing.splitlines()),  # as hloc is given them
         },
     )
     if output.exists() and not overwrite:

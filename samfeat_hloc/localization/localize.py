@@ -256,13 +256,7 @@ def main(
     made_by = provenance.made_by(
         "localize",
         {"max_error": max_error},
-        {
-            "map": map_hash(map_dir),
-            "queries": queries_hash(queries),
-            "pairs": provenance.file_hash(pairs),
-            "features": provenance.file_hash(features),
-            "matches": provenance.file_hash(matches),
-        },
+        input_hashes(map_dir, queries, pairs, features, matches),
     )
     kept = output.with_name(f"{output.name}.queries")
     if output.exists() and not overwrite:
@@ -367,11 +361,7 @@ def _localize_query(
     if not len(keypoints):
         logger.warning("%s has no keypoints: it gets the pose of %s", query.name, retrieved[0])
     found = correspondences(map_model, query.name, retrieved, matches)
-    if len(found.keypoints) and found.keypoints.max() >= len(keypoints):
-        raise SamfeatError(
-            f"{matches.path}: {query.name} has matches of keypoints that {features.path} does "
-            "not have; match these features again"
-        )
+    check_keypoints(query.name, found.keypoints, len(keypoints), features, matches)
     solved = estimate_pose(
         keypoints[found.keypoints],
         map_model.xyz[found.points],
@@ -439,6 +429,30 @@ def _check_size(features: FeatureReader, query: Query) -> None:
         f"{query.name}: the image is {size[0]}x{size[1]} but its intrinsics are for "
         f"{wanted[0]}x{wanted[1]}; {mend}"
     )
+
+
+def check_keypoints(
+    name: str, matched: np.ndarray, count: int, features: FeatureReader, matches: MatchReader
+) -> None:
+    """Refuse matches of keypoints (rows) that the query, which has ``count``, does not have."""
+    if len(matched) and matched.max() >= count:
+        raise SamfeatError(
+            f"{matches.path}: {name} has matches of keypoints that {features.path} does not have; "
+            "match these features again"
+        )
+
+
+def input_hashes(
+    map_dir: Path, queries: Sequence[Query], pairs: Path, features: Path, matches: Path
+) -> dict[str, str]:
+    """What a localization is made from, for its record; the stages beside it take the same."""
+    return {
+        "map": map_hash(map_dir),
+        "queries": queries_hash(queries),
+        "pairs": provenance.file_hash(pairs),
+        "features": provenance.file_hash(features),
+        "matches": provenance.file_hash(matches),
+    }
 
 
 def queries_hash(queries: Sequence[Query]) -> str:

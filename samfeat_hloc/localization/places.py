@@ -31,12 +31,12 @@ from .feature_readers import FeatureReader, MatchReader
 from .localize import (
     Correspondences,
     ImageMatches,
+    check_keypoints,
     check_retrieved,
     estimate_pose,
     image_matches,
-    map_hash,
+    input_hashes,
     merged,
-    queries_hash,
     retrieved_images,
 )
 from .map_model import read_map
@@ -97,13 +97,7 @@ def main(
     made_by = provenance.made_by(
         "places",
         {"max_error": max_error, "min_inliers": MIN_INLIERS},
-        {
-            "map": map_hash(map_dir),
-            "queries": queries_hash(queries),
-            "pairs": provenance.file_hash(pairs),
-            "features": provenance.file_hash(features),
-            "matches": provenance.file_hash(matches),
-        },
+        input_hashes(map_dir, queries, pairs, features, matches),
     )
     if provenance.is_made(output, made_by, overwrite=overwrite):
         logger.info("places: %s is there already, skipped", output)
@@ -122,10 +116,9 @@ def main(
                 image_matches(map_model, query.name, name, match_file)
                 for name in retrieved[query.name]
             ]
-            if any(len(i.keypoints) and i.keypoints.max() >= len(keypoints) for i in images):
-                raise SamfeatError(
-                    f"{matches}: {query.name} has matches of keypoints that {features} does not "
-                    "have; match these features again"
+            for image in images:
+                check_keypoints(
+                    query.name, image.keypoints, len(keypoints), feature_file, match_file
                 )
             camera = query.camera.to_pycolmap()
             found = agreeing(images, map_model.xyz, camera, keypoints, max_error=max_error)

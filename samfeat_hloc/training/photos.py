@@ -10,9 +10,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +24,7 @@ from tqdm import tqdm
 from ..errors import SamfeatError, writing
 from ..images import list_images, read_image
 from ..localization.file_lock import sole_run
+from ..workers import Workers
 
 HELD_BACK_EVERY = 25  # each 25th photo is for validation
 LONGEST = 480  # pixels of a photo's longer side; larger ones are reduced
@@ -109,7 +108,9 @@ class PhotoFolder:
             )
         last = HELD_BACK_EVERY - 1
         trained = tuple(n for i, n in enumerate(self.names) if i % HELD_BACK_EVERY != last)
-        return PhotoFolder(self.folder, trained), PhotoFolder(self.folder, self.names[last::25])
+        return PhotoFolder(self.folder, trained), PhotoFolder(
+            self.folder, self.names[last::HELD_BACK_EVERY]
+        )
 
 
 class PackedPhotos:
@@ -199,18 +200,8 @@ def _write(folder: Path, names: Sequence[str], sources: Sequence[str], path: Pat
 def _decoded(paths: Sequence[Path]) -> Iterator[np.ndarray]:
     """The photos in their order, reduced, decoded by threads a few ahead."""
     workers = min(16, os.cpu_count() or 1)
-    waiting: deque[Future[np.ndarray]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="photos") as pool:
-        try:
-            for path in paths:
-                waiting.append(pool.submit(_reduced, path))
-                if len(waiting) > _AHEAD * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+    with Workers(workers, "decoding") as pool:
+        yield from pool.map(_reduced, paths, name=str, ahead=_AHEAD * workers)
 
 
 def _reduced(path: Path) -> np.ndarray:
