@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -23,6 +23,10 @@ logger = logging.getLogger(__name__)
 
 STRIDE = 16  # sides of the network's input are multiples of it
 RELEASE_THRESHOLD = 0.9
+# What a keypoint's logit loses for each halving of the scale: its place is less exact.
+COARSE_COSTS = 2.0
+POOLED_OCTAVES = 0.5  # sigma over which several scales' descriptors are pooled
+LEAST_SHARE = 0.05  # a level whose weight in a descriptor is below it is left out
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class ExtractOptions:
     scales_up_to: int | None = None
     max_keypoints: int | None = 4096
     detection_threshold: float = 0.05
-    nms_radius: int = 2
+    nms_radius: int = 1
     border: int = 4
     descriptor_weighting: Literal["unit", "attention"] = "unit"
     subpixel: bool = True
@@ -200,45 +204,32 @@ def detect_and_describe(
     limit = options.scales_up_to
     largest = np.inf if limit is None else limit / max(image.shape[-2:])
     scales = [scale for scale in options.scales if scale <= max(1.0, largest)] or [1.0]
-    if scales == [1.0]:
-        return _at_one_scale(model, image, options)
-    found = [_at_scale(model, image, scale, options) for scale in scales]
-    return [
-        _best_of(list(of_image), options.max_keypoints) for of_image in zip(*found, strict=True)
-    ]
+    levels = [_detect(model, image, scale, options) for scale in scales]
+    return [_describe(model, levels, b, options) for b in range(len(image))]
 
 
-def _at_scale(
-    model: Network, image: Tensor, scale: float, options: ExtractOptions
-) -> list[dict[str, Tensor]]:
-    """:func:`_at_one_scale` of the image resized, keypoints in pixels of the image given."""
-    height, width = image.shape[-2:]
-    size = max(STRIDE, round(height * scale)), max(STRIDE, round(width * scale))
-    if size != (height, width):
+class _Level(NamedTuple):
+    """What the network found in a batch at one scale. points: of each image keypoints (N, 2) in
+    pixels of the batch, their ranks and their scores (N,), best first. features: as the network's.
+    ratio: (2,), the batch's pixels to one of this level, in x and y. size: width and height that
+    the features cover."""
+
+    points: list[tuple[Tensor, Tensor, Tensor]]
+    features: Tensor
+    scale: float
+    ratio: Tensor
+    size: tuple[int, int]
+
+
+def _detect(model: Network, image: Tensor, scale: float, options: ExtractOptions) -> _Level:
+    """Keypoints of a batch at one scale, and the maps that describe them."""
+    whole = image.shape[-2:]
+    if scale != 1:
+        size = [max(STRIDE, round(side * scale)) for side in whole]
         image = F.interpolate(image, size, mode="bicubic", align_corners=False, antialias=True)
-    results = _at_one_scale(model, image.clamp(0, 1), options)
-    ratio = image.new_tensor([width / size[1], height / size[0]])
-    for found in results:
-        found["keypoints"] = (found["keypoints"] + 0.5) * ratio - 0.5
-    return results
-
-
-def _best_of(found: list[dict[str, Tensor]], limit: int | None) -> dict[str, Tensor]:
-    """The best keypoints of one image's several results."""
-    scores = torch.cat([f["keypoint_scores"] for f in found])
-    order = scores.sort(descending=True, stable=True).indices[:limit]
-    return {
-        "keypoints": torch.cat([f["keypoints"] for f in found])[order],
-        "keypoint_scores": scores[order],
-        "descriptors": torch.cat([f["descriptors"] for f in found], dim=1)[:, order],
-    }
-
-
-def _at_one_scale(
-    model: Network, image: Tensor, options: ExtractOptions
-) -> list[dict[str, Tensor]]:
-    """Keypoints and descriptors of a batch at the size it has."""
+        image = image.clamp(0, 1)
     height, width = image.shape[-2:]
+    ratio = image.new_tensor([whole[1] / width, whole[0] / height])
     x = F.pad(image * 2 - 1, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
     x = x.contiguous(memory_format=torch.channels_last)
     bfloat16 = options.precision == "auto" and fast_bfloat16(x.device)
@@ -248,6 +239,8 @@ def _at_one_scale(
     # The edge map guides the detector: it is added before the sigmoid.
     edges = F.interpolate(maps.edges.float(), x.shape[-2:], mode="bilinear", align_corners=False)
     logits = maps.keypoint_logits.float() + edges
+    if scale != 1:
+        logits = logits + COARSE_COSTS * np.log2(scale)
     scores = torch.sigmoid(logits)
     # Suppression looks at the logits: the sigmoid of large ones is the same number, a tie.
     ranked = scores if options.official else logits
@@ -256,32 +249,68 @@ def _at_one_scale(
         threshold = float(torch.logit(torch.tensor(threshold, dtype=torch.float64)))
     kept = detection.suppress(ranked, options.nms_radius, threshold, exact=options.official)
     kept = detection.clear_border(kept, options.border, width, height)
-
-    def sampled(dense: Tensor, keypoints: Tensor) -> Tensor:
-        size = (x.shape[-1], x.shape[-2])
-        return detection.sample(dense, keypoints[None], *size, release=options.official)[0]
-
-    results = []
-    for b in range(image.shape[0]):
-        xy, _ = detection.best_points(ranked[b, 0], kept[b, 0], options.max_keypoints)
-        point_scores = scores[b, 0, xy[:, 1], xy[:, 0]]
+    points = []
+    for b in range(len(image)):
+        xy, ranks = detection.best_points(ranked[b, 0], kept[b, 0], options.max_keypoints)
         keypoints = detection.refine(logits[b, 0], xy) if options.subpixel else xy.float()
+        keypoints = (keypoints + 0.5) * ratio - 0.5 if scale != 1 else keypoints
+        points.append((keypoints, ranks, scores[b, 0, xy[:, 1], xy[:, 0]]))
+    return _Level(points, maps.features, scale, ratio, (x.shape[-1], x.shape[-2]))
+
+
+def _describe(
+    model: Network, levels: Sequence[_Level], b: int, options: ExtractOptions
+) -> dict[str, Tensor]:
+    """The best keypoints of all levels of image ``b``, and their descriptors.
+
+    A descriptor is the mean of those at its place in all levels, with weights that fall with the
+    distance of the level from its own. What two photos show at different distances is
+    then described over scales that they share.
+    """
+    keypoints, ranks, scores = (
+        torch.cat(parts) for parts in zip(*(level.points[b] for level in levels), strict=True)
+    )
+    counts = keypoints.new_tensor([len(level.points[b][0]) for level in levels], dtype=torch.long)
+    own = torch.arange(len(levels), device=counts.device).repeat_interleave(counts)
+    if len(levels) > 1:
+        order = ranks.sort(descending=True, stable=True).indices[: options.max_keypoints]
+        keypoints, scores, own = keypoints[order], scores[order], own[order]
+    octaves = keypoints.new_tensor([level.scale for level in levels]).log2()
+    shares = torch.exp(-((octaves[:, None] - octaves) ** 2) / (2 * POOLED_OCTAVES**2))
+
+    pooled: Tensor | None = None
+    attention = torch.ones_like(scores)
+    for index, level in enumerate(levels):
+        share = shares[own, index]
+        near = share > LEAST_SHARE
+        places = keypoints[near]
+        if level.scale != 1:
+            places = (places + 0.5) / level.ratio - 0.5
+        features = level.features[b : b + 1]
         if options.official:  # it samples beside its keypoints
-            descriptors = sampled(model.describe(maps.features[b : b + 1]), keypoints)
+            found = _sampled(model.describe(features), places, level, options)
         else:
-            descriptors = model.describe_at(maps.features[b], keypoints)
-        descriptors = F.normalize(descriptors, dim=1)
+            found = model.describe_at(features[0], places)
+        if pooled is None:
+            pooled = found.new_zeros(len(keypoints), found.shape[1])
+        pooled[near] += share[near, None] * F.normalize(found, dim=1)
         if options.descriptor_weighting == "attention":
-            attention = model.attention_map(maps.features[b : b + 1].float())
-            descriptors = descriptors * sampled(attention, keypoints)
-        results.append(
-            {
-                "keypoints": keypoints,
-                "keypoint_scores": point_scores,
-                "descriptors": descriptors.t().contiguous(),
-            }
-        )
-    return results
+            mine = own == index
+            weights = _sampled(
+                model.attention_map(features.float()), places[mine[near]], level, options
+            )
+            attention[mine] = weights[:, 0]
+    assert pooled is not None, "there is a level at least"
+    descriptors = F.normalize(pooled, dim=1) * attention[:, None]
+    return {
+        "keypoints": keypoints,
+        "keypoint_scores": scores,
+        "descriptors": descriptors.t().contiguous(),
+    }
+
+
+def _sampled(dense: Tensor, places: Tensor, level: _Level, options: ExtractOptions) -> Tensor:
+    return detection.sample(dense, places[None], *level.size, release=options.official)[0]
 
 
 def resized_shape(height: int, width: int, options: ExtractOptions) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from .extract import RELEASE_DEFAULTS, ExtractOptions
 
 # For other distances and, where an image is smaller than the preset's size, for exact places: 1.7
 # times the time at that size.
-MULTISCALE = (0.5, 0.7, 1.0, 1.4)
+MULTISCALE = (0.35, 0.5, 0.7, 1.0, 1.4)
 
 PRESETS: dict[str, ExtractOptions] = {
     # Aachen Day-Night as hloc's own configurations run it.

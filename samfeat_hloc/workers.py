@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
@@ -82,14 +82,25 @@ class Workers:
             ordered: whether results come in the order of the items, or as they are finished.
             ahead: items taken before the result of the first is; None for two a thread.
 
+        An error of ``items`` itself is raised after the results of what came before it.
+
         Raises:
             SamfeatError: nothing is finished for too long, or the function fails with something
                 that is neither a SamfeatError nor the machine's fault; names the item.
         """
         waiting: dict[Future[Result], str] = {}
         most = ahead or 2 * len(self._threads)
+        failed: Exception | None = None
+        source = iter(items)
         try:
-            for item in items:
+            while True:
+                try:
+                    item = next(source)
+                except StopIteration:
+                    break
+                except Exception as error:  # what is begun is worth having first
+                    failed = error
+                    break
                 future: Future[Result] = Future()
                 waiting[future] = name(item)
                 self._tasks.put((future, function, item))
@@ -97,6 +108,8 @@ class Workers:
                     yield self._next(waiting, ordered)
             while waiting:
                 yield self._next(waiting, ordered)
+            if failed is not None:
+                raise failed
         finally:
             for future in waiting:
                 future.cancel()
@@ -119,6 +132,29 @@ class Workers:
                 except BaseException as error:
                     future.set_exception(error)
             del task, future, function, item  # else kept until there is another
+
+
+@contextmanager
+def sharing_torch(count: int | None, what: str) -> Iterator[Workers]:
+    """Workers among which torch's threads are shared out, for work on tensors of a CPU.
+
+    Threads within one tensor operation wait for each other after each; side by side, with a
+    tensor each, they share no step.
+
+    Arguments:
+        count: of workers; None for as many as torch has threads.
+        what: they do, for messages.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    count = count or threads
+    share = max(threads // count, 1)
+    try:
+        with Workers(count, what, start=lambda: torch.set_num_threads(share)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)  # of threads that start later
 
 
 class Hung(SamfeatError):

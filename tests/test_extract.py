@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from samfeat_hloc import detection
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.extract import ExtractOptions, extract_batch, resized_shape
+from samfeat_hloc.extract import (
+    COARSE_COSTS,
+    POOLED_OCTAVES,
+    ExtractOptions,
+    extract_batch,
+    resized_shape,
+)
 from samfeat_hloc.network import SAMFeat
 from samfeat_hloc.presets import PRESETS
 
@@ -243,6 +251,52 @@ def test_scales_share_the_keypoints(model: SAMFeat, photo: np.ndarray) -> None:
     assert both["descriptors"].shape == (128, 300)
     scores = np.concatenate([single["keypoint_scores"], twice["keypoint_scores"]])
     np.testing.assert_allclose(both["keypoint_scores"], np.sort(scores)[::-1][:300], atol=1e-6)
+
+
+def test_a_finer_scale_is_worth_its_octave(model: SAMFeat, photo: np.ndarray) -> None:
+    def logits(scale: float) -> dict[tuple[float, ...], float]:
+        options = ExtractOptions(scales=(scale,), precision="float32", max_keypoints=200)
+        found = extract_batch(model, [image], options)[0]
+        scores = found["keypoint_scores"].astype(np.float64)
+        places = (found["keypoints"] + 0.5) * scale - 0.5
+        values = np.log(scores / (1 - scores))
+        return {tuple(p): v for p, v in zip(places.round(2), values, strict=True)}
+
+    image = cv2.resize(photo, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_CUBIC)
+    doubled = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    doubled = F.interpolate(doubled, scale_factor=2, mode="bicubic", antialias=True).clamp(0, 1)
+    finer = logits(2.0)
+    image = (doubled[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+    plain = logits(1.0)
+    both = finer.keys() & plain.keys()
+    assert len(both) > 50
+    gains = [finer[place] - plain[place] for place in both]
+    assert np.median(gains) == pytest.approx(COARSE_COSTS, abs=0.1)
+
+
+def test_a_point_is_described_by_the_scales_around_its_own(
+    model: SAMFeat, photo: np.ndarray
+) -> None:
+    def extract(*scales: float, **more: Any) -> dict[str, np.ndarray]:
+        options = ExtractOptions(scales=scales, precision="float32", **more)
+        return extract_batch(model, [photo], options)[0]
+
+    alone, several = extract(1.0), extract(0.5, 0.25, 1.0, max_keypoints=None)
+    at = {tuple(place): n for n, place in enumerate(several["keypoints"])}
+    both = [(n, at[p]) for n, p in enumerate(map(tuple, alone["keypoints"])) if p in at]
+    assert len(both) > 100
+    image = torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255
+    half = F.interpolate(image, scale_factor=0.5, mode="bicubic", antialias=True).clamp(0, 1)
+    places = torch.from_numpy(alone["keypoints"])
+    with torch.inference_mode():
+        # Both sides are multiples of 4, and what is missing to 16 is the border gone on.
+        padded = F.pad(half * 2 - 1, (0, -162 % 16, 0, -120 % 16), mode="replicate")
+        coarse = model.describe_at(model.encode(padded).features[0], (places + 0.5) / 2 - 0.5)
+    share = np.exp(-1 / (2 * POOLED_OCTAVES**2))  # a quarter is two octaves away: nothing of it
+    expected = torch.from_numpy(alone["descriptors"].T) + share * F.normalize(coarse, dim=1)
+    expected = F.normalize(expected, dim=1).numpy()
+    for n, m in both:
+        np.testing.assert_allclose(several["descriptors"][:, m], expected[n], atol=1e-4)
 
 
 def test_scales_are_checked() -> None:

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
+import torch
 
 from samfeat_hloc.errors import SamfeatError, cause_of
-from samfeat_hloc.workers import PATIENCE, Workers, patience
+from samfeat_hloc.workers import PATIENCE, Workers, patience, sharing_torch
 
 
 def test_results_in_order_and_as_they_come() -> None:
@@ -179,3 +181,26 @@ def test_torch_without_files_to_open() -> None:
     )
     assert ended.stdout == "" or "too many open files" in ended.stdout
     assert cause_of(RuntimeError("Failed to initialize cpuinfo!")) is None
+
+
+def test_what_came_before_an_error_of_the_items_is_kept() -> None:
+    def items() -> Iterator[int]:
+        yield from range(5)
+        raise SamfeatError("the sixth is broken")
+
+    kept = []
+    with Workers(2, "counting") as pool, pytest.raises(SamfeatError, match="the sixth"):
+        for number in pool.map(lambda item: 2 * item, items(), ahead=4):
+            kept.append(number)
+    assert kept == [0, 2, 4, 6, 8]
+
+
+def test_torch_is_shared_among_the_workers_and_given_back() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(6)
+    try:
+        with sharing_torch(3, "counting") as pool:
+            assert set(pool.map(lambda _: torch.get_num_threads(), range(9))) == {2}
+        assert torch.get_num_threads() == 6
+    finally:
+        torch.set_num_threads(before)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from .. import images
 from ..errors import SamfeatError
 from ..extract import ExtractOptions, extract_batch, resized_shape
-from ..workers import Workers
+from ..workers import Workers, sharing_torch
 from . import provenance
 from .distributed import Cluster
 from .h5store import Group, SegmentWriter
@@ -29,7 +29,8 @@ logger = logging.getLogger(__name__)
 STORAGE = ("full", "half", "quantised")
 _DIGITS = {"keypoints": 2, "keypoint_scores": 3, "descriptors": 3}  # decimal places, quantised
 DETECTION_NOISE = 1.0  # pixels of the resized image, as hloc assumes
-_BATCH_SIZE = {"cpu": 2, "cuda": 8}
+_BATCH_SIZE = {"cpu": 1, "cuda": 8}
+_SIDE_BY_SIDE = 8  # batches at most; each holds some hundred MB of feature maps
 _AHEAD = 2  # batches decoded while one is in the network
 _BATCHES_A_TASK = 8  # through one worker's network, decoded ahead, on Ray
 
@@ -86,8 +87,9 @@ def main(
         names: images relative to it, with ``/``.
         model: the network, on the device to compute on.
         options: how to extract.
-        batch_size: images of equal size through the network at once; None for 2 on a CPU, 8 on
-            a GPU.
+        batch_size: images of equal size through the network at once; None for 1 on a CPU, 8 on
+            a GPU. A CPU has several batches side by side, one for each of torch's threads, at
+            most 8.
         workers: threads that decode images; None for as many as there are processors, at most 8.
         storage: how descriptors are kept: "half" as float16, as in hloc; "full" as float32;
             "quantised" to 0.001, and keypoints to 0.01 pixels, in as few bits as that takes. All
@@ -118,7 +120,7 @@ def main(
             return output
         device = next(iter(model.parameters())).device.type if cluster is None else cluster.device
         if batch_size is None:
-            batch_size = _BATCH_SIZE.get(device, 2)
+            batch_size = _BATCH_SIZE.get(device, 1)
         batches = [
             batch
             for batch in _batches(image_dir, names, options, batch_size)
@@ -178,8 +180,18 @@ class _Extraction:
     def groups(self, batches: Sequence[Sequence[str]]) -> Iterator[dict[str, Group]]:
         if self.device is not None:
             self.model.to(self.device)
-        for photos in _decoded(self.image_dir, batches, _threads(self.workers)):
-            yield _extract(self.model, photos, self.options, self.extract, self.storage)
+        photos = _decoded(self.image_dir, batches, _threads(self.workers))
+        side_by_side = min(torch.get_num_threads(), _SIDE_BY_SIDE)
+        if side_by_side == 1 or next(iter(self.model.parameters())).device.type != "cpu":
+            yield from map(self._groups, photos)
+            return
+        with sharing_torch(side_by_side, "extraction") as pool:
+            yield from pool.map(
+                self._groups, photos, name=lambda batch: batch[0].name, ahead=side_by_side
+            )
+
+    def _groups(self, photos: Sequence[Photo]) -> dict[str, Group]:
+        return _extract(self.model, photos, self.options, self.extract, self.storage)
 
 
 def _check_images(image_dir: Path, names: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..errors import SamfeatError
 from ..matching import nearest_neighbours
-from ..workers import Workers
+from ..workers import sharing_torch
 from . import provenance
 from .distributed import Cluster
 from .feature_readers import read_descriptors
@@ -191,26 +191,18 @@ def match_many(
 ) -> Iterator[Group]:  # fmt: skip
     """Match pairs of descriptors (D, N0), (D, N1), a few at a time; groups come in their order.
 
-    On a CPU each pair has one thread: several pairs side by side share no step, while several
-    threads in one pair wait for each other after each.
+    On a CPU several pairs go side by side, each with its share of torch's threads.
 
     Arguments:
         names: of the pairs, for messages.
     """
-    threads = torch.get_num_threads()
-    workers = workers or threads
-    if workers == 1:
+    if (workers or torch.get_num_threads()) == 1:
         for pair in pairs:
             yield _match(*pair, config)
         return
-    try:
-        with Workers(workers, "matching", start=lambda: torch.set_num_threads(1)) as pool:
-            named = zip(pairs, chain(names, repeat("")), strict=False)
-            yield from pool.map(
-                lambda item: _match(*item[0], config), named, name=lambda item: item[1]
-            )
-    finally:
-        torch.set_num_threads(threads)  # of threads that start later
+    with sharing_torch(workers, "matching") as pool:
+        named = zip(pairs, chain(names, repeat("")), strict=False)
+        yield from pool.map(lambda item: _match(*item[0], config), named, name=lambda item: item[1])
 
 
 def pair_name(name0: str, name1: str) -> str:
