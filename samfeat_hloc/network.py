@@ -8,7 +8,7 @@ detection heads, an attention map and a descriptor head.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -82,7 +82,7 @@ class Backbone(nn.Module):
         for index, level in enumerate(self.levels):
             x = _halve(x) if index else x
             for conv in level:  # type: ignore[attr-defined]
-                x = F.relu(conv(x), inplace=True)
+                x = _conv_relu(conv, x)
             maps.append(x)
         return maps
 
@@ -230,6 +230,7 @@ class SAMFeat(nn.Module):
         place = (keypoints + 0.5) / FEATURE_STRIDE - 0.5
         place = torch.minimum(place.clamp(min=0), place.new_tensor([width - 1, height - 1]))
         reach = torch.arange(-1, 3, device=place.device)
+        bias = cast(Tensor, self.describe.bias)
         described = [place.new_zeros(0, DESCRIPTOR_DIM)]
         for some in place.split(DESCRIBED_AT_ONCE):
             corner = some.floor()
@@ -238,11 +239,12 @@ class SAMFeat(nn.Module):
             index = y.clamp(0, height - 1)[:, :, None] * width + x.clamp(0, width - 1)[:, None]
             # 4x4 features hold the 3x3 neighbourhoods of the four around a keypoint.
             around = rows[index]
-            around[~inside] = 0  # as the convolution pads
+            outside = torch.nonzero(~inside, as_tuple=True)  # few: keypoints at the border
+            around[outside] = 0  # as the convolution pads
             fx, fy = (some - corner).to(rows.dtype)[:, :, None, None, None].unbind(1)
-            around = around[:, :3] * (1 - fy) + around[:, 1:] * fy
-            around = around[:, :, :3] * (1 - fx) + around[:, :, 1:] * fx
-            described.append((around.flatten(1) @ weight.t()).float() + self.describe.bias)
+            around = torch.lerp(around[:, :3], around[:, 1:], fy)
+            around = torch.lerp(around[:, :, :3], around[:, :, 1:], fx)
+            described.append((around.flatten(1) @ weight.t()).float() + bias)
         return torch.cat(described)
 
     def _keypoint_logits(self, levels: list[Tensor]) -> Tensor:
@@ -252,9 +254,9 @@ class SAMFeat(nn.Module):
         neighbouring pixels equal, which costs suppression its peaks and refinement its fractions.
         """
         full_size = levels[0].shape[-2:]
-        heads = zip(self.detect, self.detect_share, levels, strict=True)
+        heads = zip(cast(Iterable[nn.Conv2d], self.detect), self.detect_share, levels, strict=True)
         return torch.stack(
-            [share * _resize(head(level).float(), full_size) for head, share, level in heads]
+            [share * _resize(_to_one(head, level), full_size) for head, share, level in heads]
         ).sum(dim=0)
 
     @classmethod
@@ -318,6 +320,33 @@ class SAMFeat(nn.Module):
 def _only_inference(x: Tensor) -> bool:
     """Whether a faster form without a good backward, or without a GPU's kernel, may be taken."""
     return x.device.type == "cpu" and not torch.is_grad_enabled()
+
+
+def _conv_relu(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """ReLU of a convolution."""
+    fused = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
+    if fused is None or not _only_inference(x) or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return F.relu(conv(x), inplace=True)
+    # One pass over the memory in place of two; autocast does not know it.
+    autocast = torch.is_autocast_enabled("cpu")
+    dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
+    weight, bias = (None if p is None else p.to(dtype) for p in (conv.weight, conv.bias))
+    return cast(Tensor, fused(x.to(dtype), weight, bias, conv.padding, conv.stride, conv.dilation,
+                              conv.groups, "relu", [], ""))  # fmt: skip
+
+
+def _to_one(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A 3x3 convolution to one channel, (B, 1, H, W) float32."""
+    if not _only_inference(x) or x.dtype == torch.float32:  # whose last digits decide of ties
+        return cast(Tensor, conv(x).float())
+    # Convolutions make 16 channels or more at once, so one costs as much as 16. Nine products of
+    # each pixel, then sums of neighbours, cost half of that.
+    batch, channels, height, width = x.shape
+    weight = conv.weight.flip(2, 3)[0].permute(1, 2, 0).reshape(9, channels)
+    products = weight @ x.permute(0, 2, 3, 1).reshape(-1, channels).t()
+    planes = products.float().view(9, batch, height * width).transpose(0, 1)
+    bias = cast(Tensor, conv.bias)
+    return F.fold(planes, (height, width), 3, padding=1) + bias[:, None, None]
 
 
 def _halve(x: Tensor) -> Tensor:

@@ -198,3 +198,18 @@ def test_the_shipped_checkpoint_says_where_it_comes_from() -> None:
     model = SAMFeat.from_pretrained()
     assert {"data", "licence", "teacher", "steps", "date"} <= set(model.metadata)
     assert checkpoints.SHIPPED.stat().st_size < 8e6
+
+
+def test_inference_is_what_training_computes() -> None:
+    model = SAMFeat.from_pretrained().requires_grad_(True)
+    image = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for half, tolerance in ((False, 1e-5), (True, 0.02)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            trained = model.encode(image)
+            with torch.inference_mode():
+                inferred = model.encode(image)
+        for name, ours, theirs in zip(trained._fields, inferred, trained, strict=True):
+            assert ours.dtype == theirs.dtype, name
+            theirs = theirs.detach().float()
+            spread, difference = theirs.std(), (ours.float() - theirs).square().mean().sqrt()
+            assert difference < tolerance * spread, (name, half)
