@@ -143,6 +143,8 @@ def test_pairs_that_cannot_work_are_refused_before_anything_is_made(
         ({"engine": "colmap"}, "--engine colmap: choose from native, hloc"),
         ({"conf": "sift"}, "--conf sift: choose from samfeat_aachen"),
         ({"num_retrieved": 0}, "--num-retrieved"),
+        ({"storage": "tiny"}, "--storage tiny: choose from full, half, quantised"),
+        ({"storage": "full", "engine": "hloc"}, "--storage full: only the native engine"),
         ({"max_error": 0.0}, "--max-error"),
         ({"max_error": float("nan")}, "--max-error"),
     ],

@@ -78,6 +78,9 @@ def main(
         ),
     ] = "2",
     ray_address: RayAddress = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Of descriptors: half unless given; full or quantised.")
+    ] = None,
     pictures: Annotated[
         bool, typer.Option("--pictures", help="Write pictures (the demo always does).")
     ] = False,
@@ -104,6 +107,8 @@ def main(
 
             if cluster is not None:
                 raise SamfeatError("--workers ray: it belongs to --protocol full")
+            if storage is not None:
+                raise SamfeatError("--storage: it belongs to --protocol full")
             if engine != "native" or retrieval != "vlad" or db_pairs or query_pairs:
                 raise SamfeatError(
                     "--protocol local-features: it has its own stages; leave --engine, "
@@ -147,6 +152,7 @@ def main(
             max_error=max_error,
             method=method,
             workers=threads or 2,
+            storage=storage or "half",
             overwrite=overwrite,
         )
         done = run(dataset, outputs, options, cluster=cluster)

@@ -55,6 +55,7 @@ class RunOptions:
     max_error: of inliers of a query's pose, in pixels.
     method: name in the submission's file name.
     workers: threads and processes of stages that take them.
+    storage: how descriptors are kept, see `features`; hloc has "half" alone.
     overwrite: make everything anew.
     """
 
@@ -71,6 +72,7 @@ class RunOptions:
     max_error: float = 12.0
     method: str = "samfeat"
     workers: int = 2
+    storage: str = "half"
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -82,6 +84,11 @@ class RunOptions:
             value = getattr(self, name)
             if value < 1:
                 raise SamfeatError(f"--{name.replace('_', '-')}: give a number from 1")
+        if self.storage not in features.STORAGE:
+            known = ", ".join(features.STORAGE)
+            raise SamfeatError(f"--storage {self.storage}: choose from {known}")
+        if self.storage != "half" and self.engine != "native":
+            raise SamfeatError(f"--storage {self.storage}: only the native engine stores so")
         if not self.max_error > 0:
             raise SamfeatError("--max-error: give a number of pixels above 0")
 
@@ -211,7 +218,8 @@ def run(
     if cluster is not None and options.engine != "native":
         raise SamfeatError("--workers ray: only the native engine works on a cluster")
     engine = choose_engine(options.engine)
-    spread = {} if cluster is None else {"cluster": cluster}
+    spread: dict[str, Any] = {} if cluster is None else {"cluster": cluster}
+    stored = {"storage": options.storage} if options.engine == "native" else {}
     dataset = AachenDataset.open(dataset_dir)
     dataset.queries_by_base_name()  # the submission needs them: an error now, not in an hour
     submission.file_name(options.method)
@@ -227,7 +235,8 @@ def run(
     with clock.stage("features", feature_file) as figures:
         engine.features(
             dataset.image_dir, [*dataset.db_names, *dataset.query_names], feature_file,
-            model=model, options=preset, workers=options.workers, **spread, **again,
+            model=model, options=preset, workers=options.workers, **stored, **spread,
+            **again,
         )  # fmt: skip
     figures.update(count_keypoints(feature_file, dataset))
 
