@@ -105,23 +105,23 @@ def main(
                 f"{pairs}: two pairs have the same place {pair_name(*clash)} in a match file; "
                 "rename one image"
             )
-        missing = {
-            group: pair
+        todo = [
+            pair
             for group, pair in by_group.items()
             if group not in writer.done and pair_name(pair[1], pair[0]) not in writer.done
-        }
-        if not missing and writer.is_finished(
+        ]
+        if not todo and writer.is_finished(
             {group: "" for group in by_group if group in writer.done}
         ):
             logger.info("matches: %s is there already, skipped", output)
             return output
-        if len(missing) < len(by_group):
-            done = len(by_group) - len(missing)
+        if len(todo) < len(by_group):
+            done = len(by_group) - len(todo)
             logger.info("matches: %d of %d pairs are done already", done, len(by_group))
         if cluster is not None:
             device = cluster.device
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        todo = list(missing.values())
+        del by_group, wanted  # lists of names are all that grows with the pairs
         with _Matching(features, features_ref, config, device, cache_bytes) as matching:
             matching.check_names(todo, pairs)
             ordered = for_locality(todo)
@@ -231,10 +231,12 @@ def for_locality(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
                 if name not in number:
                     number[name] = len(number)
                     waiting.append(name)
-    return sorted(
-        pairs,
-        key=lambda pair: sorted((number[pair[0]], number[pair[1]]), reverse=True),
-    )
+
+    def rank(pair: tuple[str, str]) -> int:
+        low, high = sorted((number[pair[0]], number[pair[1]]))
+        return high * len(number) + low
+
+    return sorted(pairs, key=rank)
 
 
 class DescriptorCache:

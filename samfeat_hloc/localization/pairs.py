@@ -33,6 +33,7 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
             a name that :func:`samfeat_hloc.images.check_name` refuses.
     """
     pairs = []
+    known: dict[str, str] = {}  # a name is one string, however many pairs it is in
     for number, tokens in data_lines(path):
         if len(tokens) != 2:
             raise SamfeatError(
@@ -40,9 +41,10 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
                 "write 'name0 name1' (names have no white space)"
             )
         try:
-            pairs.append((check_name(tokens[0]), check_name(tokens[1])))
+            name0, name1 = (known.get(t) or known.setdefault(t, check_name(t)) for t in tokens)
         except SamfeatError as error:
             raise SamfeatError(f"{path}:{number}: {error}") from None
+        pairs.append((name0, name1))
     if not pairs:
         raise SamfeatError(f"{path}: there are no pairs in it; make them again")
     return pairs
@@ -50,10 +52,11 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
 
 def unique_pairs(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Each pair once, as it first appears; its reverse counts as the same pair."""
-    seen: dict[frozenset[str], tuple[str, str]] = {}
+    seen: dict[tuple[str, str], None] = {}
     for pair in pairs:
-        seen.setdefault(frozenset(pair), pair)
-    return list(seen.values())
+        if pair[::-1] not in seen:
+            seen[pair] = None
+    return list(seen)
 
 
 def from_covisibility(
