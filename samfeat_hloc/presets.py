@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from .extract import RELEASE_DEFAULTS, ExtractOptions
 
-# For other distances and, where an image is smaller than the preset's size, for exact places: 1.7
-# times the time at that size.
+# For matches across distances and, where an image is smaller than the preset's size, for exact
+# places: twice the time at that size. Poses are no better for it.
 MULTISCALE = (0.35, 0.5, 0.7, 1.0, 1.4)
 
 PRESETS: dict[str, ExtractOptions] = {
     # Aachen Day-Night as hloc's own configurations run it.
     "samfeat_aachen": ExtractOptions(resize=1024, max_keypoints=4096),
-    # The most accurate one.
+    # The most accurate matches.
     "samfeat_multiscale": ExtractOptions(
         resize=1024, max_keypoints=4096, scales=MULTISCALE, scales_up_to=1024
     ),

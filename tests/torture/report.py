@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import time
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
 from tally import Tally
+
+SOAK = "soak.json"  # beside the page: the last full soak
 
 _HEAD = """# Reliability
 
@@ -54,7 +59,10 @@ _TAIL = """
 10,000 generated images (640 x 480, cities of 80) go through extract, match, map and localize, with
 SIGKILL every 60 seconds whatever it meets; every output has to equal that of a run that nobody
 killed. `--soak-images` and `--soak-every` change the numbers. It is not part of any test run; the
-table above has a short one, and from it an estimate of how long a full one takes.
+table above has a short one. The last full one, which this page takes from `docs/soak.json`, where
+`--soak` leaves it:
+
+{soak}
 
 ## Not covered
 
@@ -90,8 +98,25 @@ def write(path: Path, tally: Tally, minutes: float, processor: float, seed: int)
                 happened = "<br>".join(_cell(text) for text in row.happened[:6])
                 lines.append(f"| {row.subject} | {row.tried} | {row.lost} | {happened} |")
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = "\n".join(lines) + "\n" + _TAIL
+    text = "\n".join(lines) + "\n" + _TAIL.format(soak=_last_soak(path.with_name(SOAK)))
     path.write_text(text.replace("\n\n\n", "\n\n"))
+
+
+def keep_soak(path: Path, tally: Tally) -> None:
+    """Leave a full soak's row where the page finds it."""
+    (row,) = tally.rows
+    found = {"ended": time.strftime("%Y-%m-%d"), **asdict(row)}
+    path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _last_soak(path: Path) -> str:
+    if not path.is_file():
+        return "none so far."
+    row = json.loads(path.read_text())
+    return (
+        f"{row['ended']}: {row['subject']}; {row['tried']} kills tried, {row['lost']} lost."
+        f" {_cell('; '.join(row['happened'][:6]))}."
+    )
 
 
 def _cell(text: str) -> str:

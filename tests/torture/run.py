@@ -23,6 +23,8 @@ import typer
 from stages import NAMES, City
 from tally import Tally
 
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+FULL_SOAK = 10_000
 PARTS = ("kills", "faults", "inputs", "soak")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -49,7 +51,7 @@ def main(
     """Try everything and print tried, survived, lost; exit code 1 when anything is lost."""
     began = time.monotonic()
     if soak:
-        only, soak_images, soak_every = ["soak"], soak_images or 10_000, soak_every or 60.0
+        only, soak_images, soak_every = ["soak"], soak_images or FULL_SOAK, soak_every or 60.0
     parts, names = only or list(PARTS), stage or list(NAMES)
     folder = work or Path(tempfile.mkdtemp(prefix="torture-"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +80,9 @@ def main(
         tally.load(folder / "beside.json")
     minutes = (time.monotonic() - began) / 60
     if report is None and not only and not stage:
-        report = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+        report = DOCS / "reliability.md"
+    if soak and soak_images == FULL_SOAK:
+        report_of.keep_soak(DOCS / report_of.SOAK, tally)
     if report is not None:
         report_of.write(report, tally, minutes, children.processor_seconds() / 60, seed)
     print(f"\n{tally.table()}\n{minutes:.1f} minutes; work in {folder}")
