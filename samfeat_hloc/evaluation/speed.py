@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from ..matching import similarities
 
@@ -159,14 +159,14 @@ class Cost:
 
 def operations_of(work: Callable[[], object]) -> int:
     """Operations of the convolutions and matrix products that ``work`` does, by doing it."""
-    with FlopCounterMode(display=False) as flops:
+    with _operations() as flops:
         work()
     return int(flops.get_total_flops())
 
 
 def forward_cost(model: torch.nn.Module, image: torch.Tensor) -> Cost:
     """Count a forward pass of ``image`` (B, 3, H, W), by running it."""
-    with torch.inference_mode(), FlopCounterMode(display=False) as flops:
+    with torch.inference_mode(), _operations() as flops:
         model(image)
     # another pass: the counter of operations takes composite layers apart
     with torch.inference_mode(), _Traffic() as traffic:
@@ -182,6 +182,16 @@ def forward_cost(model: torch.nn.Module, image: torch.Tensor) -> Cost:
     total = flops.get_total_flops()
     modules["between layers"] = total - sum(modules.values())  # levels are shrunk
     return Cost(total, traffic.bytes, modules)
+
+
+def _operations() -> FlopCounterMode:
+    """A counter that knows the fused convolution of :mod:`samfeat_hloc.network` too."""
+
+    def fused(x: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        return conv_flop_count(x, weight, out_shape)
+
+    operator = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
+    return FlopCounterMode(display=False, custom_mapping={operator: fused} if operator else None)
 
 
 class _Traffic(TorchDispatchMode):
