@@ -143,6 +143,9 @@ def test_pairs_that_cannot_work_are_refused_before_anything_is_made(
         ({"engine": "colmap"}, "--engine colmap: choose from native, hloc"),
         ({"conf": "sift"}, "--conf sift: choose from samfeat_aachen"),
         ({"num_retrieved": 0}, "--num-retrieved"),
+        ({"features": "orb"}, "--features orb: choose from samfeat, rootsift"),
+        ({"features": "rootsift", "engine": "hloc"}, "--features rootsift: only the native"),
+        ({"features": "rootsift", "weights": Path("a")}, "--weights: RootSIFT has none"),
         ({"storage": "tiny"}, "--storage tiny: choose from full, half, quantised"),
         ({"storage": "full", "engine": "hloc"}, "--storage full: only the native engine"),
         ({"max_error": 0.0}, "--max-error"),
@@ -152,6 +155,16 @@ def test_pairs_that_cannot_work_are_refused_before_anything_is_made(
 def test_options_that_make_no_sense(options: dict[str, object], wrong: str) -> None:
     with pytest.raises(SamfeatError, match=wrong):
         RunOptions(**options)  # type: ignore[arg-type]
+
+
+def test_rootsift_goes_the_same_way(dataset: Path, tmp_path: Path) -> None:
+    options = RunOptions(features="rootsift", conf="samfeat_fast", method="rootsift")
+    run = pipeline.run(dataset, tmp_path / "run", options)
+    assert run.submission.name == "Aachen_v1_1_eval_[rootsift].txt"
+    assert run.evaluation is not None
+    assert run.evaluation.conditions["day"].recalls[(5.0, 10.0)] == 1.0
+    with pytest.raises(SamfeatError, match=r"features\.h5: "):
+        pipeline.run(dataset, tmp_path / "run", FAST)
 
 
 def test_pictures(finished: Run) -> None:

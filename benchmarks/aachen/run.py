@@ -53,7 +53,7 @@ def main(
         typer.Option(help="All pairs of --protocol local-features, in place of the dataset's."),
     ] = None,
     features: Annotated[
-        str, typer.Option(help="samfeat, or rootsift with --protocol local-features.")
+        str, typer.Option(help="samfeat, or rootsift to compare with.")
     ] = "samfeat",
     retrieval: Annotated[
         str, typer.Option(help="vlad, or a global descriptor of hloc's, such as netvlad.")
@@ -136,10 +136,13 @@ def main(
             )
             typer.echo(f"\n{registered.report()}\ndone in {time.perf_counter() - started:.0f} s")
             return
-        if pairs or features != "samfeat":
-            raise SamfeatError("--pairs and --features: they belong to --protocol local-features")
+        if pairs:
+            raise SamfeatError("--pairs: it belongs to --protocol local-features")
+        if pictures and features != "samfeat":
+            raise SamfeatError("--pictures: they are of SAMFeat; leave --features out")
         options = RunOptions(
             engine=engine,
+            features=features,
             conf=conf or "samfeat_aachen",
             weights=weights,
             official_weights=official_weights,
@@ -150,7 +153,7 @@ def main(
             num_retrieved=50 if num_retrieved is None else num_retrieved,
             places=places,
             max_error=max_error,
-            method=method,
+            method=features if method == "samfeat" else method,
             workers=threads or 2,
             storage=storage or "half",
             overwrite=overwrite,
@@ -159,7 +162,7 @@ def main(
     typer.echo(f"\n{done.summary.table()}\n")
     if done.evaluation is not None:
         typer.echo(f"{done.evaluation.table()}\n")
-    if demo or pictures:
+    if (demo or pictures) and features == "samfeat":
         from samfeat_hloc.pictures import write_pictures
 
         for path in write_pictures(done, options.conf):

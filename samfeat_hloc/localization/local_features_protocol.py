@@ -27,8 +27,9 @@ from .dataset import AachenDataset, Query
 from .feature_readers import FeatureReader, MatchReader
 from .map_model import is_model
 from .mapping import MappingConfig, triangulate
+from .methods import match_config
 from .poses import Pose, poses_text, read_poses
-from .reconstruct import ReconstructOptions, extract, match_config
+from .reconstruct import ReconstructOptions, extract
 from .registration import (
     ImageEntry,
     as_json,

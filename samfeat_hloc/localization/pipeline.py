@@ -19,13 +19,21 @@ from typing import Any
 
 from ..errors import SamfeatError
 from ..evaluation.localization import LocalizationEvaluation, by_base_name, evaluate
-from ..network import SAMFeat
-from ..presets import MATCH_DISTANCE_THRESHOLD, PRESETS
-from . import features, global_descriptors, localize, mapping, matches, pairs, places, submission
+from ..presets import PRESETS
+from . import (
+    features,
+    global_descriptors,
+    localize,
+    mapping,
+    matches,
+    methods,
+    pairs,
+    places,
+    submission,
+)
 from .dataset import AachenDataset
 from .distributed import Cluster
 from .localize import LocalizationResult
-from .matches import MatchConfig
 from .summary import RunSummary, StageSummary, count_keypoints, count_matches, map_figures
 from .textlines import write_atomically
 
@@ -44,6 +52,7 @@ class RunOptions:
     """How to run.
 
     engine: "native", or "hloc" for hloc's own stages.
+    features: "samfeat", or "rootsift" to compare with, at the preset's size and number.
     conf: a preset of extraction, as "samfeat_aachen".
     weights: checkpoint; None for the shipped one.
     official_weights: `weights` is a file of the paper's public release.
@@ -60,6 +69,7 @@ class RunOptions:
     """
 
     engine: str = "native"
+    features: str = "samfeat"
     conf: str = "samfeat_aachen"
     weights: Path | None = None
     official_weights: bool = False
@@ -84,6 +94,12 @@ class RunOptions:
             value = getattr(self, name)
             if value < 1:
                 raise SamfeatError(f"--{name.replace('_', '-')}: give a number from 1")
+        if self.features not in methods.METHODS:
+            known = ", ".join(methods.METHODS)
+            raise SamfeatError(f"--features {self.features}: choose from {known}")
+        if self.features != "samfeat" and self.engine != "native":
+            raise SamfeatError(f"--features {self.features}: only the native engine has them")
+        methods.check(self.features, self.weights, self.official_weights)
         if self.storage not in features.STORAGE:
             known = ", ".join(features.STORAGE)
             raise SamfeatError(f"--storage {self.storage}: choose from {known}")
@@ -99,7 +115,7 @@ class Run:
 
     dataset: AachenDataset
     outputs: Path
-    model: SAMFeat
+    model: Any  # SAMFeat, or what stands for RootSIFT
     features: Path
     map_dir: Path
     matches_query: Path
@@ -219,14 +235,18 @@ def run(
         raise SamfeatError("--workers ray: only the native engine works on a cluster")
     engine = choose_engine(options.engine)
     spread: dict[str, Any] = {} if cluster is None else {"cluster": cluster}
-    stored = {"storage": options.storage} if options.engine == "native" else {}
+    native: dict[str, Any] = {}  # what hloc's stage does not take
     dataset = AachenDataset.open(dataset_dir)
     dataset.queries_by_base_name()  # the submission needs them: an error now, not in an hour
     submission.file_name(options.method)
     given_db = _given_pairs_db(options.pairs_db, dataset)
     given_query = _given_pairs_query(options.pairs_query, dataset)
-    model = SAMFeat.from_pretrained(options.weights, official=options.official_weights)
+    if cluster is not None and options.features != "samfeat":
+        raise SamfeatError("--workers ray: only SAMFeat is extracted on a cluster")
+    model, how = methods.load(options.features, options.weights, options.official_weights)
     preset = PRESETS[options.conf]
+    if options.engine == "native":
+        native = {"storage": options.storage, "extract": how}
     outputs.mkdir(parents=True, exist_ok=True)
     again = {"overwrite": options.overwrite}
     clock = _Clock()
@@ -235,7 +255,7 @@ def run(
     with clock.stage("features", feature_file) as figures:
         engine.features(
             dataset.image_dir, [*dataset.db_names, *dataset.query_names], feature_file,
-            model=model, options=preset, workers=options.workers, **stored, **spread,
+            model=model, options=preset, workers=options.workers, **native, **spread,
             **again,
         )  # fmt: skip
     figures.update(count_keypoints(feature_file, dataset))
@@ -246,7 +266,7 @@ def run(
             engine.pairs_from_covisibility(
                 dataset.reference_model, pairs_db, num_matched=options.num_covisible, **again
             )
-    config = MatchConfig(mutual=True, distance_threshold=MATCH_DISTANCE_THRESHOLD)
+    config = methods.match_config(options.features)
     matches_db = outputs / "matches-db.h5"
     with clock.stage("matches-db", matches_db) as figures:
         engine.matches(pairs_db, feature_file, matches_db, config=config, **spread, **again)

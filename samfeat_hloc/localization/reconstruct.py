@@ -13,15 +13,21 @@ from ..errors import SamfeatError
 from ..evaluation.reconstruction import ReconstructionFigures, evaluate
 from ..evaluation.record import measurement
 from ..images import list_images
-from ..presets import MATCH_DISTANCE_THRESHOLD, PRESETS
-from . import features, global_descriptors, matches, pairs, provenance, structure_from_motion
-from .matches import MatchConfig
+from ..presets import PRESETS
+from . import (
+    features,
+    global_descriptors,
+    matches,
+    methods,
+    pairs,
+    provenance,
+    structure_from_motion,
+)
 from .structure_from_motion import SfmConfig
 from .textlines import write_atomically
 
 logger = logging.getLogger(__name__)
 
-METHODS = ("samfeat", "rootsift")
 PAIRING = ("auto", "exhaustive", "retrieval")
 MOST_EXHAUSTIVE = 100  # photos; "auto" retrieves from there on
 _CLUSTERS = 64
@@ -57,7 +63,7 @@ class ReconstructOptions:
 
     def __post_init__(self) -> None:
         for option, value, known in (
-            ("method", self.method, METHODS),
+            ("method", self.method, methods.METHODS),
             ("conf", self.conf, tuple(PRESETS)),
             ("pairing", self.pairing, PAIRING),
         ):
@@ -66,8 +72,7 @@ class ReconstructOptions:
         for option in ("num_retrieved", "workers"):
             if getattr(self, option) < 1:
                 raise SamfeatError(f"--{option.replace('_', '-')}: give a number from 1")
-        if self.method == "rootsift" and (self.weights or self.official_weights):
-            raise SamfeatError("--weights: RootSIFT has none; leave it out")
+        methods.check(self.method, self.weights, self.official_weights)
 
 
 @dataclass(frozen=True)
@@ -102,8 +107,8 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
     feature_file = extract(image_dir, names, outputs / "features.h5", options)
     pairs_file = choose_pairs(names, outputs, feature_file, options)
     match_file = matches.main(
-        pairs_file, feature_file, outputs / "matches.h5", config=match_config(options.method),
-        **again,
+        pairs_file, feature_file, outputs / "matches.h5",
+        config=methods.match_config(options.method), **again,
     )  # fmt: skip
     database = structure_from_motion.verified_database(
         image_dir, pairs_file, feature_file, match_file, outputs / "database.db",
@@ -122,27 +127,11 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
 
 def extract(image_dir: Path, names: list[str], output: Path, options: ReconstructOptions) -> Path:
     """The features of a method; see `features.main`."""
-    preset = PRESETS[options.conf]
-    rest: dict[str, Any] = {"workers": options.workers, "overwrite": options.overwrite}
-    if options.method == "rootsift":
-        from .. import rootsift
-
-        return features.main(
-            image_dir, names, output, model=rootsift.RootSIFT(), options=preset,
-            extract=rootsift.extract_batch, **rest,
-        )  # fmt: skip
-    from ..network import SAMFeat
-
-    model = SAMFeat.from_pretrained(options.weights, official=options.official_weights)
-    return features.main(image_dir, names, output, model=model, options=preset, **rest)
-
-
-def match_config(method: str) -> MatchConfig:
-    """How a method's features are matched: mutual nearest neighbours, as published."""
-    return MatchConfig(
-        mutual=True,
-        distance_threshold=MATCH_DISTANCE_THRESHOLD if method == "samfeat" else None,
-    )
+    model, how = methods.load(options.method, options.weights, options.official_weights)
+    return features.main(
+        image_dir, names, output, model=model, options=PRESETS[options.conf], extract=how,
+        workers=options.workers, overwrite=options.overwrite,
+    )  # fmt: skip
 
 
 def exhaustive_pairs(names: list[str], output: Path, *, overwrite: bool = False) -> Path:
