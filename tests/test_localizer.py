@@ -25,7 +25,8 @@ from samfeat_hloc.localization.feature_readers import FeatureReader
 from samfeat_hloc.localization.global_descriptors import vlad
 from samfeat_hloc.localization.intrinsics import camera_from_exif, camera_from_text
 from samfeat_hloc.localization.localizer import Features, Localization, Localizer
-from samfeat_hloc.localization.pipeline import Run, RunOptions
+from samfeat_hloc.localization.pipeline import Run
+from samfeat_hloc.localization.run_options import RunOptions
 from samfeat_hloc.network import SAMFeat
 from samfeat_hloc.scenes import write_demo
 

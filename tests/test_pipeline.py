@@ -17,8 +17,9 @@ import torch
 
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.localization import pipeline, submission
-from samfeat_hloc.localization.pipeline import Run, RunOptions
+from samfeat_hloc.localization.pipeline import Run
 from samfeat_hloc.localization.poses import Pose
+from samfeat_hloc.localization.run_options import RunOptions
 from samfeat_hloc.pictures import ground_plane, write_pictures
 from samfeat_hloc.scenes import write_demo
 

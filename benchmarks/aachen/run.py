@@ -88,7 +88,8 @@ def main(
 ) -> None:
     """Map, localize, write and check the submission; evaluate it where there is ground truth."""
     from samfeat_hloc.localization import distributed
-    from samfeat_hloc.localization.pipeline import RunOptions, run
+    from samfeat_hloc.localization.pipeline import run
+    from samfeat_hloc.localization.run_options import RunOptions
 
     started = time.perf_counter()
     if demo:

@@ -41,6 +41,7 @@ from samfeat_hloc.localization.feature_readers import FeatureReader, MatchReader
 from samfeat_hloc.localization.localizer import Localizer
 from samfeat_hloc.localization.matches import MatchConfig
 from samfeat_hloc.localization.pairs import read_pairs, unique_pairs
+from samfeat_hloc.localization.run_options import RunOptions
 from samfeat_hloc.localization.textlines import write_atomically
 from samfeat_hloc.network import SAMFeat
 from samfeat_hloc.presets import PRESETS
@@ -358,7 +359,7 @@ def _whole_run(dataset: Path, work: Path, conf: str) -> Row:
     engines = ["native", *(["hloc"] if hloc_installed() else [])]
     ways: dict[str, Callable[[], object]] = {}
     for engine in engines:
-        options = pipeline.RunOptions(engine=engine, conf=conf, workers=os.cpu_count() or 1)
+        options = RunOptions(engine=engine, conf=conf, workers=os.cpu_count() or 1)
         outputs = work / f"run-{engine}"
 
         def go(outputs: Path = outputs, options: Any = options) -> None:
