@@ -170,20 +170,19 @@ def run(
     options = options or RunOptions()
     if cluster is not None and options.engine != "native":
         raise SamfeatError("--workers ray: only the native engine works on a cluster")
+    if cluster is not None and options.features != "samfeat":
+        raise SamfeatError("--workers ray: only SAMFeat is extracted on a cluster")
     engine = choose_engine(options.engine)
     spread: dict[str, Any] = {} if cluster is None else {"cluster": cluster}
-    native: dict[str, Any] = {}  # what hloc's stage does not take
     dataset = AachenDataset.open(dataset_dir)
     dataset.queries_by_base_name()  # the submission needs them: an error now, not in an hour
     submission.file_name(options.method)
     given_db = _given_pairs_db(options.pairs_db, dataset)
     given_query = _given_pairs_query(options.pairs_query, dataset)
-    if cluster is not None and options.features != "samfeat":
-        raise SamfeatError("--workers ray: only SAMFeat is extracted on a cluster")
     model, how = methods.load(options.features, options.weights, options.official_weights)
     preset = PRESETS[options.conf]
-    if options.engine == "native":
-        native = {"storage": options.storage, "extract": how}
+    # What hloc's stage does not take.
+    native = {"storage": options.storage, "extract": how} if options.engine == "native" else {}
     outputs.mkdir(parents=True, exist_ok=True)
     again = {"overwrite": options.overwrite}
     clock = _Clock()
