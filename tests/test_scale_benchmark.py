@@ -7,6 +7,8 @@ import importlib.util
 import io
 import json
 import sqlite3
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,12 +22,14 @@ QUERIES = [f"query/day/{i}.jpg" for i in range(4)]
 
 
 @pytest.fixture(scope="module")
-def scale() -> ModuleType:
+def scale() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(SCRIPT.parent))  # as for a program; it imports its neighbour
     spec = importlib.util.spec_from_file_location("scale", SCRIPT)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    yield module
+    sys.path.remove(str(SCRIPT.parent))
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +62,16 @@ def test_a_city_is_repeated_under_other_names(
     for size, images, queries, db_pairs in (("0.25", 5, 1, 4), ("1", 12, 4, 11), ("3", 36, 12, 33)):
         work = tmp_path / size
         work.mkdir()
-        scale.write_city(aachen, work, float(size))
+        scale.city.write_city(aachen, work, float(size))
         assert len(set(lines(work / "images.txt"))) == images
-        assert len(set(lines(work / "queries.txt"))) == queries
+        assert len(scale.city.queries_of(work)) == queries
         assert len(lines(work / "pairs-db.txt")) == db_pairs
         assert len(lines(work / "pairs-query.txt")) == 5 * queries
         named = {name for pair in lines(work / "pairs-query.txt") for name in pair.split()}
-        assert named <= {*lines(work / "images.txt"), *lines(work / "queries.txt")}
+        assert named <= {
+            *lines(work / "images.txt"),
+            *(query.name for query in scale.city.queries_of(work)),
+        }
 
 
 def test_it_goes_on_after_a_kill(
@@ -84,7 +91,7 @@ def test_it_goes_on_after_a_kill(
     monkeypatch.setattr(scale, "_in_its_process", run)
 
     def go() -> None:
-        scale.main(aachen, tmp_path, "1,2", 16, False, tmp_path / "record.json", None)
+        scale.main(aachen, tmp_path, "1,2", 40, False, tmp_path / "record.json", None)
 
     with pytest.raises(KeyboardInterrupt):
         go()
@@ -93,7 +100,7 @@ def test_it_goes_on_after_a_kill(
         log.write('{"size": 1.0, "stage": "matc')
     killed_in.clear()
     go()
-    assert stages == [*scale.STAGES, *scale.STAGES]
+    assert stages == [*scale.OUTPUTS, *scale.OUTPUTS]
     assert not list(tmp_path.glob("city-*"))
     record = json.loads((tmp_path / "record.json").read_text())
     assert [entry["items"] for entry in record["stages"]] == [
@@ -102,11 +109,13 @@ def test_it_goes_on_after_a_kill(
         16,
         31,
         11,
+        4,
         32,
         32,
         32,
         62,
         22,
+        8,
     ]
     go()  # all is measured
-    assert len(stages) == 10
+    assert len(stages) == 14

@@ -6,7 +6,8 @@ Names, intrinsics and pairs are those of Aachen Day-Night v1.1 (its metadata alo
 ``database_v1_1.db`` and ``image_pairs_to_match_v1_1.txt``, and hloc's
 ``pairs-query-netvlad50.txt``); a size below 1 takes the first queries with the images retrieved for
 them, one above 1 repeats everything under other names. Features are random, few, and quick to make:
-what is measured is the work around them. Every stage runs in a process of its own, whose peak
+what is measured is the work around them. Localization has a map of its own (`city.write_map`), with
+places to tell apart and poses to find. Every stage runs in a process of its own, whose peak
 memory is its own. A run that was interrupted goes on with the stage that it was in, from its
 beginning: half a stage has no time. ``OUTPUTS/measured.jsonl`` has what is done.
 """
@@ -16,7 +17,6 @@ from __future__ import annotations
 import json
 import resource
 import shutil
-import sqlite3
 import subprocess
 import sys
 import time
@@ -24,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import city
 import numpy as np
 import pycolmap
 import typer
@@ -33,7 +34,15 @@ from samfeat_hloc.cli import run as run_application
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation import speed
 from samfeat_hloc.evaluation.record import measurement
-from samfeat_hloc.localization import global_descriptors, mapping, matches, pairs, provenance
+from samfeat_hloc.localization import (
+    global_descriptors,
+    localize,
+    mapping,
+    matches,
+    pairs,
+    places,
+    provenance,
+)
 from samfeat_hloc.localization.feature_readers import FeatureReader, MatchReader
 from samfeat_hloc.localization.h5store import Group, SegmentWriter
 from samfeat_hloc.localization.textlines import write_atomically
@@ -42,7 +51,6 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 DIM = 128
 CLUSTERS = 16
 CACHE_BYTES = 32 << 20  # of matching: less than the smallest city has
-COLMAP_MODELS = {0: "SIMPLE_PINHOLE", 1: "PINHOLE", 2: "SIMPLE_RADIAL", 3: "RADIAL", 4: "OPENCV"}
 WHOLE = "city.whole"  # a file that says that the lists are
 OUTPUTS = {
     "features": ["features.h5"],
@@ -50,8 +58,10 @@ OUTPUTS = {
     "retrieval": ["retrieved.txt"],
     "matching": ["matches-"],
     "verification": ["database.db"],
+    "map": ["map", "matches-map.h5"],  # made for the next, and not measured
+    "localization": ["pairs-places.txt", "poses.txt"],
 }
-STAGES = tuple(OUTPUTS)
+STAGES = tuple(name for name in OUTPUTS if name != "map")
 
 
 @app.command()
@@ -85,8 +95,10 @@ def main(
                 if not (work / WHOLE).is_file():
                     shutil.rmtree(work, ignore_errors=True)
                     work.mkdir(parents=True)
-                    write_city(aachen, work, float(size))
+                    city.write_city(aachen, work, float(size))
                     (work / WHOLE).touch()
+                if name == "localization":
+                    _in_its_process(aachen, work, keypoints, "map")
                 entry = {"size": float(size), "stage": name, "keypoints": keypoints}
                 entry |= _in_its_process(aachen, work, keypoints, name)
                 with log.open("a") as stream:
@@ -143,61 +155,10 @@ def line(entry: dict[str, Any]) -> str:
     )
 
 
-def write_city(aachen: Path, work: Path, size: float) -> None:
-    """The lists and the reference model (cameras and made-up poses) of a city."""
-    listed = pairs.read_pairs(aachen / "pairs-query-netvlad50.txt")
-    with sqlite3.connect(
-        f"file:{aachen / 'database_v1_1.db'}?mode=ro&immutable=1", uri=True
-    ) as database:
-        cameras = {
-            name: (COLMAP_MODELS[model], width, height, np.frombuffer(params).tolist())
-            for name, model, width, height, params in database.execute(
-                "SELECT name, model, width, height, params FROM images "
-                "JOIN cameras ON images.camera_id = cameras.camera_id"
-            )
-        }
-    queries = list(dict.fromkeys(query for query, _ in listed))
-    if size < 1:
-        kept = set(queries[: max(1, round(len(queries) * size))])
-        listed = [pair for pair in listed if pair[0] in kept]
-        queries = [query for query in queries if query in kept]
-    everything = [name for name in cameras if not name.startswith("query/")]
-    images = list(dict.fromkeys(name for _, name in listed)) if size < 1 else everything
-    kept_images = set(images)
-    listed_db = pairs.read_pairs(aachen / "image_pairs_to_match_v1_1.txt")
-    of_database = pairs.unique_pairs([p for p in listed_db if kept_images.issuperset(p)])
-    copies = max(1, round(size))
-    prefixes = ["", *(f"copy{i}/" for i in range(1, copies))]
-    _write_pairs(work / "pairs-query.txt", listed, prefixes)
-    _write_pairs(work / "pairs-db.txt", of_database, prefixes)
-    (work / "queries.txt").write_text("".join(f"{p}{q}\n" for p in prefixes for q in queries))
-    (work / "images.txt").write_text("".join(f"{p}{i}\n" for p in prefixes for i in images))
-    model = work / "reference"
-    model.mkdir()
-    with (model / "cameras.txt").open("w") as stream:
-        for number, name in enumerate(images, 1):
-            kind, width, height, params = cameras[name]
-            stream.write(f"{number} {kind} {width} {height} {' '.join(map(repr, params))}\n")
-    with (model / "images.txt").open("w") as stream:
-        for copy, prefix in enumerate(prefixes):
-            for number, name in enumerate(images, 1):
-                stream.write(
-                    f"{copy * len(images) + number} 1 0 0 0 {-number} 0 0 {number} {prefix}{name}\n"
-                    "\n"
-                )
-    (model / "points3D.txt").write_text("")
-
-
-def _write_pairs(path: Path, listed: list[tuple[str, str]], prefixes: list[str]) -> None:
-    with path.open("w") as stream:
-        for prefix in prefixes:
-            stream.writelines(f"{prefix}{a} {prefix}{b}\n" for a, b in listed)
-
-
 def _measure(stage: str, work: Path, keypoints: int) -> None:
     """One stage in this process; a line of JSON on standard output."""
     images = (work / "images.txt").read_text().split()
-    queries = (work / "queries.txt").read_text().split()
+    queries = [query.name for query in city.queries_of(work)]
     features, descriptors = work / "features.h5", work / "global-descriptors.h5"
     stages: dict[str, Callable[[], tuple[int, str]]] = {
         "features": lambda: _features([*images, *queries], features, keypoints),
@@ -205,6 +166,8 @@ def _measure(stage: str, work: Path, keypoints: int) -> None:
         "retrieval": lambda: _retrieve(images, queries, descriptors, work),
         "matching": lambda: _match(features, work),
         "verification": lambda: _verify(features, work),
+        "map": lambda: _map(features, work, keypoints),
+        "localization": lambda: _localize(features, work),
     }
     start, used = time.perf_counter(), time.process_time()
     items, unit = stages[stage]()
@@ -267,6 +230,27 @@ def _verify(features: Path, work: Path) -> tuple[int, str]:
             work / "database.db", reference, listed, read, matched, mapping.MappingConfig()
         )
     return len(listed), "pairs"
+
+
+def _map(features: Path, work: Path, keypoints: int) -> tuple[int, str]:
+    city.write_map(work, features, keypoints)
+    return 1, "maps"
+
+
+def _localize(features: Path, work: Path) -> tuple[int, str]:
+    queries = city.queries_of(work)
+    model, matched = work / "map", work / "matches-map.h5"
+    kept = places.main(
+        model, queries, work / "pairs-query.txt", features, matched, work / "pairs-places.txt",
+        workers=1,
+    )  # fmt: skip
+    found = localize.main(model, queries, kept, features, matched, work / "poses.txt", workers=1)
+    right = [
+        q.localized and float(np.linalg.norm(q.pose.centre)) < 0.01 for q in found.queries.values()
+    ]
+    if not all(right):
+        raise SamfeatError(f"{work}: {right.count(False)} queries are not where they should be")
+    return len(queries), "queries"
 
 
 if __name__ == "__main__":

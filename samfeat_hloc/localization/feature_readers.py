@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from ..errors import SamfeatError, cause_of
-from .h5store import read_array
+from .h5store import read_array, read_dataset
 from .provenance import reading_hdf5
 
 
@@ -37,6 +37,19 @@ class _File:
         trace: TracebackType | None,
     ) -> None:
         self._file.close()
+
+    def _find(self, key: str) -> h5py.Group | h5py.Dataset | None:
+        """What the file has under that name, None where there is nothing.
+
+        It is looked up once; to ask first whether it is there takes as long again.
+        """
+        with reading_hdf5(self.path):
+            try:
+                return self._file[key]
+            except KeyError:
+                if key in self._file:  # there, and damaged
+                    raise
+                return None
 
 
 def read_descriptors(file: h5py.File, name: str, path: Path) -> np.ndarray:
@@ -114,10 +127,10 @@ class FeatureReader(_File):
         return int(size[0]), int(size[1])
 
     def _get(self, name: str) -> h5py.Group:
-        if not self.has(name):
+        group = self._find(name)
+        if not isinstance(group, h5py.Group) or "keypoints" not in group:
             raise SamfeatError(f"{self.path}: no features of {name}; extract them first")
-        with reading_hdf5(self.path):
-            return self._file[name]
+        return group
 
 
 class MatchReader(_File):
@@ -130,10 +143,8 @@ class MatchReader(_File):
         """(K, 2) int64: index of the keypoint in image 0, in image 1."""
         direct, reverse = _pair_key(name0, name1), _pair_key(name1, name0)
         for key, flipped in ((direct, False), (reverse, True)):
-            with reading_hdf5(self.path):
-                there = f"{key}/matches0" in self._file
-            if there:
-                matches0 = read_array(self._file, f"{key}/matches0", self.path)
+            if (found := self._find(f"{key}/matches0")) is not None:
+                matches0 = read_dataset(found, self.path)
                 if matches0.ndim != 1 or matches0.dtype.kind not in "iu":
                     raise SamfeatError(
                         f"{self.path}: matches of {name0} {name1} are {matches0.dtype} of shape"

@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 SEGMENT_BYTES = 16 << 20
 SEGMENT_SECONDS = 10.0
 MOST_VALUES = 1 << 28  # of one array that is read: 1 GB of float32
+_MEND = "make the file again"
 SOURCE = "source"  # attribute of a group: what it was made from
 
 
@@ -304,21 +305,45 @@ def read_array(group: h5py.Group, name: str, path: Path) -> np.ndarray:
         path: the file, for the message.
 
     Raises:
-        SamfeatError: not there, not numbers, cannot be read, or more values than any real file has
-            (a few bytes of HDF5 can claim a shape of terabytes).
+        SamfeatError: as :func:`read_dataset`, and when it is not there.
     """
-    place = f"{path}: {group.name.strip('/')}/{name}"
-    mend = "make the file again"
     try:
-        dataset = group[name]
-        if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiub":
-            raise SamfeatError(f"{place}: not an array of numbers; {mend}")
-        if dataset.shape is None or dataset.size > MOST_VALUES:
-            raise SamfeatError(f"{place}: claims the absurd shape {dataset.shape}; {mend}")
-        return read_unpacked(dataset)
+        found = group[name]
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        why = " ".join(str(error).split())
-        raise SamfeatError(f"{place}: cannot be read ({why}); {mend}") from None
+        raise _unreadable(f"{path}: {(group.name or '').strip('/')}/{name}", error) from None
+    return read_dataset(found, path)
+
+
+def read_dataset(found: h5py.HLObject, path: Path) -> np.ndarray:
+    """The numbers of what a file has under some name, which may be anything.
+
+    Arguments:
+        path: the file, for the message.
+
+    Raises:
+        SamfeatError: not numbers, cannot be read, or more values than any real file has (a few
+            bytes of HDF5 can claim a shape of terabytes).
+    """
+    wrong = ""
+    try:
+        if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "fiub":
+            wrong = "not an array of numbers"
+        elif found.shape is None or found.size > MOST_VALUES:
+            wrong = f"claims the absurd shape {found.shape}"
+        else:
+            return read_unpacked(found)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise _unreadable(_place(found, path), error) from None
+    raise SamfeatError(f"{_place(found, path)}: {wrong}; {_MEND}")
+
+
+def _place(found: h5py.HLObject, path: Path) -> str:
+    return f"{path}: {(found.name or '').strip('/')}"
+
+
+def _unreadable(place: str, error: Exception) -> SamfeatError:
+    why = " ".join(str(error).split())
+    return SamfeatError(f"{place}: cannot be read ({why}); {_MEND}")
 
 
 def _file_image(groups: Mapping[str, Group], made_by: Mapping[str, Any]) -> bytes:

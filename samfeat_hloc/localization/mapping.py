@@ -240,8 +240,11 @@ def fill_database(
             database.write_rig(reference.rigs[rig_id], use_rig_id=True)
         for frame_id in reference.frames:
             database.write_frame(reference.frames[frame_id], use_frame_id=True)
-        for image_id in reference.images:
-            database.write_image(reference.images[image_id], use_image_id=True)
+        for image_id, image in reference.images.items():
+            # Without its frame: COLMAP would look for it among all frames, one by one, and what
+            # it writes is the same.
+            plain = pycolmap.Image(name=image.name, camera_id=image.camera_id, image_id=image_id)
+            database.write_image(plain, use_image_id=True)
         for name, image in tqdm(images.items(), desc="keypoints", unit="image"):
             keypoints = features.keypoints(name)
             camera = cameras[image.camera_id]

@@ -255,7 +255,6 @@ def _retrieve(
                 size = min(block_size, len(queries) - first)
                 rows = np.frombuffer(plain.read(size * length * 4), np.float32).reshape(size, -1)
                 similarity = similarities(torch.from_numpy(rows.copy()), block).numpy()
-                similarity[similarity < 0] = -np.inf
                 for query, itself in selves:
                     if first <= query < first + size:
                         similarity[query - first, itself] = -np.inf
@@ -271,19 +270,31 @@ def _retrieve(
 
 def _keep_best(best: np.ndarray, index: np.ndarray, similarity: np.ndarray, offset: int) -> None:
     """Put the better ones of (N, M) similarities, of the database from ``offset`` on, among the
-    best so far (N, count), which are in order; of equal ones the earlier stay."""
+    best so far (N, count), which are in order; of equal ones the earlier stay. Negative ones do
+    not count."""
     count = best.shape[1]
-    if count < similarity.shape[1]:  # below the best few of this block
-        least = np.partition(similarity, -count, axis=1)[:, -count]
-        candidate = similarity >= np.maximum(least, np.nextafter(best[:, -1], np.inf))[:, None]
-    else:
-        candidate = similarity > best[:, -1:]
-    for row in np.flatnonzero(candidate.any(axis=1)):
-        columns = np.flatnonzero(candidate[row])
-        scores = np.concatenate([best[row], similarity[row, columns]])
-        order = np.argsort(-scores, kind="stable")[:count]
-        best[row] = scores[order]
-        index[row] = np.concatenate([index[row], columns + offset])[order]
+    least = np.maximum(np.nextafter(best[:, -1], np.float32(np.inf)), 0)
+    better = similarity >= least[:, None]
+    crowded = np.flatnonzero(np.count_nonzero(better, axis=1) > count)
+    if len(crowded):  # the best few of this block are enough
+        rows = similarity[crowded]
+        better[crowded] &= rows >= np.partition(rows, -count, axis=1)[:, -count, None]
+    in_row = np.count_nonzero(better, axis=1)
+    touched = np.flatnonzero(in_row)
+    if not len(touched):
+        return
+    row, column = np.nonzero(better)
+    place = np.arange(len(row)) - (np.cumsum(in_row) - in_row)[row]  # within the row
+    row = np.searchsorted(touched, row)
+    added = np.full((len(touched), in_row.max()), -np.inf, dtype=best.dtype)
+    numbers = np.zeros(added.shape, dtype=index.dtype)
+    added[row, place] = similarity[touched[row], column]
+    numbers[row, place] = column + offset
+    scores = np.concatenate([best[touched], added], axis=1)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    numbers = np.concatenate([index[touched], numbers], axis=1)
+    best[touched] = np.take_along_axis(scores, order, axis=1)
+    index[touched] = np.take_along_axis(numbers, order, axis=1)
 
 
 def _check_length(rows: np.ndarray | torch.Tensor, length: int, path: Path) -> None:
