@@ -24,9 +24,9 @@ logger = logging.getLogger(__name__)
 STRIDE = 16  # sides of the network's input are multiples of it
 RELEASE_THRESHOLD = 0.9
 # What a keypoint's logit loses for each halving of the scale: its place is less exact.
-COARSE_COSTS = 2.0
-POOLED_OCTAVES = 0.5  # sigma over which several scales' descriptors are pooled
-LEAST_SHARE = 0.05  # a level whose weight in a descriptor is below it is left out
+COARSE_COSTS = 1.25
+POOLED_OCTAVES = 0.5  # sigma over which several scales' logits and descriptors are pooled
+LEAST_SHARE = 0.05  # a level whose weight for a keypoint is below it is left out
 
 
 @dataclass(frozen=True)
@@ -210,11 +210,12 @@ def detect_and_describe(
 
 class _Level(NamedTuple):
     """What the network found in a batch at one scale. points: of each image keypoints (N, 2) in
-    pixels of the batch, their ranks and their scores (N,), best first. features: as the network's.
-    ratio: (2,), the batch's pixels to one of this level, in x and y. size: width and height that
-    the features cover."""
+    pixels of the batch and their scores (N,), best first. logits: (B, 1, H, W), without what the
+    scale costs. features: as the network's. ratio: (2,), the batch's pixels to one of this level,
+    in x and y. size: width and height that the features cover."""
 
-    points: list[tuple[Tensor, Tensor, Tensor]]
+    points: list[tuple[Tensor, Tensor]]
+    logits: Tensor
     features: Tensor
     scale: float
     ratio: Tensor
@@ -239,23 +240,22 @@ def _detect(model: Network, image: Tensor, scale: float, options: ExtractOptions
     # The edge map guides the detector: it is added before the sigmoid.
     edges = F.interpolate(maps.edges.float(), x.shape[-2:], mode="bilinear", align_corners=False)
     logits = maps.keypoint_logits.float() + edges
-    if scale != 1:
-        logits = logits + COARSE_COSTS * np.log2(scale)
-    scores = torch.sigmoid(logits)
+    cost = COARSE_COSTS * np.log2(scale)
+    scores = torch.sigmoid(logits + cost)
     # Suppression looks at the logits: the sigmoid of large ones is the same number, a tie.
     ranked = scores if options.official else logits
     threshold = options.detection_threshold
     if not options.official:
-        threshold = float(torch.logit(torch.tensor(threshold, dtype=torch.float64)))
+        threshold = float(torch.logit(torch.tensor(threshold, dtype=torch.float64))) - cost
     kept = detection.suppress(ranked, options.nms_radius, threshold, exact=options.official)
     kept = detection.clear_border(kept, options.border, width, height)
     points = []
     for b in range(len(image)):
-        xy, ranks = detection.best_points(ranked[b, 0], kept[b, 0], options.max_keypoints)
+        xy, _ = detection.best_points(ranked[b, 0], kept[b, 0], options.max_keypoints)
         keypoints = detection.refine(logits[b, 0], xy) if options.subpixel else xy.float()
         keypoints = (keypoints + 0.5) * ratio - 0.5 if scale != 1 else keypoints
-        points.append((keypoints, ranks, scores[b, 0, xy[:, 1], xy[:, 0]]))
-    return _Level(points, maps.features, scale, ratio, (x.shape[-1], x.shape[-2]))
+        points.append((keypoints, scores[b, 0, xy[:, 1], xy[:, 0]]))
+    return _Level(points, logits, maps.features, scale, ratio, (x.shape[-1], x.shape[-2]))
 
 
 def _describe(
@@ -264,28 +264,32 @@ def _describe(
     """The best keypoints of all levels of image ``b``, and their descriptors.
 
     A descriptor is the mean of those at its place in all levels, with weights that fall with the
-    distance of the level from its own. What two photos show at different distances is
-    then described over scales that they share.
+    distance of the level from its own; the logits that rank the keypoints of several levels are
+    pooled likewise. What two photos show at different distances is then described over scales that
+    they share, and points that are there at several scales come first.
     """
-    keypoints, ranks, scores = (
+    keypoints, scores = (
         torch.cat(parts) for parts in zip(*(level.points[b] for level in levels), strict=True)
     )
     counts = keypoints.new_tensor([len(level.points[b][0]) for level in levels], dtype=torch.long)
     own = torch.arange(len(levels), device=counts.device).repeat_interleave(counts)
-    if len(levels) > 1:
-        order = ranks.sort(descending=True, stable=True).indices[: options.max_keypoints]
-        keypoints, scores, own = keypoints[order], scores[order], own[order]
     octaves = keypoints.new_tensor([level.scale for level in levels]).log2()
     shares = torch.exp(-((octaves[:, None] - octaves) ** 2) / (2 * POOLED_OCTAVES**2))
+    shares = torch.where(shares > LEAST_SHARE, shares, 0.0)
+    if len(levels) > 1:
+        logits = [_near(level, level.logits[b : b + 1], keypoints) for level in levels]
+        ranks = (torch.stack(logits, dim=1) * shares[own]).sum(1) / shares.sum(1)[own]
+        ranks = ranks + COARSE_COSTS * octaves[own]
+        order = ranks.sort(descending=True, stable=True).indices[: options.max_keypoints]
+        order = order[torch.sigmoid(ranks[order]) >= options.detection_threshold]
+        keypoints, scores, own = keypoints[order], torch.sigmoid(ranks[order]), own[order]
 
     pooled: Tensor | None = None
     attention = torch.ones_like(scores)
     for index, level in enumerate(levels):
         share = shares[own, index]
-        near = share > LEAST_SHARE
-        places = keypoints[near]
-        if level.scale != 1:
-            places = (places + 0.5) / level.ratio - 0.5
+        near = share > 0
+        places = _places(level, keypoints[near])
         features = level.features[b : b + 1]
         if options.official:  # it samples beside its keypoints
             found = _sampled(model.describe(features), places, level, options)
@@ -307,6 +311,18 @@ def _describe(
         "keypoint_scores": scores,
         "descriptors": descriptors.t().contiguous(),
     }
+
+
+def _places(level: _Level, keypoints: Tensor) -> Tensor:
+    """Where keypoints (N, 2) of the batch are in a level, in its pixels."""
+    return keypoints if level.scale == 1 else (keypoints + 0.5) / level.ratio - 0.5
+
+
+def _near(level: _Level, values: Tensor, keypoints: Tensor) -> Tensor:
+    """The largest of the values (1, 1, H, W) of a level within 3x3 pixels of keypoints (N, 2)."""
+    values = detection.local_maximum(values, 1)[0, 0]
+    x, y = _places(level, keypoints).round().long().unbind(1)
+    return values[y.clamp(0, values.shape[0] - 1), x.clamp(0, values.shape[1] - 1)]
 
 
 def _sampled(dense: Tensor, places: Tensor, level: _Level, options: ExtractOptions) -> Tensor:

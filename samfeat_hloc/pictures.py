@@ -23,7 +23,7 @@ from .extract import STRIDE, resize_image
 from .images import read_image
 from .localization.dataset import base_name
 from .localization.feature_readers import FeatureReader, MatchReader
-from .localization.localize import LocalizationResult, QueryResult
+from .localization.localization_result import LocalizationResult, QueryResult
 from .localization.map_model import MapModel, read_map
 from .localization.pipeline import Run
 from .localization.poses import Pose

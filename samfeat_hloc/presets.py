@@ -6,7 +6,7 @@ from .extract import RELEASE_DEFAULTS, ExtractOptions
 
 # For matches across distances and, where an image is smaller than the preset's size, for exact
 # places: twice the time at that size. Poses are no better for it.
-MULTISCALE = (0.35, 0.5, 0.7, 1.0, 1.4)
+MULTISCALE = (0.35, 0.5, 0.7, 1.0, 1.2, 1.7)
 
 PRESETS: dict[str, ExtractOptions] = {
     # Aachen Day-Night as hloc's own configurations run it.

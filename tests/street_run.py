@@ -14,7 +14,12 @@ import cv2
 import h5py
 import numpy as np
 
-from samfeat_hloc.localization.localize import FALLBACK, LOCALIZED, QueryResult, write_result
+from samfeat_hloc.localization.localization_result import (
+    FALLBACK,
+    LOCALIZED,
+    QueryResult,
+    write_result,
+)
 from samfeat_hloc.localization.poses import Pose, write_poses
 
 WIDTH, HEIGHT, FOCAL = 320, 240, 300.0

@@ -47,8 +47,9 @@ def photo() -> np.ndarray:
 class Blobs:
     """A network whose heatmap is known: a quadratic peak at each given place."""
 
-    def __init__(self, places: list[tuple[float, float]]) -> None:
+    def __init__(self, places: list[tuple[float, float]], background: float = -50.0) -> None:
         self.places = places
+        self.background = background
 
     def parameters(self) -> Iterator[Tensor]:
         yield torch.zeros(1)
@@ -56,7 +57,7 @@ class Blobs:
     def encode(self, image: Tensor) -> SimpleNamespace:
         height, width = image.shape[-2:]
         y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-        logits = torch.full((height, width), -50.0)
+        logits = torch.full((height, width), self.background)
         for px, py in self.places:
             logits = torch.maximum(logits, 5 - (x - px) ** 2 - (y - py) ** 2)
         # Features hold their own true position: cell i covers pixels 4i to 4i + 3.
@@ -249,8 +250,31 @@ def test_scales_share_the_keypoints(model: SAMFeat, photo: np.ndarray) -> None:
     single, twice, both = extract(1.0), extract(2.0), extract(1.0, 2.0)
     assert both["keypoints"].shape == (300, 2)
     assert both["descriptors"].shape == (128, 300)
-    scores = np.concatenate([single["keypoint_scores"], twice["keypoint_scores"]])
-    np.testing.assert_allclose(both["keypoint_scores"], np.sort(scores)[::-1][:300], atol=1e-6)
+    assert (np.diff(both["keypoint_scores"]) <= 0).all()
+    known = {tuple(place) for found in (single, twice) for place in found["keypoints"]}
+    assert all(tuple(place) in known for place in both["keypoints"])
+
+
+def test_points_that_are_there_at_several_scales_come_first() -> None:
+    class Seen(Blobs):
+        def encode(self, image: Tensor) -> SimpleNamespace:
+            scale = image.shape[-1] / 320
+            often = [(scale * (x + 0.5) - 0.5, scale * (y + 0.5) - 0.5) for x, y in self.places]
+            once = [(100.0, 200.0)] if scale == 1 else []
+            return Blobs([*often, *once], background=-4.0).encode(image)
+
+    image = np.full((320, 320, 3), 90, np.uint8)
+    options = ExtractOptions(scales=(0.5, 0.7, 1.0), precision="float32")
+    found = extract_batch(Seen([(60.0, 61.0)]), [image], options)[0]
+    first, last = found["keypoints"][0], found["keypoints"][-1]
+    np.testing.assert_allclose([first, last], [(60, 61), (100, 200)], atol=0.02)
+    assert (np.diff(found["keypoint_scores"]) <= 0).all()
+    score = found["keypoint_scores"][0]
+    options = ExtractOptions(
+        scales=(0.5, 0.7, 1.0), precision="float32", detection_threshold=float(score) - 1e-4
+    )
+    kept = extract_batch(Seen([(60.0, 61.0)]), [image], options)[0]
+    assert kept["keypoint_scores"].tolist() == [score]
 
 
 def test_a_finer_scale_is_worth_its_octave(model: SAMFeat, photo: np.ndarray) -> None:

@@ -17,7 +17,8 @@ import pytest
 
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.localization import h5store, provenance
-from samfeat_hloc.localization.h5store import Group, SegmentWriter, group_names
+from samfeat_hloc.localization.h5arrays import group_names
+from samfeat_hloc.localization.h5store import Group, SegmentWriter
 
 MADE_BY = provenance.made_by("test", {"size": 1}, {"input": "a"})
 OTHER = provenance.made_by("test", {"size": 2}, {"input": "a"})

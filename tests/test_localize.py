@@ -18,14 +18,14 @@ from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation.localization import position_error, rotation_error
 from samfeat_hloc.localization import localize, mapping
 from samfeat_hloc.localization import matches as matching
+from samfeat_hloc.localization.absolute_pose import estimate_pose
+from samfeat_hloc.localization.correspondences import correspondences
 from samfeat_hloc.localization.dataset import Query
 from samfeat_hloc.localization.feature_readers import MatchReader
-from samfeat_hloc.localization.localize import (
+from samfeat_hloc.localization.localization_result import (
     FALLBACK,
     LOCALIZED,
     LocalizationResult,
-    correspondences,
-    estimate_pose,
 )
 from samfeat_hloc.localization.map_model import read_map
 from samfeat_hloc.localization.poses import read_poses

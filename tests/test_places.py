@@ -8,13 +8,9 @@ import h5py
 import numpy as np
 import pycolmap
 
+from samfeat_hloc.localization.absolute_pose import estimate_pose
+from samfeat_hloc.localization.correspondences import ImageMatches, image_matches, merged
 from samfeat_hloc.localization.feature_readers import MatchReader
-from samfeat_hloc.localization.localize import (
-    ImageMatches,
-    estimate_pose,
-    image_matches,
-    merged,
-)
 from samfeat_hloc.localization.map_model import MapImage, MapModel
 from samfeat_hloc.localization.places import agreeing, places_of
 from samfeat_hloc.localization.poses import Pose

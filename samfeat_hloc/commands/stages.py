@@ -206,7 +206,7 @@ def _chosen(
     what: str, file: Path, dataset: str, lists: list[Path] | None, prefix: str | None
 ) -> list[str]:
     """Names from lists, or those in an HDF5 file that start with a prefix ("db/", "query/")."""
-    from ..localization.h5store import group_names
+    from ..localization.h5arrays import group_names
     from ..localization.provenance import open_hdf5
 
     if lists is not None:

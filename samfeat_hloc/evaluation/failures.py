@@ -18,7 +18,12 @@ import numpy as np
 from tqdm import tqdm
 
 from ..localization.dataset import AachenDataset, Camera, base_name
-from ..localization.localize import LocalizationResult, QueryResult, log_path, read_result
+from ..localization.localization_result import (
+    LocalizationResult,
+    QueryResult,
+    log_path,
+    read_result,
+)
 from ..localization.map_model import MapModel, is_model, read_map
 from ..localization.poses import Pose
 from .localization import THRESHOLDS, position_error, rotation_error, within

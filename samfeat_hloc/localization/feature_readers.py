@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from ..errors import SamfeatError, cause_of
-from .h5store import read_array, read_dataset
+from .h5arrays import read_array, read_dataset
 from .provenance import reading_hdf5
 
 

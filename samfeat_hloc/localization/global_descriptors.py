@@ -19,7 +19,8 @@ from tqdm import tqdm
 from ..errors import SamfeatError
 from . import provenance
 from .feature_readers import read_descriptors
-from .h5store import Group, SegmentWriter, group_names
+from .h5arrays import group_names
+from .h5store import Group, SegmentWriter
 
 logger = logging.getLogger(__name__)
 

@@ -29,14 +29,12 @@ from tqdm import tqdm
 from ..errors import SamfeatError, cause_of
 from . import provenance
 from .file_lock import FileLock, lock_of, sole_run
-from .gzip_array import read_unpacked
+from .h5arrays import read_array
 
 logger = logging.getLogger(__name__)
 
 SEGMENT_BYTES = 16 << 20
 SEGMENT_SECONDS = 10.0
-MOST_VALUES = 1 << 28  # of one array that is read: 1 GB of float32
-_MEND = "make the file again"
 SOURCE = "source"  # attribute of a group: what it was made from
 
 
@@ -287,63 +285,6 @@ def _groups(file: h5py.File) -> Iterator[tuple[str, str]]:
     inner = {name.rpartition("/")[0] for name in leaves}
     for name in leaves - inner - {""}:
         yield name, str(file[name].attrs.get(SOURCE, ""))
-
-
-def group_names(file: h5py.File, dataset: str) -> list[str]:
-    """Sorted names of the groups of an open HDF5 file that hold a dataset of that name."""
-    names: list[str] = []
-    with provenance.reading_hdf5(Path(file.filename)):
-        file.visit(names.append)
-    ending = f"/{dataset}"
-    return sorted(name.removesuffix(ending) for name in names if name.endswith(ending))
-
-
-def read_array(group: h5py.Group, name: str, path: Path) -> np.ndarray:
-    """An array of numbers of an open HDF5 file that may come from a stranger.
-
-    Arguments:
-        path: the file, for the message.
-
-    Raises:
-        SamfeatError: as :func:`read_dataset`, and when it is not there.
-    """
-    try:
-        found = group[name]
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise _unreadable(f"{path}: {(group.name or '').strip('/')}/{name}", error) from None
-    return read_dataset(found, path)
-
-
-def read_dataset(found: h5py.HLObject, path: Path) -> np.ndarray:
-    """The numbers of what a file has under some name, which may be anything.
-
-    Arguments:
-        path: the file, for the message.
-
-    Raises:
-        SamfeatError: not numbers, cannot be read, or more values than any real file has (a few
-            bytes of HDF5 can claim a shape of terabytes).
-    """
-    wrong = ""
-    try:
-        if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "fiub":
-            wrong = "not an array of numbers"
-        elif found.shape is None or found.size > MOST_VALUES:
-            wrong = f"claims the absurd shape {found.shape}"
-        else:
-            return read_unpacked(found)
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise _unreadable(_place(found, path), error) from None
-    raise SamfeatError(f"{_place(found, path)}: {wrong}; {_MEND}")
-
-
-def _place(found: h5py.HLObject, path: Path) -> str:
-    return f"{path}: {(found.name or '').strip('/')}"
-
-
-def _unreadable(place: str, error: Exception) -> SamfeatError:
-    why = " ".join(str(error).split())
-    return SamfeatError(f"{place}: cannot be read ({why}); {_MEND}")
 
 
 def _file_image(groups: Mapping[str, Group], made_by: Mapping[str, Any]) -> bytes:

@@ -8,46 +8,43 @@ how it was made.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import importlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import SamfeatError
 from ..extract import ExtractOptions
-from ..hloc_plugin import HLOC_ADDRESS, NOT_INSTALLED, compat, configurations, register
+from ..hloc_plugin import compat, configurations
 from ..images import check_name
 from ..network import SAMFeat
-from . import localize as native_localize
 from . import mapping as native_mapping
 from . import provenance
 from .colmap_database import put_in_place, work_folder
-from .dataset import Query
-from .feature_readers import FeatureReader
+from .hloc_calls import check_installed, hloc_module, made_by_hloc, say_native
 from .hloc_files import hdf5_file, hloc_errors, text_file
-from .localize import LocalizationResult, QueryResult
-from .map_model import is_model, read_map
+from .hloc_localization import localize
+from .map_model import is_model
 from .matches import MatchConfig
 from .pairs import read_pairs
-from .poses import Pose
 
 logger = logging.getLogger(__name__)
 
+__all__ = [
+    "check_installed",
+    "features",
+    "global_descriptors",
+    "localize",
+    "mapping",
+    "matches",
+    "pairs_from_covisibility",
+    "pairs_from_retrieval",
+]
+
 _SEED = 0  # as in the native stages
 _MOST_KEYPOINTS = 32767  # hloc stores matches as int16
-
-
-def check_installed() -> str:
-    """hloc's version; raises a SamfeatError that says how to install hloc where it is not."""
-    if not register(quiet=True):
-        raise SamfeatError(f"--engine hloc: {NOT_INSTALLED}; or use --engine native")
-    return str(importlib.import_module("hloc").__version__)
 
 
 def features(
@@ -67,7 +64,7 @@ def features(
     """
     conf = configurations.extractor("samfeat", options)
     conf["model"]["weights"] = configurations.Loaded(model)
-    made_by = _made_by(
+    made_by = made_by_hloc(
         "features", options.asdict(), _images_hash(image_dir, names), model.weights_sha256
     )
     return _extract(conf, image_dir, names, output, made_by, overwrite)
@@ -90,7 +87,7 @@ def global_descriptors(
             f"{configuration}: is no global descriptor of this hloc; choose from {', '.join(known)}"
         )
     conf = confs[configuration]
-    made_by = _made_by("global_descriptors", {"conf": conf}, _images_hash(image_dir, names))
+    made_by = made_by_hloc("global_descriptors", {"conf": conf}, _images_hash(image_dir, names))
     return _extract(conf, image_dir, names, output, made_by, overwrite)
 
 
@@ -98,14 +95,16 @@ def pairs_from_covisibility(
     model: Path, output: Path, *, num_matched: int = 20, overwrite: bool = False
 ) -> Path:
     """``hloc.pairs_from_covisibility``; see :func:`.pairs.from_covisibility`."""
-    made_by = _made_by(
+    made_by = made_by_hloc(
         "pairs", {"from": "covisibility", "num_matched": num_matched}, {"model": _model_hash(model)}
     )
     return text_file(
         output,
         made_by,
         overwrite,
-        lambda temporary: _hloc("pairs_from_covisibility").main(model, temporary, num_matched),
+        lambda temporary: hloc_module("pairs_from_covisibility").main(
+            model, temporary, num_matched
+        ),
     )
 
 
@@ -122,7 +121,7 @@ def pairs_from_retrieval(
 
     hloc fails where there are fewer database images than are asked for; then all are taken.
     """
-    made_by = _made_by(
+    made_by = made_by_hloc(
         "pairs",
         {"from": "retrieval", "num_matched": num_matched},
         {
@@ -136,7 +135,7 @@ def pairs_from_retrieval(
         output,
         made_by,
         overwrite,
-        lambda temporary: _hloc("pairs_from_retrieval").main(
+        lambda temporary: hloc_module("pairs_from_retrieval").main(
             descriptors, temporary, count, query_list=list(query_names), db_list=list(db_names)
         ),
     )
@@ -167,11 +166,11 @@ def matches(
     conf["model"]["ratio_threshold"] = config.ratio_threshold
 
     def match(temporary: Path) -> None:
-        _hloc("match_features").main(
+        hloc_module("match_features").main(
             conf, pairs, features, matches=temporary, features_ref=features_ref
         )
 
-    return hdf5_file(output, _made_by("matches", asdict(config), inputs), overwrite, match)
+    return hdf5_file(output, made_by_hloc("matches", asdict(config), inputs), overwrite, match)
 
 
 def mapping(
@@ -191,11 +190,11 @@ def mapping(
     hloc v1.4 does not know this generation of pycolmap: there, the native stage is used.
     """
     if compat.is_legacy(check_installed()):
-        _say_native("mapping")
+        say_native("mapping")
         return native_mapping.main(
             reference_model, image_dir, pairs, features, matches, output, overwrite=overwrite
         )
-    made_by = _made_by(
+    made_by = made_by_hloc(
         "mapping",
         {},
         {
@@ -210,7 +209,7 @@ def mapping(
         return output
     with work_folder(output) as work:
         model = work / "model"
-        triangulation = _hloc("triangulation")
+        triangulation = hloc_module("triangulation")
         with hloc_errors("triangulation", matches), compat.corner_origin(triangulation):
             mapped = triangulation.main(
                 model, reference_model, image_dir, pairs, features, matches,
@@ -228,149 +227,6 @@ def mapping(
     return output
 
 
-def localize(
-    map_dir: Path,
-    queries: Sequence[Query],
-    pairs: Path,
-    features: Path,
-    matches: Path,
-    output: Path,
-    *,
-    max_error: float = 12.0,
-    overwrite: bool = False,
-    workers: int = 2,
-) -> LocalizationResult:
-    """``hloc.localize_sfm``; see :func:`.localize.main`. ``workers`` is hloc's own: one.
-
-    hloc v1.4 does not know this generation of pycolmap: there, the native stage is used.
-    """
-    if compat.is_legacy(check_installed()):
-        _say_native("localization")
-        return native_localize.main(
-            map_dir, queries, pairs, features, matches, output,
-            max_error=max_error, overwrite=overwrite, workers=workers,
-        )  # fmt: skip
-    listing = "".join(
-        f"{q.name} {q.camera.model} {q.camera.width} {q.camera.height}"
-        f" {' '.join(map(repr, q.camera.params))}\n"
-        for q in queries
-    )
-    made_by = _made_by(
-        "localize",
-        {"max_error": max_error},
-        {
-            **native_localize.input_hashes(map_dir, queries, pairs, features, matches),
-            "queries": provenance.names_hash(listing.splitlines()),  # as hloc is given them
-        },
-    )
-    if output.exists() and not overwrite:
-        provenance.check(provenance.read_sidecar(output), made_by, output)
-        logger.info("localize: %s is there already, skipped", output)
-        return native_localize.read_result(output)
-    retrieved: dict[str, list[str]] = {}
-    for name, db_name in read_pairs(pairs):
-        retrieved.setdefault(name, []).append(db_name)
-    in_map = set(read_map(map_dir).images)
-    for query in queries:
-        if not in_map.intersection(retrieved.get(query.name, ())):
-            raise SamfeatError(
-                f"{pairs}: no image of the map retrieved for query {query.name}; give a list with"
-                " a pair for every query"
-            )
-    with work_folder(output) as work:
-        (work / "queries.txt").write_text(listing, encoding="utf-8")
-        module = _hloc("localize_sfm")
-        with hloc_errors("localize_sfm", map_dir), _recorded(module) as log:
-            module.main(
-                map_dir, work / "queries.txt", pairs, features, matches, work / "poses.txt",
-                config={"estimation": {"ransac": native_localize.ransac_options(max_error)}},
-            )  # fmt: skip
-        poses = _read_in_order(work / "poses.txt", [query.name for query in queries])
-    results = {query.name: _result(query, poses[query.name], log, features) for query in queries}
-    native_localize.write_result(results, output, made_by)
-    result = LocalizationResult(results)
-    logger.info("localize: %d of %d queries", result.num_localized, len(queries))
-    return result
-
-
-@contextlib.contextmanager
-def _recorded(module: Any) -> Iterator[dict[str, dict[str, Any]]]:
-    """What hloc logs of every query, which it would otherwise only leave in a pickle."""
-    original = module.pose_from_cluster
-    log: dict[str, dict[str, Any]] = {}
-
-    @functools.wraps(original)
-    def recording(localizer: Any, name: str, *args: Any, **kwargs: Any) -> Any:
-        found, entry = original(localizer, name, *args, **kwargs)
-        names = [localizer.reconstruction.images[i].name for i in entry["db"]]
-        log[name] = {**entry, "retrieved": names}
-        return found, entry
-
-    module.pose_from_cluster = recording
-    try:
-        yield log
-    finally:
-        module.pose_from_cluster = original
-
-
-def _read_in_order(path: Path, names: Sequence[str]) -> dict[str, Pose]:
-    """hloc's poses by full name: it writes base names only, but in the order of the queries."""
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line]
-    if [line[0] for line in lines] != [name.rsplit("/", 1)[-1] for name in names]:
-        raise SamfeatError(
-            f"{path.name}: hloc did not write one pose for each query; use --engine native"
-        )
-    values = [np.array([float(value) for value in line[1:]]) for line in lines]
-    return {n: Pose(qvec=v[:4], tvec=v[4:]) for n, v in zip(names, values, strict=True)}
-
-
-def _result(
-    query: Query, pose: Pose, log: dict[str, dict[str, Any]], features: Path
-) -> QueryResult:
-    entry = log[query.name]
-    found = entry["PnP_ret"]
-    keypoints, points_to_db = entry["keypoint_index_to_db"]
-    points = np.array(entry["points3D_ids"], dtype=np.int64)
-    counts = [0] * len(entry["retrieved"])
-    for _, sources in points_to_db:
-        for index in sources:
-            counts[index] += 1
-    inliers = np.zeros(len(points), bool)
-    if found is not None:
-        inliers = np.asarray(found["inlier_mask"], dtype=bool)
-    with FeatureReader(features) as reader:
-        num_keypoints = len(reader.keypoints(query.name))
-    return QueryResult(
-        name=query.name,
-        condition=query.condition,
-        pose=pose,
-        status=native_localize.FALLBACK if found is None else native_localize.LOCALIZED,
-        num_keypoints=num_keypoints,
-        num_matches=int(entry["num_matches"]),
-        num_correspondences=len(points),
-        retrieved=list(zip(entry["retrieved"], counts, strict=True)),
-        inlier_keypoints=np.array(keypoints, dtype=np.int32)[inliers],
-        inlier_points=points[inliers],
-    )
-
-
-def _hloc(name: str) -> Any:
-    """One of hloc's modules, with SAMFeat registered."""
-    check_installed()
-    with hloc_errors(name, Path(f"hloc.{name}")):
-        return importlib.import_module(f"hloc.{name}")
-
-
-def _made_by(
-    stage: str, config: dict[str, Any], inputs: dict[str, str], weights_sha256: str | None = None
-) -> dict[str, Any]:
-    """Provenance that tells hloc's files from the native ones."""
-    version = check_installed()
-    made_by = provenance.made_by(stage, {"engine": "hloc", **config}, inputs, weights_sha256)
-    made_by["versions"]["hloc"] = version
-    return made_by
-
-
 def _extract(
     conf: dict[str, Any],
     image_dir: Path,
@@ -380,7 +236,7 @@ def _extract(
     overwrite: bool,
 ) -> Path:
     def extract(temporary: Path) -> None:
-        _hloc("extract_features").main(
+        hloc_module("extract_features").main(
             conf, image_dir, image_list=list(names), feature_path=temporary
         )
 
@@ -433,12 +289,3 @@ def _check_counts(features: Path, names: Sequence[str]) -> None:
                     f"{features}: {name} has {count} keypoints, hloc stores at most"
                     f" {_MOST_KEYPOINTS}; set max_keypoints, or use --engine native"
                 )
-
-
-def _say_native(stage: str) -> None:
-    logger.warning(
-        "this hloc's %s was written for pycolmap 0.x, so it is done natively; for hloc's own:"
-        ' pip install --upgrade "hloc @ %s"',
-        stage,
-        HLOC_ADDRESS,
-    )

@@ -29,11 +29,12 @@ from ..images import keypoints_to_stored, read_photo, to_upright
 from ..matching import nearest_neighbours
 from ..network import SAMFeat
 from . import frozen_map
+from .absolute_pose import estimate_pose
+from .correspondences import Correspondences, ImageMatches, merged
 from .dataset import Camera
 from .frozen_map import FrozenImage, FrozenMap
 from .global_descriptors import vlad
 from .intrinsics import camera_from_exif
-from .localize import Correspondences, ImageMatches, estimate_pose, merged
 from .places import agreeing
 from .poses import Pose
 

@@ -14,10 +14,10 @@ from ..errors import SamfeatError
 from ..extract import ExtractOptions, resized_shape
 from . import frozen_map, new_points, provenance
 from .colmap_database import put_in_place, work_folder
+from .correspondences import merged
 from .dataset import Camera
 from .feature_readers import FeatureReader
 from .frozen_map import FrozenImage, FrozenMap
-from .localize import merged
 from .localizer import Localizer, with_points
 from .map_model import read_cameras, read_map
 from .poses import Pose

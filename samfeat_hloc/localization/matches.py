@@ -22,7 +22,8 @@ from ..workers import sharing_torch
 from . import provenance
 from .distributed import Cluster
 from .feature_readers import read_descriptors
-from .h5store import Group, SegmentWriter, group_names
+from .h5arrays import group_names
+from .h5store import Group, SegmentWriter
 from .pairs import read_pairs, unique_pairs
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from ..errors import SamfeatError
 from ..images import check_name
 from ..matching import similarities
 from . import provenance
-from .h5store import group_names, read_array
+from .h5arrays import group_names, read_array
 from .map_model import is_model, read_map
 from .textlines import data_lines
 

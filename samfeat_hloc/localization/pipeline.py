@@ -33,7 +33,7 @@ from . import (
 )
 from .dataset import AachenDataset
 from .distributed import Cluster
-from .localize import LocalizationResult
+from .localization_result import LocalizationResult
 from .run_options import VLAD, RunOptions
 from .summary import RunSummary, StageSummary, count_keypoints, count_matches, map_figures
 from .textlines import write_atomically

@@ -26,19 +26,19 @@ from tqdm import tqdm
 from ..errors import SamfeatError
 from ..workers import Workers
 from . import provenance
-from .dataset import Query
-from .feature_readers import FeatureReader, MatchReader
-from .localize import (
+from .absolute_pose import estimate_pose
+from .correspondences import (
     Correspondences,
     ImageMatches,
     check_keypoints,
     check_retrieved,
-    estimate_pose,
     image_matches,
-    input_hashes,
     merged,
     retrieved_images,
 )
+from .dataset import Query
+from .feature_readers import FeatureReader, MatchReader
+from .localize import input_hashes
 from .map_model import read_map
 from .poses import Pose
 
@@ -67,7 +67,7 @@ class SolvedPlace:
 @dataclass(frozen=True, eq=False)
 class Agreement:
     """The retrieved images that are kept, and the pose from their matches where it was found on
-    the way: with its inliers as `localize.estimate_pose` gives it."""
+    the way: with its inliers as `absolute_pose.estimate_pose` gives it."""
 
     images: list[ImageMatches]
     solved: tuple[Pose, np.ndarray] | None = None

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,19 @@ from tqdm import tqdm
 
 from ..errors import SamfeatError
 from ..evaluation.failures import Diagnosis, diagnose_all
-from ..evaluation.localization import LocalizationEvaluation, by_base_name, evaluate
+from ..evaluation.localization import by_base_name, evaluate
 from ..localization import provenance
 from ..localization.dataset import AachenDataset, base_name
 from ..localization.feature_readers import FeatureReader, MatchReader
-from ..localization.localize import LocalizationResult, QueryResult, log_path, read_result
+from ..localization.localization_result import (
+    LocalizationResult,
+    QueryResult,
+    log_path,
+    read_result,
+)
 from ..localization.map_model import MapModel, is_model, read_map
 from ..localization.textlines import read_text
+from .contents import MatchPicture, QueryReport, ReportData, Scene
 from .photos import MAX_KEYPOINTS, Photo, detail, relative, thumbnail
 from .scene import Frame, camera_size, choose_points, extent, map_tangents, tangents, upright_frame
 
@@ -30,84 +35,6 @@ logger = logging.getLogger(__name__)
 
 _DETAIL_MATCHES = 3000
 _POINTS_PER_QUERY = 256
-
-
-@dataclass(frozen=True)
-class Scene:
-    """The 3-D view; coordinates are those of `Frame`, poses as `Frame.poses` has them.
-
-    points (P, 3) float32, colors (P, 3) uint8: the part of the map's num_points that is shown.
-    centre (3,), radius: what is seen at first.
-    camera_size: depth of a camera's pyramid.
-    db_names, db_poses: the map's images.
-    estimated, truth: of the queries in their order; NaN where unknown.
-    """
-
-    points: np.ndarray
-    colors: np.ndarray
-    num_points: int
-    centre: np.ndarray
-    radius: float
-    camera_size: float
-    db_names: list[str]
-    db_poses: np.ndarray
-    estimated: np.ndarray
-    truth: np.ndarray
-
-
-@dataclass(frozen=True)
-class MatchPicture:
-    """A query beside the database image that sees most of its inliers; xy as in `relative`.
-
-    keypoints (K, 2) uint16: of the query; matches (M, 4) uint16: xy in the query, then in the
-    database image; inliers (M,) bool: whether the pose agrees; num_keypoints, num_matches: before
-    a part was chosen.
-    """
-
-    query: Photo
-    database: Photo
-    db_name: str
-    keypoints: np.ndarray
-    matches: np.ndarray
-    inliers: np.ndarray
-    num_keypoints: int
-    num_matches: int
-
-
-@dataclass(frozen=True)
-class QueryReport:
-    """One query: its log, its diagnosis, and its pictures as far as there are any.
-
-    support: for each retrieved image, how many of the inliers' points it sees.
-    points: (I,) rows of `Scene.points` that are inliers of the query.
-    inlier_xy: (I, 2) uint16 as in `relative`, for the thumbnail.
-    """
-
-    result: QueryResult
-    diagnosis: Diagnosis
-    support: list[int]
-    points: np.ndarray
-    inlier_xy: np.ndarray
-    thumbnail: Photo | None
-    picture: MatchPicture | None
-
-
-@dataclass(frozen=True)
-class ReportData:
-    """All that a report shows.
-
-    summary: content of summary.json, empty when there is none.
-    records: what made each output, by file name.
-    notes: sentences on what is left out.
-    """
-
-    title: str
-    summary: dict[str, Any]
-    records: dict[str, dict[str, Any]]
-    evaluation: LocalizationEvaluation | None
-    scene: Scene
-    queries: list[QueryReport]
-    notes: list[str]
 
 
 def gather(

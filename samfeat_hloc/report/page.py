@@ -28,7 +28,7 @@ from ..evaluation.localization_curves import error_figure
 from ..evaluation.record import measurement
 from ..localization.summary import StageSummary
 from ..localization.textlines import write_atomically
-from .gather import MatchPicture, QueryReport, ReportData, Scene
+from .contents import MatchPicture, QueryReport, ReportData, Scene
 from .photos import Photo
 
 _SCRIPTS = ("viewer.js", "page.js")

@@ -36,7 +36,8 @@ import cv2
 import numpy as np
 
 from ..errors import SamfeatError
-from ..localization.h5store import Group, group_names, read_array
+from ..localization.h5arrays import group_names, read_array
+from ..localization.h5store import Group
 from ..localization.provenance import open_hdf5, reading_hdf5
 from ..localization.shared_file import SharedFile
 from .reduction import reduce_embedding

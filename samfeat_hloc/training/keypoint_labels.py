@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SamfeatError
-from ..localization.h5store import group_names, read_array
+from ..localization.h5arrays import group_names, read_array
 from ..localization.provenance import open_hdf5
 from ..localization.shared_file import SharedFile
 from .homographies import transform

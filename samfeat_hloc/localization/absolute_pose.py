@@ -1,0 +1,81 @@
+"""The pose of a query from its 2D-3D correspondences: PnP in LO-RANSAC, by COLMAP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pycolmap
+
+from .poses import Pose
+
+_MIN_CORRESPONDENCES = 4  # three give up to four poses, the fourth tells them apart
+_ATTEMPTS = 8
+_SEED = 0  # of RANSAC, the same for every query: a rerun gives the same poses
+
+
+def estimate_pose(
+    keypoints: np.ndarray, points: np.ndarray, camera: Any, *, max_error: float = 12.0
+) -> tuple[Pose, np.ndarray] | None:
+    """PnP in LO-RANSAC, refined on the inliers.
+
+    A camera kilometres away sees the whole map in one pixel, and every match of every keypoint
+    near that pixel agrees with it; where true inliers are few (lamps at night), that is the most.
+    Such a pose is refused, and RANSAC run again without the keypoints around the spot.
+
+    Args:
+        keypoints: (K, 2) float64 pixels, the corner of the image at (0, 0).
+        points: (K, 3) float64.
+        camera: a `pycolmap.Camera`.
+        max_error: of inliers, in pixels.
+
+    Returns:
+        cam_from_world and the inliers, (K,) bool; None where no pose was found.
+    """
+    candidates = np.arange(len(keypoints))
+    for _ in range(_ATTEMPTS):
+        if len(candidates) < _MIN_CORRESPONDENCES:
+            return None
+        found = pycolmap.estimate_and_refine_absolute_pose(
+            keypoints[candidates],
+            points[candidates],
+            camera,
+            estimation_options=_ransac(max_error),
+        )
+        if found is None:
+            return None
+        agree = candidates[np.asarray(found["inlier_mask"], dtype=bool)]
+        if not len(agree):
+            return None
+        spot = np.median(keypoints[agree], axis=0)
+        if np.median(_distance(keypoints[agree], spot)) > 2 * max_error:
+            pose = Pose.from_rigid3d(found["cam_from_world"])
+            if not (np.isfinite(pose.qvec).all() and np.isfinite(pose.tvec).all()):
+                return None
+            inliers = np.zeros(len(keypoints), dtype=bool)
+            inliers[agree] = True
+            return pose, inliers
+        candidates = candidates[_distance(keypoints[candidates], spot) > 3 * max_error]
+    return None
+
+
+def _distance(keypoints: np.ndarray, point: np.ndarray) -> np.ndarray:
+    return np.hypot(keypoints[:, 0] - point[0], keypoints[:, 1] - point[1])
+
+
+def ransac_options(max_error: float) -> dict[str, Any]:
+    """pycolmap's RANSAC options of a query's pose, the same in both engines."""
+    return {
+        "max_error": max_error,
+        "random_seed": _SEED,
+        # COLMAP draws three times as many samples as its confidence of 0.99999 asks for, and RANSAC
+        # is nearly all of localization's time.
+        "dyn_num_trials_multiplier": 1.0,
+    }
+
+
+def _ransac(max_error: float) -> pycolmap.AbsolutePoseEstimationOptions:
+    options = pycolmap.AbsolutePoseEstimationOptions()
+    for name, value in ransac_options(max_error).items():
+        setattr(options.ransac, name, value)
+    return options

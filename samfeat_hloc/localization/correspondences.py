@@ -1,0 +1,145 @@
+"""From a query's matches with its retrieved images to 2D-3D correspondences with the map.
+
+All in arrays (database keypoint -> point of the map); each correspondence once, in hloc's order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import SamfeatError
+from .dataset import Query
+from .feature_readers import FeatureReader, MatchReader
+from .map_model import MapModel
+from .pairs import read_pairs
+
+
+def retrieved_images(pairs: Path, queries: Sequence[Query]) -> dict[str, list[str]]:
+    """Of every query its database images, each once, in the order of the list.
+
+    Raises:
+        SamfeatError: a query has none.
+    """
+    retrieved: dict[str, list[str]] = {}
+    for name, db_name in dict.fromkeys(read_pairs(pairs)):
+        retrieved.setdefault(name, []).append(db_name)
+    without = [query.name for query in queries if query.name not in retrieved]
+    if without:
+        raise SamfeatError(
+            f"{pairs}: no retrieved image for query {without[0]}"
+            f"{f' and {len(without) - 1} others' if len(without) > 1 else ''}; "
+            "give a list with a pair for every query"
+        )
+    return {query.name: retrieved[query.name] for query in queries}
+
+
+def check_retrieved(
+    map_model: MapModel, map_dir: Path, retrieved: dict[str, list[str]], pairs: Path
+) -> None:
+    for name, db_names in retrieved.items():
+        for db_name in db_names:
+            if db_name not in map_model.images:
+                raise SamfeatError(
+                    f"{pairs}: {db_name}, retrieved for {name}, is not in the map {map_dir}; "
+                    "retrieve from the images of the map"
+                )
+
+
+@dataclass(frozen=True)
+class Correspondences:
+    """2D-3D matches of a query, each once; the points of a keypoint together, else as they came.
+
+    keypoints, points: (K,) int64 rows of the query's keypoints and of the map's points.
+    matches_per_image: matches with a point in every retrieved image, before duplicates go.
+    """
+
+    keypoints: np.ndarray
+    points: np.ndarray
+    matches_per_image: list[int]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageMatches:
+    """A retrieved image of the map, and the query's matches with its keypoints that have a point.
+
+    seen: (S,) rows of the points that the image sees.
+    keypoints, points: (K,) int64 rows of the query's keypoints and of the map's points.
+    """
+
+    name: str
+    seen: np.ndarray
+    keypoints: np.ndarray
+    points: np.ndarray
+
+
+def image_matches(
+    map_model: MapModel, name: str, db_name: str, matches: MatchReader
+) -> ImageMatches:
+    """Follow a query's matches with one image to points of the map.
+
+    Raises:
+        SamfeatError: the pair has no matches in the file, or they go to keypoints that the map
+            does not have.
+    """
+    to_point = map_model.images[db_name].points
+    seen = to_point[to_point >= 0]
+    if not len(seen):  # pycolmap 3.13 even drops such an image's keypoints
+        none = np.zeros(0, dtype=np.int64)
+        return ImageMatches(db_name, seen, none, none)
+    pair = matches.matches(name, db_name)
+    if len(pair) and pair[:, 1].max() >= len(to_point):
+        raise SamfeatError(
+            f"{matches.path}: the pair {name} {db_name} matches keypoint {pair[:, 1].max()} "
+            f"of {db_name}, which has {len(to_point)} in the map; map and match the same "
+            "features"
+        )
+    rows = to_point[pair[:, 1]].astype(np.int64)
+    return ImageMatches(db_name, seen, pair[rows >= 0, 0], rows[rows >= 0])
+
+
+def correspondences(
+    map_model: MapModel, name: str, retrieved: Sequence[str], matches: MatchReader
+) -> Correspondences:
+    """Follow a query's matches with its retrieved images to points of the map.
+
+    Raises:
+        SamfeatError: see `image_matches`.
+    """
+    return merged([image_matches(map_model, name, db_name, matches) for db_name in retrieved])
+
+
+def merged(images: Sequence[ImageMatches]) -> Correspondences:
+    """The matches with several images as correspondences, each once."""
+    counts = [len(image.keypoints) for image in images]
+    if not any(counts):
+        none = np.zeros(0, dtype=np.int64)
+        return Correspondences(none, none, counts)
+    points = np.concatenate([image.points for image in images])
+    num_points = int(points.max()) + 1
+    unique, first = np.unique(
+        np.concatenate([image.keypoints for image in images]) * num_points + points,
+        return_index=True,
+    )
+    found = unique // num_points
+    starts = np.flatnonzero(np.diff(found, prepend=-1))
+    first_of_keypoint = np.repeat(
+        np.minimum.reduceat(first, starts), np.diff(starts, append=len(found))
+    )
+    # RANSAC draws by position: in hloc's order both engines draw the same.
+    order = np.lexsort((first, first_of_keypoint))
+    return Correspondences(found[order], unique[order] % num_points, counts)
+
+
+def check_keypoints(
+    name: str, matched: np.ndarray, count: int, features: FeatureReader, matches: MatchReader
+) -> None:
+    """Refuse matches of keypoints (rows) that the query, which has ``count``, does not have."""
+    if len(matched) and matched.max() >= count:
+        raise SamfeatError(
+            f"{matches.path}: {name} has matches of keypoints that {features.path} does not have; "
+            "match these features again"
+        )
