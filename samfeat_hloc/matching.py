@@ -9,10 +9,12 @@ similarities, the product of each such pair is looked at once more.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
+
+from . import onednn
 
 # Similarities computed at a time: few enough to stay in the cache for the reductions that follow,
 # enough rows to keep the matrix product fast.
@@ -163,21 +165,9 @@ def similarities(rows0: Tensor, rows1: Tensor) -> Tensor:
     On a processor by oneDNN, which comes with torch: on AMD's it is more than twice as fast as
     the library that `torch.mm` takes, on Intel's as fast.
     """
-    if rows0.device.type == "cpu" and rows0.dtype == torch.float32 and _ONEDNN is not None:
-        return _ONEDNN(rows0, rows1, None, "none", [], "")
+    if rows0.device.type == "cpu" and rows0.dtype == torch.float32 and onednn.LINEAR is not None:
+        return cast(Tensor, onednn.LINEAR(rows0, rows1, None, "none", [], ""))
     return rows0 @ rows1.t()
-
-
-def _onednn_linear() -> Any:
-    try:
-        linear = torch.ops.mkldnn._linear_pointwise  # what torch.compile makes of a linear layer
-        trial = torch.eye(2)
-        return linear if torch.equal(linear(trial, trial, None, "none", [], ""), trial) else None
-    except (AttributeError, RuntimeError, TypeError):
-        return None
-
-
-_ONEDNN = _onednn_linear()
 
 
 def _second(chunk: Tensor, top: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ detection heads, an attention map and a descriptor head.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import checkpoints
+from . import checkpoints, onednn
 from .extract import ExtractOptions, extract_batch
 
 DESCRIPTOR_DIM = 128
@@ -324,29 +324,15 @@ def _only_inference(x: Tensor) -> bool:
 
 def _conv_relu(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """ReLU of a convolution."""
-    if _FUSED is None or not _only_inference(x):
+    fused = onednn.CONVOLUTION_RELU
+    if fused is None or not _only_inference(x):
         return F.relu(conv(x), inplace=True)
     # One pass over the memory in place of two; autocast does not know it.
     autocast = torch.is_autocast_enabled("cpu")
     dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
     weight, bias = (None if p is None else p.to(dtype) for p in (conv.weight, conv.bias))
-    return cast(Tensor, _FUSED(x.to(dtype), weight, bias, conv.padding, conv.stride, conv.dilation,
-                               conv.groups, "relu", [], ""))  # fmt: skip
-
-
-def _fused_convolution() -> Callable[..., Any] | None:
-    """oneDNN's convolution with a ReLU, which is what torch.compile makes of the two."""
-    try:
-        fused = torch.ops.mkldnn._convolution_pointwise
-        torch.get_autocast_dtype("cpu")  # since torch 2.4
-        trial = torch.full((1, 1, 1, 1), -1.0)
-        found = fused(trial, trial, None, [0, 0], [1, 1], [1, 1], 1, "relu", [], "")
-    except (AttributeError, RuntimeError, TypeError):
-        return None
-    return fused if float(found) == 1 else None
-
-
-_FUSED = _fused_convolution()
+    return cast(Tensor, fused(x.to(dtype), weight, bias, conv.padding, conv.stride, conv.dilation,
+                              conv.groups, "relu", [], ""))  # fmt: skip
 
 
 def _to_one(conv: nn.Conv2d, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from samfeat_hloc import matching
+from samfeat_hloc import matching, onednn
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.localization.matches import MatchConfig, match_many
 from samfeat_hloc.matching import nearest_neighbours
@@ -51,7 +51,7 @@ def test_the_matches_are_those_of_the_whole_matrix(
 def test_without_onednn_the_matches_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     rows0, rows1 = looks(800, seed=1)
     before = nearest_neighbours(rows0.t(), rows1.t())[0]
-    monkeypatch.setattr(matching, "_ONEDNN", None)
+    monkeypatch.setattr(onednn, "LINEAR", None)
     assert torch.equal(nearest_neighbours(rows0.t(), rows1.t())[0], before)
 
 

@@ -83,6 +83,7 @@ def test_the_city_of_every_size_is_measured(shared: Path, tmp_path: Path) -> Non
     stages = json.loads(record.read_text())["stages"]
     assert {entry["stage"] for entry in stages} == {
         "features", "global descriptors", "retrieval", "matching", "verification",
+        "localization",
     }  # fmt: skip
     assert all(entry["peak_mb"] > 0 and entry["items"] > 0 for entry in stages)
     # Of the cities nothing is left but what was measured, which a rerun goes on from.

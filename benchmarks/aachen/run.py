@@ -92,6 +92,8 @@ def main(
     from samfeat_hloc.localization.run_options import RunOptions
 
     started = time.perf_counter()
+    if protocol not in ("full", "local-features"):
+        raise SamfeatError(f"--protocol {protocol}: choose from full, local-features")
     if demo:
         if dataset is not None:
             raise SamfeatError("--demo: it makes its own dataset; leave --dataset out")
@@ -99,8 +101,6 @@ def main(
         dataset = _demo_dataset(outputs / "demo-dataset")
     if dataset is None or outputs is None:
         raise SamfeatError("--dataset and --outputs: give both, or --demo")
-    if protocol not in ("full", "local-features"):
-        raise SamfeatError(f"--protocol {protocol}: choose from full, local-features")
     with distributed.chosen(workers, ray_address) as (threads, cluster):
         if protocol == "local-features":
             from samfeat_hloc.localization import local_features_protocol as track

@@ -13,6 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
+from .. import onednn
 from ..matching import similarities
 
 
@@ -190,7 +191,7 @@ def _operations() -> FlopCounterMode:
     def fused(x: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
         return conv_flop_count(x, weight, out_shape)
 
-    operator = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
+    operator = onednn.CONVOLUTION_RELU
     return FlopCounterMode(display=False, custom_mapping={operator: fused} if operator else None)
 
 
