@@ -1,4 +1,4 @@
-"""``samfeat train`` and ``samfeat ablate``."""
+"""``samfeat train``, ``samfeat whiten`` and ``samfeat ablate``."""
 
 from __future__ import annotations
 
@@ -23,6 +23,23 @@ def register(app: typer.Typer) -> None:
         from ..training.trainer import train
 
         typer.echo(f"weights: {train(read_recipe(config, overrides or []))}")
+
+    @app.command()
+    def whiten(
+        images: Annotated[Path, typer.Option(help="Folder of photos, as for training.")],
+        out: Annotated[Path, typer.Option(help="The checkpoint to write.")],
+        weights: Annotated[
+            Path | None, typer.Option(help="A trained checkpoint; the shipped one by default.")
+        ] = None,
+        strength: Annotated[float, typer.Option(help="0.5 whitens in full.")] = 0.4,
+        pairs: Annotated[int, typer.Option(min=8, help="Of views to look at.")] = 480,
+        overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
+    ) -> None:
+        """Make a trained checkpoint's descriptors count less where a change of view moves them."""
+        from ..training import whitening
+
+        whitening.main(weights, images, out, strength=strength, pairs=pairs, overwrite=overwrite)
+        typer.echo(f"weights: {out}")
 
     @app.command()
     def ablate(config: Config, overrides: Overrides = None) -> None:

@@ -1,0 +1,121 @@
+"""Whitening of trained descriptors: where a change of view moves them, they count less.
+
+From two views of photos with known points, S is the mean of (d0 - d1)(d0 - d1)^T over the
+unit-length descriptors of the same corners. A descriptor d becomes W d with W = S^-strength: at a
+strength of 1/2 views differ equally in all directions, at 0 nothing changes. (Not in the paper; one
+of the learned linear projections of Mikolajczyk and Matas, 2007.) W is multiplied into the last
+convolution, so the network and its cost stay what they are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from .. import checkpoints
+from ..errors import SamfeatError
+from ..extract import fast_bfloat16
+from ..network import DESCRIPTOR_DIM, SAMFeat
+from .homographies import HomographyOptions
+from .homography_pairs import HomographySource
+from .pairs import PairBatch, PairOptions
+from .photos import PhotoFolder
+
+STRENGTH = 0.4
+PAIRS = 480
+# Harder than what is trained on: what moves a descriptor is to be seen.
+VIEWS = PairOptions(night=0.2)
+HOMOGRAPHIES = HomographyOptions(scale=2.6, perspective=0.32)
+_PAIRS_AT_ONCE = 8
+_LEAST_SIMILARITY = 0.4  # of the same point; below, it is hidden in one of the views
+_LEAST_VARIANCE = 1e-4  # added to all directions of S, whose trace is some tenths
+
+
+def main(
+    weights: Path | None,
+    images: Path,
+    output: Path,
+    *,
+    strength: float = STRENGTH,
+    pairs: int = PAIRS,
+    seed: int = 1,
+    overwrite: bool = False,
+) -> Path:
+    """Whiten a checkpoint's descriptors by views of photos; the held-back ones are left out.
+
+    Arguments:
+        weights: the checkpoint, None for the shipped one.
+        images: folder of photos, such as those that it was trained on.
+        output: the checkpoint to write.
+        strength: see above, above 0 and up to 0.5.
+        pairs: of views to look at.
+        seed: of the views.
+        overwrite: replace a file that is there.
+
+    Raises:
+        SamfeatError: a checkpoint that is whitened already or cannot be read, a strength out of
+            range, an output that is there, too few photos or matches.
+    """
+    if output.exists() and not overwrite:
+        raise SamfeatError(f"{output}: is there already; give another --out, or --overwrite")
+    if not 0 < strength <= 0.5:
+        raise SamfeatError(f"--strength: {strength} is not possible; give one from 0.1 to 0.5")
+    model = SAMFeat.from_pretrained(weights)
+    if "whitened" in model.metadata:
+        raise SamfeatError(
+            f"{weights or checkpoints.SHIPPED}: is whitened already; give the checkpoint before"
+        )
+    source = HomographySource(PhotoFolder.open(images).split()[0], HOMOGRAPHIES)
+    device = next(model.parameters()).device
+    generator = torch.Generator(device).manual_seed(seed)
+    total, count = torch.zeros(DESCRIPTOR_DIM, DESCRIPTOR_DIM, dtype=torch.float64), 0
+    for start in tqdm(range(0, pairs, _PAIRS_AT_ONCE), desc="whiten", unit="batch"):
+        batch = source.batch(min(_PAIRS_AT_ONCE, pairs - start), VIEWS, generator)
+        found = differences(model, batch).double().cpu()
+        total, count = total + found.t() @ found, count + len(found)
+    if count < 10 * DESCRIPTOR_DIM:
+        raise SamfeatError(
+            f"{images}: {count} corners match between its views, too few to whiten by; give more"
+            " --pairs, or other photos"
+        )
+    whiten(model, total / count, strength)
+    facts = {"strength": strength, "pairs": pairs, "photos": images.name, "corners": count}
+    training = {k: v for k, v in model.metadata.items() if k != "date"} | {"whitened": facts}
+    checkpoints.write_checkpoint(output, model.state_dict(), model.config, training)
+    return output
+
+
+@torch.inference_mode()
+def differences(model: SAMFeat, batch: PairBatch) -> Tensor:
+    """Of the corners that both views of a pair show, the descriptors' differences (K, 128)."""
+    images = torch.cat([batch.image0, batch.image1]) * 2 - 1
+    images = images.contiguous(memory_format=torch.channels_last)
+    half = fast_bfloat16(images.device)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+        features = model.encode(images).features
+    corners = torch.cat([batch.corners0, batch.corners1])
+    described = [model.describe_at(f, c) for f, c in zip(features, corners, strict=True)]
+    views0, views1 = F.normalize(torch.stack(described), dim=-1).chunk(2)
+    same = (batch.present > 0) & ((views0 * views1).sum(-1) > _LEAST_SIMILARITY)
+    return (views0 - views1)[same]
+
+
+@torch.no_grad()
+def whiten(model: SAMFeat, moved: Tensor, strength: float) -> None:
+    """Multiply W into the descriptor head.
+
+    Arguments:
+        moved: S, (128, 128).
+        strength: of W = S^-strength, which is scaled to the Frobenius norm of the identity.
+    """
+    variances, directions = torch.linalg.eigh(moved.double())
+    shrunk = (variances.clamp(min=0) + _LEAST_VARIANCE) ** -strength
+    matrix = directions @ torch.diag(shrunk) @ directions.t()
+    matrix = matrix * DESCRIPTOR_DIM**0.5 / matrix.norm()
+    for parameter in model.describe.parameters():
+        rows = parameter.detach().double().cpu().reshape(DESCRIPTOR_DIM, -1)
+        parameter.copy_((matrix @ rows).reshape(parameter.shape))

@@ -1,0 +1,102 @@
+"""Whitening: S of known changes, what it does to the head, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from samfeat_hloc import checkpoints
+from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.network import SAMFeat
+from samfeat_hloc.training import whitening
+from samfeat_hloc.training.homography_pairs import HomographySource
+from samfeat_hloc.training.photos import PhotoFolder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos of rectangles, enough of them to hold one back."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(25):
+        random = np.random.default_rng(number)
+        image = np.full((200, 220, 3), 120, np.uint8)
+        for x, y, w, h in random.integers(5, 60, (60, 4)) * [4, 4, 1, 1]:
+            colour = [int(c) for c in random.integers(0, 255, 3)]
+            cv2.rectangle(image, (int(x), int(y)), (int(x + w), int(y + h)), colour, -1)
+        cv2.imwrite(str(folder / f"{number:02}.png"), image)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that is not whitened: random weights."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("trained") / "trained.safetensors"
+    model = SAMFeat(edge_attention=False)
+    checkpoints.write_checkpoint(path, model.state_dict(), model.config, {"steps": 7})
+    return path
+
+
+def test_what_moves_counts_less() -> None:
+    model = SAMFeat(edge_attention=False)
+    directions = torch.linalg.qr(torch.randn(128, 128, dtype=torch.float64)).Q
+    variances = torch.linspace(0, 0.02, 128, dtype=torch.float64)
+    moved = directions @ torch.diag(variances) @ directions.t()
+    features = torch.randn(1, 384, 12, 16)
+    before = model.describe(features).detach()[0].flatten(1).double()
+    whitening.whiten(model, moved, 0.4)
+    after = model.describe(features).detach()[0].flatten(1).double()
+    ratio = ((directions.t() @ after) / (directions.t() @ before)).mean(1)
+    wanted = (variances + 1e-4) ** -0.4
+    wanted *= 128**0.5 / wanted.norm()
+    torch.testing.assert_close(ratio, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_differences_are_those_of_the_same_corners(photos: Path, trained: Path) -> None:
+    model = SAMFeat.from_pretrained(trained, device="cpu")
+    source = HomographySource(PhotoFolder.open(photos), whitening.HOMOGRAPHIES)
+    batch = source.batch(2, whitening.VIEWS, torch.Generator().manual_seed(3))
+    found = whitening.differences(model, batch)
+    assert 20 < len(found) <= int(batch.present.sum()) and found.shape[1] == 128
+    assert float(found.norm(dim=1).max()) < (2 - 2 * 0.4) ** 0.5 + 1e-4
+    with torch.inference_mode():
+        maps = [model.encode(image * 2 - 1) for image in (batch.image0[:1], batch.image1[:1])]
+        views = [
+            F.normalize(model.describe_at(m.features[0], c[0]), dim=1)
+            for m, c in zip(maps, (batch.corners0, batch.corners1), strict=True)
+        ]
+    there = (batch.present[0] > 0) & ((views[0] * views[1]).sum(1) > 0.4)
+    wanted = (views[0] - views[1])[there]
+    # The first pair's come first; half precision and the threshold leave a little apart.
+    assert abs(float(found[: len(wanted)].norm() / wanted.norm()) - 1) < 0.1
+
+
+def test_a_checkpoint_is_whitened_once(photos: Path, trained: Path, tmp_path: Path) -> None:
+    output = tmp_path / "white.safetensors"
+    whitening.main(trained, photos, output, pairs=48)
+    before, after = (checkpoints.read_checkpoint(path) for path in (trained, output))
+    changed = {
+        name for name in before.parameters
+        if not torch.equal(before.parameters[name], after.parameters[name])
+    }  # fmt: skip
+    assert changed == {"describe.weight", "describe.bias"} or changed == {"describe.weight"}
+    assert after.metadata["steps"] == 7
+    assert after.metadata["whitened"]["pairs"] == 48
+    again = tmp_path / "again.safetensors"
+    with pytest.raises(SamfeatError, match="whitened already"):
+        whitening.main(output, photos, again, pairs=48)
+    with pytest.raises(SamfeatError, match="is there already"):
+        whitening.main(trained, photos, output, pairs=48)
+    with pytest.raises(SamfeatError, match="--strength"):
+        whitening.main(trained, photos, again, strength=0.7)
+    with pytest.raises(SamfeatError, match="too few"):
+        whitening.main(trained, photos, again, pairs=1)
+    assert not again.exists()
+    whitening.main(trained, photos, output, pairs=48, overwrite=True)
+    repeated = checkpoints.read_checkpoint(output).parameters["describe.weight"]
+    assert torch.equal(repeated, after.parameters["describe.weight"])
