@@ -65,7 +65,8 @@ def main(
         Path | None, typer.Option(help="Checkpoint of --run; the shipped one by default.")
     ] = None,
     rows: Annotated[str, typer.Option(help="Which rows, by commas.")] = ",".join(ROWS),
-    repeats: Annotated[int, typer.Option(help="Of each row; the whole run has one.")] = 5,
+    repeats: Annotated[int, typer.Option(help="Of each row but the whole run.")] = 5,
+    run_repeats: Annotated[int, typer.Option(help="Of the whole run, which takes minutes.")] = 1,
     keypoints: Annotated[int, typer.Option(help="Of each image that is matched.")] = 4096,
     threads: Annotated[int | None, typer.Option(help="Of torch; as it has by default.")] = None,
     conf: Annotated[str, typer.Option(help="Preset of the whole run.")] = "samfeat_fast",
@@ -103,7 +104,7 @@ def main(
                 extraction, share["extraction"] = _extraction(opened, repeats, rates)
                 found.append(extraction)
             elif name == "run" and dataset is not None:
-                found.append(_whole_run(dataset, work, conf))
+                found.append(_whole_run(dataset, work, conf, run_repeats))
             typer.echo(f"\n{speed.table(found)}\n" if name == wanted[-1] else f"{name}: done")
     for kind, rate in rates.items():
         typer.echo(f"matrix product, {kind}: {rate / 1e9:.0f} GFLOP/s")
@@ -112,8 +113,8 @@ def main(
     typer.echo(f"load of the machine before and after: {before} {speed.load()}")
     if json_file is not None:
         record = measurement(
-            {"repeats": repeats, "keypoints": keypoints, "threads": torch.get_num_threads(),
-             "conf": conf, "dataset": dataset}
+            {"repeats": repeats, "run_repeats": run_repeats, "keypoints": keypoints,
+             "threads": torch.get_num_threads(), "conf": conf, "dataset": dataset}
         )  # fmt: skip
         record |= {
             "rows": [row.as_json() for row in found],
@@ -354,8 +355,8 @@ def release_predict(model: SAMFeat, image: np.ndarray) -> dict[str, np.ndarray]:
     return {"keypoints": keypoints.numpy(), "descriptors": descriptors.numpy()}
 
 
-def _whole_run(dataset: Path, work: Path, conf: str) -> Row:
-    """Photos to a submission, natively and by hloc's stages, once each."""
+def _whole_run(dataset: Path, work: Path, conf: str, repeats: int) -> Row:
+    """Photos to a submission, natively and by hloc's stages."""
     engines = ["native", *(["hloc"] if hloc_installed() else [])]
     ways: dict[str, Callable[[], object]] = {}
     for engine in engines:
@@ -370,7 +371,7 @@ def _whole_run(dataset: Path, work: Path, conf: str) -> Row:
                 typer.echo(done.evaluation.table())
 
         ways["samfeat" if engine == "native" else engine] = go
-    taken = speed.in_turns(ways, 1, warm_up=False)
+    taken = speed.in_turns(ways, repeats, warm_up=False)
     skipped = {} if hloc_installed() else NO_HLOC
     return Row(f"whole run, {conf}", "runs", 1, taken, skipped=skipped)
 
