@@ -28,9 +28,7 @@ def register(app: typer.Typer) -> None:
     def whiten(
         images: Annotated[Path, typer.Option(help="Folder of photos, as for training.")],
         out: Annotated[Path, typer.Option(help="The checkpoint to write.")],
-        weights: Annotated[
-            Path | None, typer.Option(help="A trained checkpoint; the shipped one by default.")
-        ] = None,
+        weights: Annotated[Path, typer.Option(help="A trained checkpoint.")],
         strength: Annotated[float, typer.Option(help="0.5 whitens in full.")] = 0.4,
         pairs: Annotated[int, typer.Option(min=8, help="Of views to look at.")] = 480,
         overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,

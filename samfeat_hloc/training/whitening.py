@@ -17,13 +17,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import checkpoints
-from ..errors import SamfeatError
+from ..errors import SamfeatError, writing
 from ..extract import fast_bfloat16
 from ..network import DESCRIPTOR_DIM, SAMFeat
 from .homographies import HomographyOptions
 from .homography_pairs import HomographySource
 from .pairs import PairBatch, PairOptions
-from .photos import PhotoFolder
+from .photos import HELD_BACK_EVERY, PhotoFolder
 
 STRENGTH = 0.4
 PAIRS = 480
@@ -36,7 +36,7 @@ _LEAST_VARIANCE = 1e-4  # added to all directions of S, whose trace is some tent
 
 
 def main(
-    weights: Path | None,
+    weights: Path,
     images: Path,
     output: Path,
     *,
@@ -45,10 +45,12 @@ def main(
     seed: int = 1,
     overwrite: bool = False,
 ) -> Path:
-    """Whiten a checkpoint's descriptors by views of photos; the held-back ones are left out.
+    """Whiten a checkpoint's descriptors by views of photos.
+
+    Of a folder that training holds photos back from, those are left out here too.
 
     Arguments:
-        weights: the checkpoint, None for the shipped one.
+        weights: the checkpoint; the shipped one is whitened already.
         images: folder of photos, such as those that it was trained on.
         output: the checkpoint to write.
         strength: see above, above 0 and up to 0.5.
@@ -66,10 +68,13 @@ def main(
         raise SamfeatError(f"--strength: {strength} is not possible; give one from 0.1 to 0.5")
     model = SAMFeat.from_pretrained(weights)
     if "whitened" in model.metadata:
-        raise SamfeatError(
-            f"{weights or checkpoints.SHIPPED}: is whitened already; give the checkpoint before"
-        )
-    source = HomographySource(PhotoFolder.open(images).split()[0], HOMOGRAPHIES)
+        raise SamfeatError(f"{weights}: is whitened already; give the checkpoint before")
+    photos = PhotoFolder.open(images)
+    if len(photos) >= HELD_BACK_EVERY:
+        photos = photos.split()[0]
+    with writing(output):  # not after the work
+        output.parent.mkdir(parents=True, exist_ok=True)
+    source = HomographySource(photos, HOMOGRAPHIES)
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     total, count = torch.zeros(DESCRIPTOR_DIM, DESCRIPTOR_DIM, dtype=torch.float64), 0
