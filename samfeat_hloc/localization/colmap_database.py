@@ -52,6 +52,21 @@ class Verified:
     inliers: int
 
 
+def write_model(database: pycolmap.Database, model: pycolmap.Reconstruction) -> None:
+    """Write a model's cameras, rigs, frames and images, under the ids that they have in it."""
+    for camera in model.cameras.values():
+        database.write_camera(camera, use_camera_id=True)
+    for rig in model.rigs.values():
+        database.write_rig(rig, use_rig_id=True)
+    for frame in model.frames.values():
+        database.write_frame(frame, use_frame_id=True)
+    for image_id, image in model.images.items():
+        # Without its frame: COLMAP would look for it among all frames, one by one, and what it
+        # writes is the same.
+        plain = pycolmap.Image(name=image.name, camera_id=image.camera_id, image_id=image_id)
+        database.write_image(plain, use_image_id=True)
+
+
 def write_features(
     database: pycolmap.Database,
     images: Mapping[str, tuple[int, tuple[int, int]]],

@@ -18,7 +18,13 @@ from tqdm import tqdm
 
 from ..errors import SamfeatError, cause_of
 from . import provenance
-from .colmap_database import database_errors, put_in_place, quiet_colmap, work_folder
+from .colmap_database import (
+    database_errors,
+    put_in_place,
+    quiet_colmap,
+    work_folder,
+    write_model,
+)
 from .feature_readers import FeatureReader, MatchReader
 from .file_lock import lock_of
 from .h5store import SegmentWriter, remove_segments
@@ -234,17 +240,7 @@ def fill_database(
     empty = []
     total = inlier_total = usable = 0
     with pycolmap.Database.open(str(path)) as database, pycolmap.DatabaseTransaction(database):
-        for camera_id in cameras:
-            database.write_camera(cameras[camera_id], use_camera_id=True)
-        for rig_id in reference.rigs:
-            database.write_rig(reference.rigs[rig_id], use_rig_id=True)
-        for frame_id in reference.frames:
-            database.write_frame(reference.frames[frame_id], use_frame_id=True)
-        for image_id, image in reference.images.items():
-            # Without its frame: COLMAP would look for it among all frames, one by one, and what
-            # it writes is the same.
-            plain = pycolmap.Image(name=image.name, camera_id=image.camera_id, image_id=image_id)
-            database.write_image(plain, use_image_id=True)
+        write_model(database, reference)
         for name, image in tqdm(images.items(), desc="keypoints", unit="image"):
             keypoints = features.keypoints(name)
             camera = cameras[image.camera_id]

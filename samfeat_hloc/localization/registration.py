@@ -27,6 +27,7 @@ from .colmap_database import (
     verify,
     write_features,
     write_matches,
+    write_model,
 )
 from .dataset import Camera, Query
 from .feature_readers import FeatureReader, MatchReader
@@ -165,14 +166,7 @@ def fill_database(
         SamfeatError: features or matches are missing or do not fit the cameras.
     """
     with pycolmap.Database.open(str(path)) as database, pycolmap.DatabaseTransaction(database):
-        for camera in model.cameras.values():
-            database.write_camera(camera, use_camera_id=True)
-        for rig in model.rigs.values():
-            database.write_rig(rig, use_rig_id=True)
-        for frame in model.frames.values():
-            database.write_frame(frame, use_frame_id=True)
-        for image in model.images.values():
-            database.write_image(image, use_image_id=True)
+        write_model(database, model)
         _write_unposed(database, entries, model)
         images = {
             name: (entry.image_id, (entry.camera.width, entry.camera.height))
@@ -258,7 +252,6 @@ def _write_unposed(
             rig_of[entry.camera_id] = next_rig
             next_rig += 1
         image = pycolmap.Image(name=name, camera_id=entry.camera_id, image_id=entry.image_id)
-        image.frame_id = next_frame
         frame = pycolmap.Frame(frame_id=next_frame, rig_id=rig_of[entry.camera_id])
         frame.add_data_id(image.data_id)
         database.write_frame(frame, use_frame_id=True)
