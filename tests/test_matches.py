@@ -17,8 +17,8 @@ from test_h5store import assert_equal
 
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.localization import matches
-from samfeat_hloc.localization.feature_readers import MatchReader
-from samfeat_hloc.localization.matches import MatchConfig, for_locality, pair_name
+from samfeat_hloc.localization.feature_readers import MatchReader, pair_name
+from samfeat_hloc.localization.matches import MatchConfig, for_locality
 from samfeat_hloc.matching import nearest_neighbours
 
 THRESHOLDS = [

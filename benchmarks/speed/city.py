@@ -15,7 +15,7 @@ import pycolmap
 
 from samfeat_hloc.localization import pairs, provenance
 from samfeat_hloc.localization.dataset import Query, read_queries
-from samfeat_hloc.localization.feature_readers import FeatureReader
+from samfeat_hloc.localization.feature_readers import FeatureReader, pair_name
 from samfeat_hloc.localization.h5store import Group, SegmentWriter
 
 COLMAP_MODELS = {0: "SIMPLE_PINHOLE", 1: "PINHOLE", 2: "SIMPLE_RADIAL", 3: "RADIAL", 4: "OPENCV"}
@@ -110,8 +110,7 @@ def write_map(work: Path, features: Path, keypoints: int) -> None:
             seen[name][own] = first[query] + rows
             for row, keypoint in zip(rows.tolist(), own.tolist(), strict=True):
                 tracks.setdefault(first[query] + row, []).append((number[name], keypoint))
-            writer.add({f"{query.replace('/', '-')}/{name.replace('/', '-')}":
-                        Group({"matches0": matches})})  # fmt: skip
+            writer.add({pair_name(query, name): Group({"matches0": matches})})
         writer.finish()
 
     model = work / "map"

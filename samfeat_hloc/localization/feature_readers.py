@@ -86,7 +86,7 @@ class FeatureReader(_File):
 
     def keypoints(self, name: str) -> np.ndarray:
         """(N, 2) float64 xy with the centre of the top-left pixel at (0.5, 0.5), as in COLMAP."""
-        keypoints = read_array(self._get(name), "keypoints", self.path)
+        keypoints = read_dataset(self._stored_keypoints(name), self.path)
         if keypoints.ndim != 2 or keypoints.shape[1] < 2 or not np.isfinite(keypoints).all():
             raise SamfeatError(
                 f"{self.path}: keypoints of {name} are not finite numbers (N, 2), but of shape"
@@ -96,13 +96,13 @@ class FeatureReader(_File):
 
     def descriptors(self, name: str) -> np.ndarray:
         """See `read_descriptors`."""
-        self._get(name)
+        self._stored_keypoints(name)
         return read_descriptors(self._file, name, self.path)
 
     def uncertainty(self, name: str) -> float:
         """Detection noise in pixels of the original image; 1 where the file does not say."""
         try:
-            noise = float(self._get(name)["keypoints"].attrs.get("uncertainty", 1.0))
+            noise = float(self._stored_keypoints(name).attrs.get("uncertainty", 1.0))
         except (TypeError, ValueError, OSError, KeyError, RuntimeError):
             noise = np.nan
         if not 0 < noise < np.inf:
@@ -114,23 +114,21 @@ class FeatureReader(_File):
 
     def image_size(self, name: str) -> tuple[int, int] | None:
         """Width and height of the image that the features were extracted from."""
-        group = self._get(name)
-        with reading_hdf5(self.path):
-            there = "image_size" in group
-        if not there:
+        self._stored_keypoints(name)
+        if (found := self._find(f"{name}/image_size")) is None:
             return None
-        size = read_array(group, "image_size", self.path).reshape(-1)
+        size = read_dataset(found, self.path).reshape(-1)
         if len(size) < 2 or not np.isfinite(size).all():
             raise SamfeatError(
                 f"{self.path}: the image size of {name} is not width and height; extract it again"
             )
         return int(size[0]), int(size[1])
 
-    def _get(self, name: str) -> h5py.Group:
-        group = self._find(name)
-        if not isinstance(group, h5py.Group) or "keypoints" not in group:
+    def _stored_keypoints(self, name: str) -> h5py.Group | h5py.Dataset:
+        """What the file has as the keypoints of an image; a SamfeatError where it has none."""
+        if (found := self._find(f"{name}/keypoints")) is None:
             raise SamfeatError(f"{self.path}: no features of {name}; extract them first")
-        return group
+        return found
 
 
 class MatchReader(_File):
@@ -141,7 +139,7 @@ class MatchReader(_File):
 
     def matches(self, name0: str, name1: str) -> np.ndarray:
         """(K, 2) int64: index of the keypoint in image 0, in image 1."""
-        direct, reverse = _pair_key(name0, name1), _pair_key(name1, name0)
+        direct, reverse = pair_name(name0, name1), pair_name(name1, name0)
         for key, flipped in ((direct, False), (reverse, True)):
             if (found := self._find(f"{key}/matches0")) is not None:
                 matches0 = read_dataset(found, self.path)
@@ -158,5 +156,6 @@ class MatchReader(_File):
         )
 
 
-def _pair_key(name0: str, name1: str) -> str:
+def pair_name(name0: str, name1: str) -> str:
+    """The group of a pair in hloc's match files."""
     return f"{name0.replace('/', '-')}/{name1.replace('/', '-')}"

@@ -21,7 +21,7 @@ from ..matching import nearest_neighbours
 from ..workers import sharing_torch
 from . import provenance
 from .distributed import Cluster
-from .feature_readers import read_descriptors
+from .feature_readers import pair_name, read_descriptors
 from .h5arrays import group_names
 from .h5store import Group, SegmentWriter
 from .pairs import read_pairs, unique_pairs
@@ -204,11 +204,6 @@ def match_many(
     with sharing_torch(workers, "matching") as pool:
         named = zip(pairs, chain(names, repeat("")), strict=False)
         yield from pool.map(lambda item: _match(*item[0], config), named, name=lambda item: item[1])
-
-
-def pair_name(name0: str, name1: str) -> str:
-    """The group of a pair in hloc's match files."""
-    return f"{name0.replace('/', '-')}/{name1.replace('/', '-')}"
 
 
 def for_locality(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
