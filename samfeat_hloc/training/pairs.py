@@ -74,6 +74,11 @@ class PairBatch:
     teacher0: Tensor | None = None
     teacher1: Tensor | None = None
 
+    @property
+    def network_input(self) -> Tensor:
+        """(2B, 3, S, S) in [-1, 1]: view 0's images, then view 1's."""
+        return torch.cat([self.image0, self.image1]) * 2 - 1
+
     def select(self, keep: Tensor) -> PairBatch:
         """The pairs whose index is in ``keep``."""
         parts = ((f.name, getattr(self, f.name)) for f in fields(self))

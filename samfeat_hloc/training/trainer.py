@@ -131,8 +131,7 @@ def training_step(
     """
     device = batch.image0.device
     with clock.measure("forward"):
-        images = torch.cat([batch.image0, batch.image1]) * 2 - 1
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = batch.network_input.contiguous(memory_format=torch.channels_last)
         half = recipe.train.precision == "auto" and fast_bfloat16(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             maps = model(images)

@@ -97,8 +97,7 @@ def main(
 @torch.inference_mode()
 def differences(model: SAMFeat, batch: PairBatch) -> Tensor:
     """Of the corners that both views of a pair show, the descriptors' differences (K, 128)."""
-    images = torch.cat([batch.image0, batch.image1]) * 2 - 1
-    images = images.contiguous(memory_format=torch.channels_last)
+    images = batch.network_input.contiguous(memory_format=torch.channels_last)
     half = fast_bfloat16(images.device)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
         features = model.encode(images).features
