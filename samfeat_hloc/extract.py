@@ -241,9 +241,8 @@ def _detect(model: Network, image: Tensor, scale: float, options: ExtractOptions
     edges = F.interpolate(maps.edges.float(), x.shape[-2:], mode="bilinear", align_corners=False)
     logits = maps.keypoint_logits.float() + edges
     cost = COARSE_COSTS * np.log2(scale)
-    scores = torch.sigmoid(logits + cost)
     # Suppression looks at the logits: the sigmoid of large ones is the same number, a tie.
-    ranked = scores if options.official else logits
+    ranked = torch.sigmoid(logits) if options.official else logits
     threshold = options.detection_threshold
     if not options.official:
         threshold = float(torch.logit(torch.tensor(threshold, dtype=torch.float64))) - cost
@@ -251,10 +250,10 @@ def _detect(model: Network, image: Tensor, scale: float, options: ExtractOptions
     kept = detection.clear_border(kept, options.border, width, height)
     points = []
     for b in range(len(image)):
-        xy, _ = detection.best_points(ranked[b, 0], kept[b, 0], options.max_keypoints)
+        xy, ranks = detection.best_points(ranked[b, 0], kept[b, 0], options.max_keypoints)
         keypoints = detection.refine(logits[b, 0], xy) if options.subpixel else xy.float()
         keypoints = (keypoints + 0.5) * ratio - 0.5 if scale != 1 else keypoints
-        points.append((keypoints, scores[b, 0, xy[:, 1], xy[:, 0]]))
+        points.append((keypoints, ranks if options.official else torch.sigmoid(ranks + cost)))
     return _Level(points, logits, maps.features, scale, ratio, (x.shape[-1], x.shape[-2]))
 
 
@@ -280,9 +279,10 @@ def _describe(
         logits = [_near(level, level.logits[b : b + 1], keypoints) for level in levels]
         ranks = (torch.stack(logits, dim=1) * shares[own]).sum(1) / shares.sum(1)[own]
         ranks = ranks + COARSE_COSTS * octaves[own]
+        scores = torch.sigmoid(ranks)
         order = ranks.sort(descending=True, stable=True).indices[: options.max_keypoints]
-        order = order[torch.sigmoid(ranks[order]) >= options.detection_threshold]
-        keypoints, scores, own = keypoints[order], torch.sigmoid(ranks[order]), own[order]
+        order = order[scores[order] >= options.detection_threshold]
+        keypoints, scores, own = keypoints[order], scores[order], own[order]
 
     pooled: Tensor | None = None
     attention = torch.ones_like(scores)
