@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .. import rootsift
 from ..errors import SamfeatError
 from ..extract import extract_batch
 from ..network import SAMFeat
@@ -33,6 +32,8 @@ def load(method: str, weights: Path | None, official_weights: bool) -> tuple[Any
         SamfeatError: a checkpoint that is missing or cannot be read.
     """
     if method == "rootsift":
+        from .. import rootsift  # with the evaluation, which a run of SAMFeat does without
+
         return rootsift.RootSIFT(), rootsift.extract_batch
     return SAMFeat.from_pretrained(weights, official=official_weights), extract_batch
 
