@@ -68,6 +68,10 @@ def batch_losses(maps: Maps, batch: PairBatch, options: LossOptions) -> dict[str
         parts["matching"] = losses.matching_loss(
             descriptors0, descriptors1, batch.valid, batch.not_search
         )
+    if options.reward:
+        parts["reward"] = losses.reward_loss(
+            descriptors0, descriptors1, batch.valid, batch.not_search
+        )
     if batch.teacher0 is not None and batch.teacher1 is not None:
         teacher = torch.cat([batch.teacher0, batch.teacher1])
         if options.asrd:
