@@ -113,8 +113,13 @@ class ExtractOptions:
         return cls(**keywords)
 
     def asdict(self) -> dict[str, Any]:
-        """The options as plain values, for a configuration file or a hash."""
+        """The options as plain values, for a configuration file."""
         return {**asdict(self), "scales": list(self.scales)}
+
+    def record(self) -> dict[str, Any]:
+        """The options, and how several scales are pooled: all that changes what is extracted."""
+        pooling = {"coarse_costs": COARSE_COSTS, "pooled_octaves": POOLED_OCTAVES}
+        return {**self.asdict(), **(pooling if len(self.scales) > 1 else {})}
 
 
 RELEASE_DEFAULTS: dict[str, Any] = {

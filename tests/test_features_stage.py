@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from test_h5store import assert_equal
 
+from samfeat_hloc import extract
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.extract import ExtractOptions, extract_batch
 from samfeat_hloc.localization import features, matches, provenance
@@ -134,6 +136,19 @@ def test_an_image_of_the_same_size_in_bytes_is_noticed(
     assert count.sizes == [2, 2, 2]
     run(photos, output, model, names, extract=count)
     assert count.sizes == [2, 2, 2]
+
+
+def test_features_pooled_otherwise_are_not_taken(
+    photos: Path, tmp_path: Path, model: SAMFeat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, several = tmp_path / "one.h5", tmp_path / "several.h5"
+    pooled = replace(OPTIONS, scales=(0.7, 1.0))
+    run(photos, one, model)
+    run(photos, several, model, options=pooled)
+    monkeypatch.setattr(extract, "COARSE_COSTS", extract.COARSE_COSTS + 1)
+    run(photos, one, model, extract=Counting(fail_after=0))  # of one scale it is as it was
+    with pytest.raises(SamfeatError, match="coarse_costs"):
+        run(photos, several, model, options=pooled)
 
 
 def test_interrupted_run_goes_on(photos: Path, tmp_path: Path, model: SAMFeat) -> None:

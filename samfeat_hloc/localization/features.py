@@ -111,7 +111,7 @@ def main(
             raise SamfeatError(f"{what} {number}: give a number from 1")
     if storage not in STORAGE:
         raise SamfeatError(f"storage {storage}: choose from {', '.join(STORAGE)}")
-    config = options.asdict() | ({"storage": storage} if storage != "half" else {})
+    config = options.record() | ({"storage": storage} if storage != "half" else {})
     made_by = provenance.made_by("features", config, {}, model.weights_sha256)
     with SegmentWriter(output, made_by, overwrite=overwrite, compare_inputs=False) as writer:
         same = _unchanged(image_dir, names, writer.done, workers)

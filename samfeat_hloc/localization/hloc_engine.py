@@ -65,7 +65,7 @@ def features(
     conf = configurations.extractor("samfeat", options)
     conf["model"]["weights"] = configurations.Loaded(model)
     made_by = made_by_hloc(
-        "features", options.asdict(), _images_hash(image_dir, names), model.weights_sha256
+        "features", options.record(), _images_hash(image_dir, names), model.weights_sha256
     )
     return _extract(conf, image_dir, names, output, made_by, overwrite)
 
