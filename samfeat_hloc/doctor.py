@@ -102,7 +102,7 @@ def _package() -> list[Finding]:
 def _torch() -> list[Finding]:
     import torch
 
-    from .extract import fast_bfloat16
+    from .levels import fast_bfloat16
 
     def device(name: str, what: str) -> str:
         bf16 = "fast bfloat16" if fast_bfloat16(torch.device(name)) else "no fast bfloat16"
@@ -151,7 +151,8 @@ def _opencv() -> list[Finding]:
 def _extraction() -> list[Finding]:
     import numpy as np
 
-    from .extract import ExtractOptions, extract_batch
+    from .extract import extract_batch
+    from .extract_options import ExtractOptions
     from .network import SAMFeat
 
     image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import checkpoints, onednn
-from .extract import ExtractOptions, extract_batch
+from .extract import extract_batch
+from .extract_options import ExtractOptions
 
 DESCRIPTOR_DIM = 128
 FEATURE_DIM = 64 + 64 + 128 + 128  # c1, c2, c3 and c4, stacked at 1/4

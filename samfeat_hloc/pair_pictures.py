@@ -15,7 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from .evaluation.matching import Features, mutual_nearest, reprojection_errors
-from .extract import STRIDE, ExtractOptions, resize_image
+from .extract import resize_image
+from .extract_options import ExtractOptions
+from .levels import STRIDE
 from .network import SAMFeat
 
 RIGHT, WRONG, UNKNOWN, POINT = "#0072B2", "#D55E00", "#009E73", "#E69F00"

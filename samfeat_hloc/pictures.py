@@ -19,8 +19,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from .extract import STRIDE, resize_image
+from .extract import resize_image
 from .images import read_image
+from .levels import STRIDE
 from .localization.dataset import base_name
 from .localization.feature_readers import FeatureReader, MatchReader
 from .localization.localization_result import LocalizationResult, QueryResult

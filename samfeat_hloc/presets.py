@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .extract import RELEASE_DEFAULTS, ExtractOptions
+from .extract_options import RELEASE_DEFAULTS, ExtractOptions
 
 # For matches across distances and, where an image is smaller than the preset's size, for exact
 # places: twice the time at that size, six times at 600 pixels. Poses are no better for it.

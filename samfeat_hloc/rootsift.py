@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from .evaluation.predictions import extract_rootsift
-from .extract import ExtractOptions, as_array
+from .extract import as_array
+from .extract_options import ExtractOptions
 
 
 class RootSIFT:

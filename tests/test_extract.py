@@ -15,13 +15,9 @@ from torch import Tensor
 
 from samfeat_hloc import detection
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.extract import (
-    COARSE_COSTS,
-    POOLED_OCTAVES,
-    ExtractOptions,
-    extract_batch,
-    resized_shape,
-)
+from samfeat_hloc.extract import extract_batch, resized_shape
+from samfeat_hloc.extract_options import ExtractOptions
+from samfeat_hloc.levels import COARSE_COSTS, POOLED_OCTAVES
 from samfeat_hloc.network import SAMFeat
 from samfeat_hloc.presets import PRESETS
 

@@ -16,7 +16,8 @@ from test_h5store import assert_equal
 
 from samfeat_hloc import extract
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.extract import ExtractOptions, extract_batch
+from samfeat_hloc.extract import extract_batch
+from samfeat_hloc.extract_options import ExtractOptions
 from samfeat_hloc.localization import features, matches, provenance
 from samfeat_hloc.localization.feature_readers import FeatureReader
 from samfeat_hloc.network import SAMFeat

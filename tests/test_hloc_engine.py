@@ -260,7 +260,7 @@ def test_features_are_the_native_ones(town: AachenDataset, model: Any, tmp_path:
 
 
 def test_interrupted_extraction_goes_on(town: AachenDataset, model: Any, tmp_path: Path) -> None:
-    from samfeat_hloc.extract import ExtractOptions
+    from samfeat_hloc.extract_options import ExtractOptions
 
     names = [name for name in town.db_names if "entry" in name][:2]
     output = tmp_path / "features.h5"

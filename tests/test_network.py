@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from samfeat_hloc import checkpoints, extract
+from samfeat_hloc import checkpoints, levels
 from samfeat_hloc.detection import sample
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.network import SAMFeat
@@ -144,7 +144,7 @@ def test_inference_takes_other_roads_to_the_same_maps() -> None:
 def test_half_precision_moves_keypoints_by_hundredths_of_a_pixel(shared: Path) -> None:
     photo = np.array(Image.open(sorted((shared / "data" / "pairs").glob("v_*/1.*"))[0]))
     model = SAMFeat.from_pretrained(device="cpu")
-    if not extract.fast_bfloat16(torch.device("cpu")):
+    if not levels.fast_bfloat16(torch.device("cpu")):
         pytest.skip("this processor has no bfloat16")
     half = model.extract(photo, max_keypoints=1000)["keypoints"]
     full = model.extract(photo, max_keypoints=1000, precision="float32")["keypoints"]

@@ -20,7 +20,7 @@ from PIL import Image
 from test_h5store import assert_equal
 
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.extract import ExtractOptions
+from samfeat_hloc.extract_options import ExtractOptions
 from samfeat_hloc.localization import distributed, features, localize, mapping, matches
 from samfeat_hloc.localization.distributed import Cluster
 from samfeat_hloc.network import SAMFeat

@@ -30,7 +30,8 @@ from samfeat_hloc.evaluation.matching import (
 )
 from samfeat_hloc.evaluation.predictions import extract_rootsift
 from samfeat_hloc.evaluation.record import measurement
-from samfeat_hloc.extract import ExtractOptions, extract_batch
+from samfeat_hloc.extract import extract_batch
+from samfeat_hloc.extract_options import ExtractOptions
 from samfeat_hloc.localization.dataset import Camera
 from samfeat_hloc.localization.poses import Pose
 from samfeat_hloc.localization.textlines import write_atomically

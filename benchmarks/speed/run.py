@@ -32,7 +32,8 @@ from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation import speed
 from samfeat_hloc.evaluation.record import measurement
 from samfeat_hloc.evaluation.speed import Row, Times
-from samfeat_hloc.extract import ExtractOptions, extract_batch
+from samfeat_hloc.extract import extract_batch
+from samfeat_hloc.extract_options import ExtractOptions
 from samfeat_hloc.hloc_plugin import hloc_installed
 from samfeat_hloc.images import read_image
 from samfeat_hloc.localization import localize, map_building, mapping, matches, pipeline

@@ -16,7 +16,7 @@ from .submission import _group
 
 if TYPE_CHECKING:
     from ..evaluation.predictions import Predictions
-    from ..extract import ExtractOptions
+    from ..extract_options import ExtractOptions
     from ..network import SAMFeat
 
 METHODS = ("samfeat", "samfeat-multiscale", "rootsift")
@@ -231,7 +231,7 @@ def extract_options(
     limit: int | None, resize: int | None, official: bool, *, multiscale: bool = False
 ) -> ExtractOptions:
     """Options of SAMFeat's extraction; ``official`` as the public release does it."""
-    from ..extract import ExtractOptions
+    from ..extract_options import ExtractOptions
     from ..presets import MULTISCALE
 
     keywords: dict[str, Any] = {"resize": resize, "max_keypoints": limit}

@@ -11,7 +11,7 @@ from .evaluation import Official, Weights, extract_options
 from .submission import _group
 
 if TYPE_CHECKING:
-    from ..extract import ExtractOptions
+    from ..extract_options import ExtractOptions
     from ..network import SAMFeat
 
 _Output = Annotated[Path, typer.Option("--output", help="The picture: .png, .pdf or .svg.")]

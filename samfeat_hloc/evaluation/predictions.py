@@ -14,7 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import SamfeatError
-from ..extract import ExtractOptions, resize_image
+from ..extract import resize_image
+from ..extract_options import ExtractOptions
 from ..images import keypoints_to_stored, read_image, to_upright
 from ..localization import provenance
 from ..localization.h5store import Group, SegmentWriter

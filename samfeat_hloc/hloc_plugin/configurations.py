@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints import file_sha256
-from ..extract import ExtractOptions
+from ..extract_options import ExtractOptions
 from ..network import SAMFeat
 from ..presets import MATCH_DISTANCE_THRESHOLD, PRESETS
 

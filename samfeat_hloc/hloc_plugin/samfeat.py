@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from hloc.utils.base_model import BaseModel
 from torch import Tensor
 
-from samfeat_hloc.extract import ExtractOptions, detect_and_describe, resized_shape
+from samfeat_hloc.extract import detect_and_describe, resized_shape
+from samfeat_hloc.extract_options import ExtractOptions
 from samfeat_hloc.hloc_plugin.configurations import Loaded
 from samfeat_hloc.network import SAMFeat as Network
 

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from .. import images
 from ..errors import SamfeatError
-from ..extract import ExtractOptions, extract_batch, resized_shape
+from ..extract import extract_batch, record, resized_shape
+from ..extract_options import ExtractOptions
 from ..workers import Workers, sharing_torch
 from . import provenance
 from .distributed import Cluster
@@ -111,7 +112,7 @@ def main(
             raise SamfeatError(f"{what} {number}: give a number from 1")
     if storage not in STORAGE:
         raise SamfeatError(f"storage {storage}: choose from {', '.join(STORAGE)}")
-    config = options.record() | ({"storage": storage} if storage != "half" else {})
+    config = record(options) | ({"storage": storage} if storage != "half" else {})
     made_by = provenance.made_by("features", config, {}, model.weights_sha256)
     with SegmentWriter(output, made_by, overwrite=overwrite, compare_inputs=False) as writer:
         same = _unchanged(image_dir, names, writer.done, workers)

@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import SamfeatError
-from ..extract import ExtractOptions
+from ..extract_options import ExtractOptions
 from .dataset import Camera
 from .file_lock import FileLock
 from .poses import Pose

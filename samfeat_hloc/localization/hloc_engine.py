@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SamfeatError
-from ..extract import ExtractOptions
+from ..extract import record
+from ..extract_options import ExtractOptions
 from ..hloc_plugin import compat, configurations
 from ..images import check_name
 from ..network import SAMFeat
@@ -65,7 +66,7 @@ def features(
     conf = configurations.extractor("samfeat", options)
     conf["model"]["weights"] = configurations.Loaded(model)
     made_by = made_by_hloc(
-        "features", options.record(), _images_hash(image_dir, names), model.weights_sha256
+        "features", record(options), _images_hash(image_dir, names), model.weights_sha256
     )
     return _extract(conf, image_dir, names, output, made_by, overwrite)
 

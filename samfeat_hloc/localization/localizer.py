@@ -24,7 +24,8 @@ import numpy as np
 import torch
 
 from ..errors import SamfeatError
-from ..extract import ExtractOptions, extract_batch
+from ..extract import extract_batch
+from ..extract_options import ExtractOptions
 from ..images import keypoints_to_stored, read_photo, to_upright
 from ..matching import nearest_neighbours
 from ..network import SAMFeat

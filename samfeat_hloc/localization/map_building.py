@@ -11,7 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import SamfeatError
-from ..extract import ExtractOptions, resized_shape
+from ..extract import resized_shape
+from ..extract_options import ExtractOptions
 from . import frozen_map, new_points, provenance
 from .colmap_database import put_in_place, work_folder
 from .correspondences import merged

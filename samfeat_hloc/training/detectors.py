@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from ..detection import clear_border, local_maximum, refine
 from ..errors import SamfeatError
-from ..extract import ExtractOptions, detect_and_describe
+from ..extract import detect_and_describe
+from ..extract_options import ExtractOptions
 from ..network import SAMFeat
 from ..teachers.registry import need
 from .corners import corner_response

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..extract import ExtractOptions, Network, detect_and_describe
+from ..extract import detect_and_describe
+from ..extract_options import ExtractOptions
+from ..levels import Network
 from .homographies import transform
 from .pairs import PairBatch
 from .validation import mutual_nearest

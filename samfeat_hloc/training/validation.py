@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from ..evaluation import hpatches
-from ..extract import ExtractOptions, Network, detect_and_describe, extract_batch
+from ..extract import detect_and_describe, extract_batch
+from ..extract_options import ExtractOptions
+from ..levels import Network
 from .homographies import transform
 from .pairs import PairBatch
 
