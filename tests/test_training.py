@@ -116,34 +116,6 @@ def test_matching_loss_by_hand() -> None:
     assert loss.item() == pytest.approx(-np.log(e / (e + 2)), abs=1e-5)
 
 
-def test_reward_loss_by_hand() -> None:
-    # Three points: the first is hidden in image 0, the second in image 1; the third is a match.
-    descriptors = torch.eye(3)[None]
-    everything, diagonal = torch.ones(1, 3), torch.eye(3)[None]
-    by_hand = {"valid": everything, "not_search": diagonal, "temperature": 1.0}
-    e = float(np.e)
-    # Rows are points 1 and 2, columns 0 and 2; only points 2 are alike.
-    earned = (e / (1 + e)) ** 2
-    cost = 0.5 * (1 / 2) + 0.5 * (1 / (1 + e)) + 1 / (1 + e) * 0.5
-    loss = losses.reward_loss(descriptors, descriptors, **by_hand)
-    assert loss.item() == pytest.approx(cost - earned, abs=1e-5)
-    loss = losses.reward_loss(descriptors, descriptors, **by_hand, penalty=0.0)
-    assert loss.item() == pytest.approx(-earned, abs=1e-5)
-    # What is near a match neither earns nor costs.
-    all_near = {**by_hand, "not_search": torch.ones(1, 3, 3)}
-    loss = losses.reward_loss(descriptors, descriptors, **all_near)
-    assert loss.item() == pytest.approx(-earned, abs=1e-5)
-    # Points that are not valid are in neither image.
-    valid = {**by_hand, "valid": torch.tensor([[0.0, 0.0, 1.0]])}
-    assert losses.reward_loss(descriptors, descriptors, **valid).item() == pytest.approx(-1)
-    # Images of a batch are each other's distractors, near or not.
-    two = {"valid": torch.ones(2, 3), "not_search": torch.ones(2, 3, 3), "temperature": 1.0}
-    pair = descriptors.expand(2, 3, 3)
-    assert losses.reward_loss(pair, pair, **two) > losses.reward_loss(
-        descriptors, descriptors, **all_near
-    )
-
-
 def test_homography_from_points_is_opencvs() -> None:
     rng = np.random.default_rng(0)
     source = np.array([[0, 0], [99, 0], [99, 99], [0, 99]], np.float32)

@@ -1,4 +1,4 @@
-"""``samfeat train``, ``samfeat whiten`` and ``samfeat ablate``."""
+"""``samfeat train``, ``whiten``, ``project`` and ``ablate``."""
 
 from __future__ import annotations
 
@@ -37,6 +37,20 @@ def register(app: typer.Typer) -> None:
         from ..training import whitening
 
         whitening.main(weights, images, out, strength=strength, pairs=pairs, overwrite=overwrite)
+        typer.echo(f"weights: {out}")
+
+    @app.command()
+    def project(
+        images: Annotated[Path, typer.Option(help="Folder of photos, as for training.")],
+        out: Annotated[Path, typer.Option(help="The checkpoint to write.")],
+        weights: Annotated[Path, typer.Option(help="A trained checkpoint, best whitened.")],
+        steps: Annotated[int, typer.Option(min=1, help="Of three pairs of views each.")] = 270,
+        overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
+    ) -> None:
+        """Learn a linear map of a trained checkpoint's descriptors from what they match."""
+        from ..training import projection
+
+        projection.main(weights, images, out, steps=steps, overwrite=overwrite)
         typer.echo(f"weights: {out}")
 
     @app.command()

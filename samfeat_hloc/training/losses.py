@@ -147,42 +147,6 @@ def matching_loss(
     return ((forward + backward) * counted).sum() / (2 * counted.sum()).clamp(min=1)
 
 
-def reward_loss(
-    descriptors0: Tensor,
-    descriptors1: Tensor,
-    valid: Tensor,
-    not_search: Tensor,
-    *,
-    temperature: float = 0.03,
-    penalty: float = 1.0,
-) -> Tensor:
-    """Expected reward of the mutual nearest neighbours (not in the paper; DISK's, NeurIPS 2020).
-
-    ``P_ij = softmax_j(s_ij / T) softmax_i(s_ij / T)`` is how likely points i and j are each other's
-    nearest neighbours. A right match earns 1, a wrong one costs ``penalty``. Of every three points
-    one is left out of either image, so that half of the others have no match: where photos overlap
-    in part most wrong matches are of such points, and the other losses never see one.
-
-    Arguments: as in :func:`triplet_loss`; points within ``not_search`` of a match neither earn nor
-    cost; ``temperature`` divides the cosine similarities. All images of the batch are matched
-    together: the others' points have no match either.
-
-    Returns:
-        Scalar, from -1: costs less earnings, for each point that has a match.
-    """
-    points = descriptors0.shape[1]
-    third = torch.arange(points, device=valid.device) % 3
-    rows = ((valid > 0) & (third != 0)).flatten().nonzero()
-    columns = ((valid > 0) & (third != 1)).flatten().nonzero().t()
-    similarity = descriptors0.flatten(0, 1)[rows[:, 0]] @ descriptors1.flatten(0, 1)[columns[0]].t()
-    similarity = similarity / temperature
-    mutual = torch.softmax(similarity, dim=1) * torch.softmax(similarity, dim=0)
-    right = rows == columns
-    near = not_search[rows // points, rows % points, columns % points] > 0
-    wrong = ~right & ~(near & (rows // points == columns // points))
-    return (penalty * (mutual * wrong).sum() - (mutual * right).sum()) / right.sum().clamp(min=1)
-
-
 def relations(maps: Tensor) -> Tensor:
     """Cosine similarities of all places of maps (B, C, h, w) with each other, (B, h*w, h*w)."""
     vectors = F.normalize(maps.float().flatten(2), dim=1, eps=1e-7)

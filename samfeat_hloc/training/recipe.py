@@ -133,7 +133,6 @@ class LossOptions:
     position: float = 0.5
     triplet: float = 1.0
     matching: float = 0.5
-    reward: float = 0.0
     asrd: float = 0.0
     psrd: float = 0.0
     wsc: float = 0.0

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from .. import __version__
 from ..detection import sample
 from ..errors import SamfeatError, writing
-from ..extract import fast_bfloat16
+from ..levels import fast_bfloat16
 from ..localization.h5store import sole_run
 from ..network import Maps, SAMFeat
 from . import losses, processes
@@ -66,10 +66,6 @@ def batch_losses(maps: Maps, batch: PairBatch, options: LossOptions) -> dict[str
         )  # fmt: skip
     if options.matching:
         parts["matching"] = losses.matching_loss(
-            descriptors0, descriptors1, batch.valid, batch.not_search
-        )
-    if options.reward:
-        parts["reward"] = losses.reward_loss(
             descriptors0, descriptors1, batch.valid, batch.not_search
         )
     if batch.teacher0 is not None and batch.teacher1 is not None:

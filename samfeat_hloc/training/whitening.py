@@ -4,7 +4,7 @@ From two views of photos with known points, S is the mean of (d0 - d1)(d0 - d1)^
 unit-length descriptors of the same corners. A descriptor d becomes W d with W = S^-strength: at a
 strength of 1/2 views differ equally in all directions, at 0 nothing changes. (Not in the paper; one
 of the learned linear projections of Mikolajczyk and Matas, 2007.) W is multiplied into the last
-convolution, so the network and its cost stay what they are.
+convolution.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import checkpoints
-from ..errors import SamfeatError, writing
-from ..extract import fast_bfloat16
+from ..errors import SamfeatError
+from ..levels import fast_bfloat16
 from ..network import DESCRIPTOR_DIM, SAMFeat
 from .homographies import HomographyOptions
 from .homography_pairs import HomographySource
+from .last_convolution import multiply_in, open_checkpoint, write
 from .pairs import PairBatch, PairOptions
-from .photos import HELD_BACK_EVERY, PhotoFolder
 
 STRENGTH = 0.4
 PAIRS = 480
@@ -47,8 +46,6 @@ def main(
 ) -> Path:
     """Whiten a checkpoint's descriptors by views of photos.
 
-    Of a folder that training holds photos back from, those are left out here too.
-
     Arguments:
         weights: the checkpoint; the shipped one is whitened already.
         images: folder of photos, such as those that it was trained on.
@@ -62,18 +59,9 @@ def main(
         SamfeatError: a checkpoint that is whitened already or cannot be read, a strength out of
             range, an output that is there, too few photos or matches.
     """
-    if output.exists() and not overwrite:
-        raise SamfeatError(f"{output}: is there already; give another --out, or --overwrite")
     if not 0 < strength <= 0.5:
         raise SamfeatError(f"--strength: {strength} is not possible; give one from 0.1 to 0.5")
-    model = SAMFeat.from_pretrained(weights)
-    if "whitened" in model.metadata:
-        raise SamfeatError(f"{weights}: is whitened already; give the checkpoint before")
-    photos = PhotoFolder.open(images)
-    if len(photos) >= HELD_BACK_EVERY:
-        photos = photos.split()[0]
-    with writing(output):  # not after the work
-        output.parent.mkdir(parents=True, exist_ok=True)
+    model, photos = open_checkpoint(weights, images, output, "whitened", overwrite=overwrite)
     source = HomographySource(photos, HOMOGRAPHIES)
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
@@ -89,9 +77,7 @@ def main(
         )
     whiten(model, total / count, strength)
     facts = {"strength": strength, "pairs": pairs, "photos": images.name, "corners": count}
-    training = {k: v for k, v in model.metadata.items() if k != "date"} | {"whitened": facts}
-    checkpoints.write_checkpoint(output, model.state_dict(), model.config, training)
-    return output
+    return write(model, output, "whitened", facts)
 
 
 @torch.inference_mode()
@@ -108,7 +94,6 @@ def differences(model: SAMFeat, batch: PairBatch) -> Tensor:
     return (views0 - views1)[same]
 
 
-@torch.no_grad()
 def whiten(model: SAMFeat, moved: Tensor, strength: float) -> None:
     """Multiply W into the descriptor head.
 
@@ -120,6 +105,4 @@ def whiten(model: SAMFeat, moved: Tensor, strength: float) -> None:
     shrunk = (variances.clamp(min=0) + _LEAST_VARIANCE) ** -strength
     matrix = directions @ torch.diag(shrunk) @ directions.t()
     matrix = matrix * DESCRIPTOR_DIM**0.5 / matrix.norm()
-    for parameter in model.describe.parameters():
-        rows = parameter.detach().double().cpu().reshape(DESCRIPTOR_DIM, -1)
-        parameter.copy_((matrix @ rows).reshape(parameter.shape))
+    multiply_in(model, matrix)
