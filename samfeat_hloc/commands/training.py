@@ -45,12 +45,13 @@ def register(app: typer.Typer) -> None:
         out: Annotated[Path, typer.Option(help="The checkpoint to write.")],
         weights: Annotated[Path, typer.Option(help="A trained checkpoint, best whitened.")],
         steps: Annotated[int, typer.Option(min=1, help="Of three pairs of views each.")] = 270,
+        seed: Annotated[int, typer.Option(min=0, help="Of the views.")] = 1,
         overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
     ) -> None:
         """Learn a linear map of a trained checkpoint's descriptors from what they match."""
         from ..training import projection
 
-        projection.main(weights, images, out, steps=steps, overwrite=overwrite)
+        projection.main(weights, images, out, steps=steps, seed=seed, overwrite=overwrite)
         typer.echo(f"weights: {out}")
 
     @app.command()

@@ -42,7 +42,7 @@ HOMOGRAPHIES = HomographyOptions(scale=2.2, perspective=0.3, shift=0.6, zoom=[0.
 SCALES = ((1.0,), (0.5, 0.7, 1.0, 1.2, 1.7), (1.0,), (0.35, 0.5, 0.7, 1.0))
 KEYPOINTS = 900
 TEMPERATURE = 0.02
-PENALTY = 2.0
+PENALTY = 1.5
 RIGHT = 2.5  # pixels
 WRONG = 4.0  # pixels; between the two, a match neither earns nor costs
 _AMONG_OTHERS = 0.7  # share of the pairs that get keypoints of other photos
@@ -132,7 +132,7 @@ def main(
     if projection is None:
         raise SamfeatError(f"{images}: no keypoints in views of its photos; give other photos")
     multiply_in(model, projection.matrix.detach(), projection.length * projection.vector.detach())
-    facts = {"steps": steps, "pairs": steps * PAIRS, "photos": images.name}
+    facts = {"steps": steps, "pairs": steps * PAIRS, "photos": images.name, "seed": seed}
     return write(model, output, "projected", facts)
 
 
