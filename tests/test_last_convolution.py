@@ -184,20 +184,20 @@ def test_a_checkpoint_gets_its_map_once(
     small: None, photos: Path, trained: Path, tmp_path: Path
 ) -> None:
     output, again = tmp_path / "mapped.safetensors", tmp_path / "again.safetensors"
-    projection.main(trained, photos, output, steps=3)
+    projection.main(trained, photos, output, steps=2)
     before, after = (checkpoints.read_checkpoint(path) for path in (trained, output))
     changed = {
         name for name in before.parameters
         if not torch.equal(before.parameters[name], after.parameters[name])
     }  # fmt: skip
     assert changed == {"describe.weight", "describe.bias"}
-    assert after.metadata["projected"]["pairs"] == 9
+    assert after.metadata["projected"]["pairs"] == 6
     with pytest.raises(SamfeatError, match="projected already"):
-        projection.main(output, photos, again, steps=3)
+        projection.main(output, photos, again, steps=2)
     with pytest.raises(SamfeatError, match="is there already"):
-        projection.main(trained, photos, output, steps=3)
+        projection.main(trained, photos, output, steps=2)
     assert not again.exists()
-    projection.main(trained, photos, again, steps=3)
+    projection.main(trained, photos, again, steps=2)
     repeated = checkpoints.read_checkpoint(again).parameters["describe.weight"]
     assert torch.equal(repeated, after.parameters["describe.weight"])
 
@@ -211,5 +211,5 @@ def test_photos_without_keypoints(small: None, photos: Path, trained: Path, tmp_
     blind, output = tmp_path / "blind.safetensors", tmp_path / "mapped.safetensors"
     checkpoints.write_checkpoint(blind, model.state_dict(), model.config, {})
     with pytest.raises(SamfeatError, match="no keypoints"):
-        projection.main(blind, photos, output, steps=2)
+        projection.main(blind, photos, output, steps=1)
     assert not output.exists()
