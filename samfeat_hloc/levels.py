@@ -84,8 +84,7 @@ def _detect(model: Network, image: Tensor, scale: float, options: ExtractOptions
     ratio = image.new_tensor([whole[1] / width, whole[0] / height])
     x = F.pad(image * 2 - 1, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
     x = x.contiguous(memory_format=torch.channels_last)
-    bfloat16 = options.precision == "auto" and fast_bfloat16(x.device)
-    with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=bfloat16):
+    with half_precision(x.device, wanted=options.precision == "auto"):
         maps = model.encode(x)
 
     # The edge map guides the detector: it is added before the sigmoid.
@@ -124,7 +123,7 @@ def choose(levels: Sequence[Level], b: int, options: ExtractOptions) -> Chosen:
     shares = torch.exp(-((octaves[:, None] - octaves) ** 2) / (2 * POOLED_OCTAVES**2))
     shares = torch.where(shares > LEAST_SHARE, shares, 0.0)
     if len(levels) > 1:
-        logits = [_near(level, level.logits[b : b + 1], keypoints) for level in levels]
+        logits = [_near(level, b, keypoints) for level in levels]
         ranks = (torch.stack(logits, dim=1) * shares[own]).sum(1) / shares.sum(1)[own]
         ranks = ranks + COARSE_COSTS * octaves[own]
         scores = torch.sigmoid(ranks)
@@ -173,15 +172,21 @@ def describe(
     }
 
 
-def _near(level: Level, values: Tensor, keypoints: Tensor) -> Tensor:
-    """The largest of the values (1, 1, H, W) of a level within 3x3 pixels of keypoints (N, 2)."""
-    values = detection.local_maximum(values, 1)[0, 0]
+def _near(level: Level, b: int, keypoints: Tensor) -> Tensor:
+    """A level's largest logits of image ``b`` within 3x3 pixels of keypoints (N, 2)."""
+    logits = detection.local_maximum(level.logits[b : b + 1], 1)[0, 0]
     x, y = level.places(keypoints).round().long().unbind(1)
-    return values[y.clamp(0, values.shape[0] - 1), x.clamp(0, values.shape[1] - 1)]
+    return logits[y.clamp(0, logits.shape[0] - 1), x.clamp(0, logits.shape[1] - 1)]
 
 
 def _sampled(dense: Tensor, places: Tensor, level: Level, options: ExtractOptions) -> Tensor:
     return detection.sample(dense, places[None], *level.size, release=options.official)[0]
+
+
+def half_precision(device: torch.device, *, wanted: bool = True) -> torch.autocast:
+    """In this context a network computes in bfloat16, where wanted and the device is fast at it."""
+    enabled = wanted and fast_bfloat16(device)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 def fast_bfloat16(device: torch.device) -> bool:

@@ -46,6 +46,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def changes(trained: Path, output: Path) -> tuple[set[str], checkpoints.Checkpoint]:
+    """The parameters in which a checkpoint differs from the one before, and the checkpoint."""
+    before, after = (checkpoints.read_checkpoint(path) for path in (trained, output))
+    changed = {
+        name for name in before.parameters
+        if not torch.equal(before.parameters[name], after.parameters[name])
+    }  # fmt: skip
+    return changed, after
+
+
 def test_what_moves_counts_less() -> None:
     model = SAMFeat(edge_attention=False)
     directions = torch.linalg.qr(torch.randn(128, 128, dtype=torch.float64)).Q
@@ -83,11 +93,7 @@ def test_differences_are_those_of_the_same_corners(photos: Path, trained: Path) 
 def test_a_checkpoint_is_whitened_once(photos: Path, trained: Path, tmp_path: Path) -> None:
     output = tmp_path / "white.safetensors"
     whitening.main(trained, photos, output, pairs=48)
-    before, after = (checkpoints.read_checkpoint(path) for path in (trained, output))
-    changed = {
-        name for name in before.parameters
-        if not torch.equal(before.parameters[name], after.parameters[name])
-    }  # fmt: skip
+    changed, after = changes(trained, output)
     assert changed == {"describe.weight", "describe.bias"} or changed == {"describe.weight"}
     assert after.metadata["steps"] == 7
     assert after.metadata["whitened"]["pairs"] == 48
@@ -185,11 +191,7 @@ def test_a_checkpoint_gets_its_map_once(
 ) -> None:
     output, again = tmp_path / "mapped.safetensors", tmp_path / "again.safetensors"
     projection.main(trained, photos, output, steps=2)
-    before, after = (checkpoints.read_checkpoint(path) for path in (trained, output))
-    changed = {
-        name for name in before.parameters
-        if not torch.equal(before.parameters[name], after.parameters[name])
-    }  # fmt: skip
+    changed, after = changes(trained, output)
     assert changed == {"describe.weight", "describe.bias"}
     assert after.metadata["projected"]["pairs"] == 6
     with pytest.raises(SamfeatError, match="projected already"):

@@ -11,6 +11,9 @@ Config = Annotated[Path, typer.Option(help="A recipe, such as configs/homographi
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value, such as data.images=PHOTOS")
 ]
+_Images = Annotated[Path, typer.Option(help="Folder of photos, as for training.")]
+_Out = Annotated[Path, typer.Option(help="The checkpoint to write.")]
+_Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -26,12 +29,12 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def whiten(
-        images: Annotated[Path, typer.Option(help="Folder of photos, as for training.")],
-        out: Annotated[Path, typer.Option(help="The checkpoint to write.")],
+        images: _Images,
+        out: _Out,
         weights: Annotated[Path, typer.Option(help="A trained checkpoint.")],
         strength: Annotated[float, typer.Option(help="0.5 whitens in full.")] = 0.4,
         pairs: Annotated[int, typer.Option(min=8, help="Of views to look at.")] = 480,
-        overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
+        overwrite: _Overwrite = False,
     ) -> None:
         """Make a trained checkpoint's descriptors count less where a change of view moves them."""
         from ..training import whitening
@@ -41,12 +44,12 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def project(
-        images: Annotated[Path, typer.Option(help="Folder of photos, as for training.")],
-        out: Annotated[Path, typer.Option(help="The checkpoint to write.")],
+        images: _Images,
+        out: _Out,
         weights: Annotated[Path, typer.Option(help="A trained checkpoint, best whitened.")],
         steps: Annotated[int, typer.Option(min=1, help="Of three pairs of views each.")] = 270,
         seed: Annotated[int, typer.Option(min=0, help="Of the views.")] = 1,
-        overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
+        overwrite: _Overwrite = False,
     ) -> None:
         """Learn a linear map of a trained checkpoint's descriptors from what they match."""
         from ..training import projection

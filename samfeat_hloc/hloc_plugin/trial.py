@@ -112,18 +112,13 @@ def pycolmap_ignores_undefined(folder: Path) -> bool:
     """
     import pycolmap
 
+    from ..localization.colmap_database import write_model
+
     scene = write_scene(folder)
     reference = pycolmap.Reconstruction(scene.reference_model)
     database = folder / "database.db"
     with quiet(), pycolmap.Database.open(database) as db:
-        for camera in reference.cameras.values():
-            db.write_camera(camera, use_camera_id=True)
-        for rig in reference.rigs.values():
-            db.write_rig(rig, use_rig_id=True)
-        for frame in reference.frames.values():
-            db.write_frame(frame, use_frame_id=True)
-        for image in reference.images.values():
-            db.write_image(image, use_image_id=True)
+        write_model(db, reference)
         ids = {image.name: image_id for image_id, image in reference.images.items()}
         with h5py.File(scene.features, "r") as features:
             for name, image_id in ids.items():

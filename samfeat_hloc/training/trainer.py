@@ -24,7 +24,7 @@ from tqdm import tqdm
 from .. import __version__
 from ..detection import sample
 from ..errors import SamfeatError, writing
-from ..levels import fast_bfloat16
+from ..levels import half_precision
 from ..localization.h5store import sole_run
 from ..network import Maps, SAMFeat
 from . import losses, processes
@@ -132,8 +132,7 @@ def training_step(
     device = batch.image0.device
     with clock.measure("forward"):
         images = batch.network_input.contiguous(memory_format=torch.channels_last)
-        half = recipe.train.precision == "auto" and fast_bfloat16(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        with half_precision(device, wanted=recipe.train.precision == "auto"):
             maps = model(images)
         parts = batch_losses(maps, batch, recipe.losses)
         loss = total_loss(parts, recipe.losses)

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import SamfeatError
-from ..levels import fast_bfloat16
+from ..levels import half_precision
 from ..network import DESCRIPTOR_DIM, SAMFeat
 from .homographies import HomographyOptions
 from .homography_pairs import HomographySource
@@ -84,8 +84,7 @@ def main(
 def differences(model: SAMFeat, batch: PairBatch) -> Tensor:
     """Of the corners that both views of a pair show, the descriptors' differences (K, 128)."""
     images = batch.network_input.contiguous(memory_format=torch.channels_last)
-    half = fast_bfloat16(images.device)
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+    with half_precision(images.device):
         features = model.encode(images).features
     corners = torch.cat([batch.corners0, batch.corners1])
     described = [model.describe_at(f, c) for f, c in zip(features, corners, strict=True)]
