@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import h5py
@@ -81,12 +82,52 @@ def test_the_place_with_more_photos_does_not_outvote_the_right_one(tmp_path: Pat
         assert kept(model, keypoints, retrieved, matches) == HERE
 
 
-def test_what_does_not_contradict_stays(tmp_path: Path) -> None:
-    model, keypoints, reader = build(tmp_path, alike=0.02)  # too little for a pose of its own
+def test_a_place_of_wrong_matches_is_left_out_unsolved(tmp_path: Path) -> None:
+    model, keypoints, reader = build(tmp_path, alike=0.02)
     retrieved = [THERE[0], HERE[0], *THERE[1:], HERE[1]]
     with reader as matches:
-        assert kept(model, keypoints, retrieved, matches) == retrieved
+        images = [image_matches(model, QUERY, name, matches) for name in retrieved]
+        assert kept(model, keypoints, retrieved, matches) == HERE
         assert kept(model, keypoints, HERE, matches) == HERE
+    assert agreeing(images, model.xyz, CAMERA, keypoints).ransacs <= 2
+
+
+def test_without_a_best_place_all_stay(tmp_path: Path) -> None:
+    model, keypoints, reader = build(tmp_path, alike=0.02)
+    lost = MapModel(
+        model.images, model.point_ids, np.random.default_rng(0).permutation(model.xyz),
+        model.colors, model.errors, model.track_lengths,
+    )  # fmt: skip
+    retrieved = [THERE[0], HERE[0], *THERE[1:], HERE[1]]
+    with reader as matches:
+        assert kept(lost, keypoints, retrieved, matches) == retrieved
+
+
+def test_a_bound_on_inliers_saves_samples_and_changes_no_pose() -> None:
+    random = np.random.default_rng(1)
+    points = np.column_stack(
+        [random.uniform(-3, 3, 400), random.uniform(-2, 2, 400), random.uniform(5, 8, 400)]
+    )
+    keypoints = points[:, :2] / points[:, 2:] * 500 + [320, 240]
+    keypoints[120:] = random.uniform([0, 0], [640, 480], (280, 2))
+    free = estimate_pose(keypoints, points, CAMERA)
+    assert free is not None
+    inliers = int(free[1].sum())
+    assert inliers >= 120
+    for least in (30, 100, inliers):
+        bound = estimate_pose(keypoints, points, CAMERA, min_inliers=least)
+        assert bound is not None
+        assert (bound[0].qvec == free[0].qvec).all() and (bound[0].tvec == free[0].tvec).all()
+        assert (bound[1] == free[1]).all()
+    assert estimate_pose(keypoints, points, CAMERA, min_inliers=inliers + 1) is None
+    wrong = random.uniform([0, 0], [640, 480], (400, 2))
+    assert seconds(wrong, points, 200) < seconds(wrong, points, 0) / 10
+
+
+def seconds(keypoints: np.ndarray, points: np.ndarray, least: int) -> float:
+    start = time.process_time()
+    estimate_pose(keypoints, points, CAMERA, min_inliers=least)
+    return time.process_time() - start
 
 
 def test_parts_of_one_place_that_share_no_points_agree(tmp_path: Path) -> None:

@@ -15,7 +15,12 @@ _SEED = 0  # of RANSAC, the same for every query: a rerun gives the same poses
 
 
 def estimate_pose(
-    keypoints: np.ndarray, points: np.ndarray, camera: Any, *, max_error: float = 12.0
+    keypoints: np.ndarray,
+    points: np.ndarray,
+    camera: Any,
+    *,
+    max_error: float = 12.0,
+    min_inliers: int = 0,
 ) -> tuple[Pose, np.ndarray] | None:
     """PnP in LO-RANSAC, refined on the inliers.
 
@@ -28,24 +33,27 @@ def estimate_pose(
         points: (K, 3) float64.
         camera: a `pycolmap.Camera`.
         max_error: of inliers, in pixels.
+        min_inliers: a pose with fewer is none. RANSAC then draws as many samples as one with
+            so many needs, which are few where they are a large share. What is found is what would
+            be found without this bound.
 
     Returns:
         cam_from_world and the inliers, (K,) bool; None where no pose was found.
     """
     candidates = np.arange(len(keypoints))
     for _ in range(_ATTEMPTS):
-        if len(candidates) < _MIN_CORRESPONDENCES:
+        if len(candidates) < max(_MIN_CORRESPONDENCES, min_inliers):
             return None
         found = pycolmap.estimate_and_refine_absolute_pose(
             keypoints[candidates],
             points[candidates],
             camera,
-            estimation_options=_ransac(max_error),
+            estimation_options=_ransac(max_error, min_inliers / len(candidates)),
         )
         if found is None:
             return None
         agree = candidates[np.asarray(found["inlier_mask"], dtype=bool)]
-        if not len(agree):
+        if not len(agree) or len(agree) < min_inliers:
             return None
         spot = np.median(keypoints[agree], axis=0)
         if np.median(_distance(keypoints[agree], spot)) > 2 * max_error:
@@ -74,8 +82,10 @@ def ransac_options(max_error: float) -> dict[str, Any]:
     }
 
 
-def _ransac(max_error: float) -> pycolmap.AbsolutePoseEstimationOptions:
+def _ransac(max_error: float, min_share: float) -> pycolmap.AbsolutePoseEstimationOptions:
     options = pycolmap.AbsolutePoseEstimationOptions()
+    # COLMAP stops where a pose with this share would have been found with the confidence asked for
+    options.ransac.min_inlier_ratio = max(options.ransac.min_inlier_ratio, min_share)
     for name, value in ransac_options(max_error).items():
         setattr(options.ransac, name, value)
     return options

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,12 @@ from .dataset import Camera
 from .frozen_map import FrozenImage, FrozenMap
 from .global_descriptors import vlad
 from .intrinsics import camera_from_exif
-from .places import agreeing
+from .places import Agreement, agreeing
 from .poses import Pose
 
 NUM_RETRIEVED = 20
 _HALF_SURE = 20  # inliers
+_CACHE_BYTES = 1 << 29  # of descriptors on the device
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +76,7 @@ class Localization:
         inlier_points: (I,) int64, ids of the map's points.
         retrieved: names of the database images used, most similar first, and their matches;
             those of lookalike places are left out.
+        num_ransacs: how often RANSAC was run: for a place each, and for the pose.
         seconds: by stage: "read", "extract", "retrieve", "match", "places", "pose", and "total".
     """
 
@@ -85,6 +88,7 @@ class Localization:
     inlier_keypoints: np.ndarray
     inlier_points: np.ndarray
     retrieved: list[tuple[str, int]]
+    num_ransacs: int
     seconds: dict[str, float] = field(repr=False)
 
     @property
@@ -121,6 +125,7 @@ class Localization:
             "num_correspondences": self.num_correspondences,
             "num_inliers": self.num_inliers,
             "retrieved": self.retrieved,
+            "num_ransacs": self.num_ransacs,
             "seconds": self.seconds,
         }
 
@@ -166,6 +171,10 @@ class Localizer:
         self.max_error = max_error
         self.places = places
         self._device = next(model.parameters()).device
+        # of the images matched last, so that they are brought to the device once
+        largest = max((image.descriptors.size for image in frozen.images), default=0) * 4
+        count = max(num_retrieved, _CACHE_BYTES // max(largest, 1))
+        self._descriptors = lru_cache(maxsize=count)(self._read_descriptors)
 
     @classmethod
     def load(
@@ -235,14 +244,14 @@ class Localizer:
         clock = _Clock(seconds)
         intrinsics = camera.to_pycolmap()
         images = [with_points(*found) for found in zip(retrieved, pairs, strict=True)]
-        solved = None
+        agreement = Agreement(images)
         with clock.stage("places"):
             if self.places:
                 agreement = agreeing(
                     images, self.map.xyz, intrinsics, features.keypoints, max_error=self.max_error
                 )
-                images, solved = agreement.images, agreement.solved
         with clock.stage("pose"):
+            images, solved = agreement.images, agreement.solved
             found = merged(images)
             solved = solved or estimate_pose(
                 features.keypoints[found.keypoints],
@@ -261,6 +270,7 @@ class Localizer:
             inlier_keypoints=features.keypoints[found.keypoints[inliers]],
             inlier_points=self.map.point_ids[found.points[inliers]],
             retrieved=list(zip(names, found.matches_per_image, strict=True)),
+            num_ransacs=agreement.ransacs + (agreement.solved is None),
             seconds=clock.seconds,
         )
         return localization, found, inliers
@@ -284,11 +294,14 @@ class Localizer:
         query = self._on_device(features.descriptors)
         pairs = []
         for image in images:
-            matches, _ = nearest_neighbours(query, self._on_device(image.descriptors))
+            matches, _ = nearest_neighbours(query, self._descriptors(image))
             matches0 = matches.cpu().numpy()
             index = np.flatnonzero(matches0 >= 0)
             pairs.append((index, matches0[index]))
         return pairs
+
+    def _read_descriptors(self, image: FrozenImage) -> torch.Tensor:
+        return self._on_device(image.descriptors)
 
     def _on_device(self, descriptors: np.ndarray) -> torch.Tensor:
         """(N, D) float16 to (D, N) float32."""

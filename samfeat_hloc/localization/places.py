@@ -3,18 +3,24 @@
 Two places may show the same facade, or the same building. Retrieval finds images of both, and the
 pose from all matches goes to the place with more of them, which is often that with more images in
 the database. Here the retrieved images are split into the places that the map knows (images that
-see common points, directly or through others), each place is solved on its own, and images of
-places that contradict the best one are left out. Where one place explains all, nothing changes.
+see common points, directly or through others), and images of places whose matches the pose in the
+best one does not explain are left out. Where one place explains all, nothing changes.
 
 The best place is the one with the largest product of two figures, neither of which grows with the
 number of photos that the database has of it: the inliers of its best image, and the share of the
 place's matches that are inliers. A place that shows what the query shows explains most of its
 matches, one that only resembles it explains a part of many.
+
+RANSAC is nearly all that this costs. The place whose best image has the most matches is solved
+first; of another, that number is the most that its product can be, so that most are known to be
+worse without being solved, and RANSAC in the others draws only as many samples as a better pose
+needs to be found.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +34,6 @@ from ..workers import Workers
 from . import provenance
 from .absolute_pose import estimate_pose
 from .correspondences import (
-    Correspondences,
     ImageMatches,
     check_keypoints,
     check_retrieved,
@@ -45,32 +50,23 @@ from .poses import Pose
 logger = logging.getLogger(__name__)
 
 MIN_INLIERS = 30  # a place with fewer contradicts nobody: COLMAP's least for a pose
-
-
-@dataclass(frozen=True, eq=False)
-class SolvedPlace:
-    """A place and the query's pose in it: its images, its 2D-3D matches, which of them are
-    inliers, and how many the best image has."""
-
-    images: list[ImageMatches]
-    matches: Correspondences
-    pose: Pose
-    inliers: np.ndarray
-    most: int
-
-    @property
-    def score(self) -> float:
-        """The best image's inliers times the share of inliers."""
-        return self.most * float(self.inliers.mean())
+AGREES = 0.5  # times the best place's share of explained matches: a place with less is left out
 
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """The retrieved images that are kept, and the pose from their matches where it was found on
-    the way: with its inliers as `absolute_pose.estimate_pose` gives it."""
+    """The retrieved images that are kept.
+
+    Attributes:
+        images: in the order of retrieval.
+        solved: the pose from their matches and its inliers, as `absolute_pose.estimate_pose` gives
+            them, where they were found on the way.
+        ransacs: how many places were solved.
+    """
 
     images: list[ImageMatches]
     solved: tuple[Pose, np.ndarray] | None = None
+    ransacs: int = 0
 
 
 def main(
@@ -96,7 +92,7 @@ def main(
     """
     made_by = provenance.made_by(
         "places",
-        {"max_error": max_error, "min_inliers": MIN_INLIERS},
+        {"max_error": max_error, "min_inliers": MIN_INLIERS, "agrees": AGREES},
         input_hashes(map_dir, queries, pairs, features, matches),
     )
     if provenance.is_made(output, made_by, overwrite=overwrite):
@@ -132,7 +128,7 @@ def main(
     ]
     dropped = sum(map(len, retrieved.values())) - len(lines)
     changed = sum(len(k) < len(retrieved[q.name]) for q, k in zip(queries, kept, strict=True))
-    logger.info("places: %d images of lookalike places left out, of %d queries", dropped, changed)
+    logger.info("places: %d images of other places left out, of %d queries", dropped, changed)
     return provenance.write_text(output, "".join(f"{a} {b}\n" for a, b in lines), made_by)
 
 
@@ -140,10 +136,10 @@ def agreeing(
     images: Sequence[ImageMatches], xyz: np.ndarray, camera: Any, keypoints: np.ndarray, *,
     max_error: float = 12.0,
 ) -> Agreement:  # fmt: skip
-    """The retrieved images without those of places that contradict the best one.
+    """The retrieved images without those of places that the pose in the best one contradicts.
 
-    A place contradicts where it has a pose of its own with at least `MIN_INLIERS` inliers, of
-    which the best place's pose explains less than half.
+    It contradicts a place of whose images' matches it explains a share less than `AGREES` times
+    that of the best place. This one has at least `MIN_INLIERS` inliers; where none has, all stay.
 
     Args:
         images: in the order of retrieval, which stays, with the query's matches.
@@ -153,39 +149,49 @@ def agreeing(
         max_error: of inliers, in pixels.
     """
 
-    def num_inliers(pose: Pose, matched: np.ndarray, points: np.ndarray) -> int:
-        error = _reprojection(pose, camera, xyz[points], keypoints[matched])
+    def explained(pose: Pose, image: ImageMatches) -> int:
+        error = _reprojection(pose, camera, xyz[image.points], keypoints[image.keypoints])
         return int(np.count_nonzero(error <= max_error))
 
     places = places_of(images)
     if len(places) < 2:
         return Agreement(list(images))
-    solved = []
-    for members in places:
-        found = merged(members)
-        if len(found.keypoints) < MIN_INLIERS:
+    found = [merged(place) for place in places]
+    most = [max(len(image.keypoints) for image in place) for place in places]
+    best, best_score, ransacs = 0, 0.0, 0
+    solved: tuple[Pose, np.ndarray] | None = None
+    for i in sorted(range(len(places)), key=lambda i: -most[i]):
+        count = len(found[i].keypoints)
+        # with a share of inliers above this it would be the best
+        share = best_score / max(most[i], 1)
+        least = max(MIN_INLIERS, math.floor(share * count) + 1)
+        if least > count:
             continue
+        ransacs += 1
         estimate = estimate_pose(
-            keypoints[found.keypoints], xyz[found.points], camera, max_error=max_error
-        )
-        if estimate is not None and estimate[1].sum() >= MIN_INLIERS:
-            each = (merged([image]) for image in members)
-            most = max(num_inliers(estimate[0], one.keypoints, one.points) for one in each)
-            solved.append(SolvedPlace(members, found, *estimate, most))
-    left_out: set[str] = set()
-    if len(solved) > 1:
-        best = max(solved, key=lambda place: place.score)
-        for place in solved:
-            matched = place.matches.keypoints[place.inliers]
-            own = num_inliers(best.pose, matched, place.matches.points[place.inliers])
-            if 2 * own < len(matched):
-                left_out.update(image.name for image in place.images)
+            keypoints[found[i].keypoints], xyz[found[i].points], camera,
+            max_error=max_error, min_inliers=least,
+        )  # fmt: skip
+        if estimate is None:
+            continue
+        pose, inliers = estimate
+        score = max(explained(pose, image) for image in places[i]) * float(inliers.mean())
+        if score > best_score:
+            best, best_score, solved = i, score, estimate
+    if solved is None:
+        return Agreement(list(images), ransacs=ransacs)
+    # counted image by image: what all images of a place show counts once among its matches, and
+    # its share of them falls with every further image
+    shares = [
+        sum(explained(solved[0], image) for image in place)
+        / max(sum(len(image.keypoints) for image in place), 1)
+        for place in places
+    ]
+    agree = [share >= AGREES * shares[best] for share in shares]
+    left_out = {image.name for i, place in enumerate(places) if not agree[i] for image in place}
     kept = [image for image in images if image.name not in left_out]
-    matched_images = [image for image in kept if len(image.keypoints)]
-    for place in solved:
-        if matched_images == [image for image in place.images if len(image.keypoints)]:
-            return Agreement(kept, (place.pose, place.inliers))
-    return Agreement(kept)
+    alone = not any(ok and most[i] for i, ok in enumerate(agree) if i != best)
+    return Agreement(kept, solved if alone else None, ransacs)
 
 
 def places_of(images: Sequence[ImageMatches]) -> list[list[ImageMatches]]:
