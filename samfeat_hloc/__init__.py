@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .hloc_plugin import register
 
 if TYPE_CHECKING:
-    from .network import SAMFeat
+    from .feature.network import SAMFeat
 
 __all__ = ["SAMFeat", "__version__", "register"]
 __version__ = "0.1.0"
@@ -21,7 +21,7 @@ register(quiet=True)
 def __getattr__(name: str) -> Any:
     # torch takes a second to import, which neither hloc's other extractors nor --help should pay.
     if name == "SAMFeat":
-        from .network import SAMFeat
+        from .feature.network import SAMFeat
 
         return SAMFeat
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_dataset import CAMERA, build
 
+from samfeat_hloc.colmap.cameras import CAMERA_MODELS
+from samfeat_hloc.colmap.poses import Pose, read_poses, write_poses
+from samfeat_hloc.colmap.reference_model import find_model, read_model
+from samfeat_hloc.datasets.aachen import AachenDataset
+from samfeat_hloc.datasets.queries import read_queries
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.localization.dataset import AachenDataset, read_queries
-from samfeat_hloc.localization.poses import Pose, read_poses, write_poses
-from samfeat_hloc.localization.reference_model import CAMERA_MODELS, find_model, read_model
 
 DAY = "queries/day_time_queries_with_intrinsics.txt"
 

@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samfeat_hloc import detection
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.extract import extract_batch, resized_shape
-from samfeat_hloc.extract_options import ExtractOptions
-from samfeat_hloc.levels import COARSE_COSTS, POOLED_OCTAVES
-from samfeat_hloc.network import SAMFeat
-from samfeat_hloc.presets import PRESETS
+from samfeat_hloc.feature import detection
+from samfeat_hloc.feature.extraction import extract_batch, resized_shape
+from samfeat_hloc.feature.levels import COARSE_COSTS, POOLED_OCTAVES
+from samfeat_hloc.feature.network import SAMFeat
+from samfeat_hloc.feature.options import ExtractOptions
+from samfeat_hloc.feature.presets import PRESETS
 
 
 @pytest.fixture(scope="module")

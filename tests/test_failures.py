@@ -10,7 +10,10 @@ import street_run
 import typer
 from typer.testing import CliRunner
 
+from samfeat_hloc.colmap.cameras import Camera
+from samfeat_hloc.colmap.map_model import read_map
 from samfeat_hloc.commands import submission as commands
+from samfeat_hloc.datasets.aachen import AachenDataset
 from samfeat_hloc.evaluation.failures import (
     Reason,
     diagnose,
@@ -20,8 +23,6 @@ from samfeat_hloc.evaluation.failures import (
     share_in_view,
 )
 from samfeat_hloc.evaluation.localization_curves import cumulative, error_figure
-from samfeat_hloc.localization.dataset import AachenDataset, Camera
-from samfeat_hloc.localization.map_model import read_map
 
 CAMERA = Camera("PINHOLE", 320, 240, (300.0, 300.0, 160.0, 120.0))
 

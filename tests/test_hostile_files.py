@@ -15,13 +15,13 @@ from hypothesis.extra import numpy as arrays
 from safetensors.torch import save
 from street_run import pose_at, write_map
 
-from samfeat_hloc import checkpoints
+from samfeat_hloc.colmap.map_model import read_cameras, read_map
 from samfeat_hloc.errors import SamfeatError, cause_of
-from samfeat_hloc.localization.feature_readers import FeatureReader, MatchReader
-from samfeat_hloc.localization.localization_result import log_path, read_result
-from samfeat_hloc.localization.map_model import read_cameras, read_map
+from samfeat_hloc.feature import checkpoints
+from samfeat_hloc.files.feature_readers import FeatureReader, MatchReader
+from samfeat_hloc.files.provenance import read_sidecar, sidecar
 from samfeat_hloc.localization.matches import DescriptorCache
-from samfeat_hloc.localization.provenance import read_sidecar, sidecar
+from samfeat_hloc.localization.result import log_path, read_result
 from samfeat_hloc.training.recipe import read_recipe
 
 RECIPE = (Path(__file__).parents[1] / "configs" / "homographies.yaml").read_text()

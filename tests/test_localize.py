@@ -14,21 +14,17 @@ import pytest
 from mapped_scene import BLIND, CAMERA, DB, QUERIES, Files
 from synthetic_scene import FOCAL, HEIGHT, WIDTH, project
 
+from samfeat_hloc.colmap.absolute_pose import estimate_pose
+from samfeat_hloc.colmap.map_model import read_map
+from samfeat_hloc.colmap.poses import read_poses
+from samfeat_hloc.datasets.queries import Query
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation.localization import position_error, rotation_error
+from samfeat_hloc.files.feature_readers import MatchReader
 from samfeat_hloc.localization import localize, mapping
 from samfeat_hloc.localization import matches as matching
-from samfeat_hloc.localization.absolute_pose import estimate_pose
 from samfeat_hloc.localization.correspondences import correspondences
-from samfeat_hloc.localization.dataset import Query
-from samfeat_hloc.localization.feature_readers import MatchReader
-from samfeat_hloc.localization.localization_result import (
-    FALLBACK,
-    LOCALIZED,
-    LocalizationResult,
-)
-from samfeat_hloc.localization.map_model import read_map
-from samfeat_hloc.localization.poses import read_poses
+from samfeat_hloc.localization.result import FALLBACK, LOCALIZED, LocalizationResult
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,12 @@ import pytest
 from mapped_scene import DB, Files
 from synthetic_scene import HEIGHT, WIDTH, project
 
+from samfeat_hloc.colmap import verification
+from samfeat_hloc.colmap.epipolar import epipolar_errors
+from samfeat_hloc.colmap.map_model import read_map
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.localization import h5store, mapping, matches, verification
-from samfeat_hloc.localization.epipolar import epipolar_errors
-from samfeat_hloc.localization.map_model import read_map
+from samfeat_hloc.files import h5store
+from samfeat_hloc.localization import mapping, matches
 
 
 @pytest.fixture(scope="module")

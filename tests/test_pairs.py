@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samfeat_hloc.colmap.covisibility import most_covisible
 from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.files.pair_lists import read_pairs, unique_pairs
 from samfeat_hloc.localization import pairs
-from samfeat_hloc.localization.pairs import most_covisible, read_pairs, unique_pairs
 
 MODEL = Path("data/town/3D-models/aachen_v_1_1")
 

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 
+from samfeat_hloc.colmap.poses import Pose
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.localization import pipeline, submission
-from samfeat_hloc.localization.pipeline import Run
-from samfeat_hloc.localization.poses import Pose
-from samfeat_hloc.localization.run_options import RunOptions
-from samfeat_hloc.pictures import ground_plane, write_pictures
+from samfeat_hloc.localization import submission
+from samfeat_hloc.pictures.run import ground_plane, write_pictures
+from samfeat_hloc.pipelines import run as pipeline
+from samfeat_hloc.pipelines.run import Run
+from samfeat_hloc.pipelines.run_options import RunOptions
 from samfeat_hloc.scenes import write_demo
 
 ROOT = Path(__file__).resolve().parents[1]

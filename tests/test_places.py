@@ -8,12 +8,12 @@ import h5py
 import numpy as np
 import pycolmap
 
-from samfeat_hloc.localization.absolute_pose import estimate_pose
+from samfeat_hloc.colmap.absolute_pose import estimate_pose
+from samfeat_hloc.colmap.map_model import MapImage, MapModel
+from samfeat_hloc.colmap.poses import Pose
+from samfeat_hloc.files.feature_readers import MatchReader
 from samfeat_hloc.localization.correspondences import ImageMatches, image_matches, merged
-from samfeat_hloc.localization.feature_readers import MatchReader
-from samfeat_hloc.localization.map_model import MapImage, MapModel
 from samfeat_hloc.localization.places import agreeing, places_of
-from samfeat_hloc.localization.poses import Pose
 
 QUERY = "query/q.jpg"
 CAMERA = pycolmap.Camera(model="PINHOLE", width=640, height=480, params=[500, 500, 320, 240])

@@ -16,17 +16,19 @@ from synthetic_scene import Scene
 from typer.testing import CliRunner
 
 from samfeat_hloc.cli import app
+from samfeat_hloc.colmap import structure_from_motion
+from samfeat_hloc.colmap.map_model import read_map
+from samfeat_hloc.colmap.structure_from_motion import SfmConfig
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation import reconstruction
-from samfeat_hloc.localization import matches, pairs, structure_from_motion
-from samfeat_hloc.localization.map_model import read_map
-from samfeat_hloc.localization.reconstruct import (
+from samfeat_hloc.files.pair_lists import read_pairs
+from samfeat_hloc.localization import matches
+from samfeat_hloc.pipelines.reconstruct import (
     ReconstructOptions,
     choose_pairs,
     exhaustive_pairs,
     run,
 )
-from samfeat_hloc.localization.structure_from_motion import SfmConfig
 
 NAMES = [f"walk/{i}.jpg" for i in range(6)]
 
@@ -191,7 +193,7 @@ def test_pairs_by_retrieval_and_by_a_list(folder: Path, tmp_path: Path) -> None:
     """Each photo with those most like it, where that is asked for; a list counts before both."""
     features = folder / "features.h5"
     options = ReconstructOptions(pairing="retrieval", num_retrieved=2)
-    retrieved = pairs.read_pairs(choose_pairs(NAMES, tmp_path, features, options))
+    retrieved = read_pairs(choose_pairs(NAMES, tmp_path, features, options))
     assert 0 < len(retrieved) <= 2 * len(NAMES)
     assert {first for first, _ in retrieved} == set(NAMES)
     assert all(first != second for first, second in retrieved)

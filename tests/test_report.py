@@ -19,9 +19,9 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+from samfeat_hloc.colmap.map_model import read_map
 from samfeat_hloc.commands import report as command
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.localization.map_model import read_map
 from samfeat_hloc.report.gather import choose_pictures, gather, worst_first
 from samfeat_hloc.report.page import page_content, render, write_report
 from samfeat_hloc.report.photos import encode, relative

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.network import SAMFeat
+from samfeat_hloc.feature.network import SAMFeat
+from samfeat_hloc.geometry.homographies import transform
 from samfeat_hloc.teachers.cache import Taught
 from samfeat_hloc.training import synthetic_pairs
-from samfeat_hloc.training.homographies import transform
 from samfeat_hloc.training.megadepth import MegadepthSource
 from samfeat_hloc.training.mtldesc import MtldescSource
 from samfeat_hloc.training.pairs import PairBatch, PairOptions, PairSource

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from samfeat_hloc.errors import SamfeatError, cause_of
-from samfeat_hloc.workers import PATIENCE, Workers, patience, sharing_torch
+from samfeat_hloc.parallel.workers import PATIENCE, Workers, patience, sharing_torch
 
 
 def test_results_in_order_and_as_they_come() -> None:
@@ -76,7 +76,7 @@ def test_the_process_ends_although_a_worker_hangs() -> None:
     """Threads of concurrent.futures would keep it."""
     script = (
         "import sys, time\n"
-        "from samfeat_hloc.workers import Workers\n"
+        "from samfeat_hloc.parallel.workers import Workers\n"
         "from samfeat_hloc.errors import SamfeatError\n"
         "try:\n"
         "    with Workers(1, 'decoding') as pool:\n"

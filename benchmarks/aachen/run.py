@@ -87,9 +87,9 @@ def main(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make everything anew.")] = False,
 ) -> None:
     """Map, localize, write and check the submission; evaluate it where there is ground truth."""
-    from samfeat_hloc.localization import distributed
-    from samfeat_hloc.localization.pipeline import run
-    from samfeat_hloc.localization.run_options import RunOptions
+    from samfeat_hloc.parallel.cluster import chosen
+    from samfeat_hloc.pipelines.run import run
+    from samfeat_hloc.pipelines.run_options import RunOptions
 
     started = time.perf_counter()
     if protocol not in ("full", "local-features"):
@@ -101,10 +101,10 @@ def main(
         dataset = _demo_dataset(outputs / "demo-dataset")
     if dataset is None or outputs is None:
         raise SamfeatError("--dataset and --outputs: give both, or --demo")
-    with distributed.chosen(workers, ray_address) as (threads, cluster):
+    with chosen(workers, ray_address) as (threads, cluster):
         if protocol == "local-features":
-            from samfeat_hloc.localization import local_features_protocol as track
-            from samfeat_hloc.localization.reconstruct import ReconstructOptions
+            from samfeat_hloc.pipelines import local_features as track
+            from samfeat_hloc.pipelines.reconstruct import ReconstructOptions
 
             if cluster is not None:
                 raise SamfeatError("--workers ray: it belongs to --protocol full")
@@ -116,7 +116,7 @@ def main(
                     "--retrieval, --db-pairs and --query-pairs out (--pairs takes a list of all "
                     "pairs)"
                 )
-            chosen = ReconstructOptions(
+            how = ReconstructOptions(
                 method=features,
                 conf=conf or "samfeat_aachen",
                 weights=weights,
@@ -128,7 +128,7 @@ def main(
                 dataset,
                 outputs,
                 track.ProtocolOptions(
-                    features=chosen,
+                    features=how,
                     pairs=pairs,
                     num_covisible=num_covisible,
                     num_retrieved=20 if num_retrieved is None else num_retrieved,
@@ -164,7 +164,7 @@ def main(
     if done.evaluation is not None:
         typer.echo(f"{done.evaluation.table()}\n")
     if (demo or pictures) and features == "samfeat":
-        from samfeat_hloc.pictures import write_pictures
+        from samfeat_hloc.pictures.run import write_pictures
 
         for path in write_pictures(done, options.conf):
             typer.echo(f"picture: {path}")

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import SamfeatError
-from ..localization.textlines import write_atomically
+from ..files.textlines import write_atomically
 from .submission import _group
 
 if TYPE_CHECKING:
     from ..evaluation.predictions import Predictions
-    from ..extract_options import ExtractOptions
-    from ..network import SAMFeat
+    from ..feature.network import SAMFeat
+    from ..feature.options import ExtractOptions
 
 METHODS = ("samfeat", "samfeat-multiscale", "rootsift")
 
@@ -177,7 +177,7 @@ def _pairs(
     from ..evaluation import relative_pose
     from ..evaluation.hpatches import of_size
     from ..evaluation.record import measurement
-    from ..images import image_size
+    from ..files.images import image_size
 
     estimator = estimator or relative_pose.default_estimator()
     relative_pose.check_estimator(estimator)
@@ -231,8 +231,8 @@ def extract_options(
     limit: int | None, resize: int | None, official: bool, *, multiscale: bool = False
 ) -> ExtractOptions:
     """Options of SAMFeat's extraction; ``official`` as the public release does it."""
-    from ..extract_options import ExtractOptions
-    from ..presets import MULTISCALE
+    from ..feature.options import ExtractOptions
+    from ..feature.presets import MULTISCALE
 
     keywords: dict[str, Any] = {"resize": resize, "max_keypoints": limit}
     if official:
@@ -293,6 +293,7 @@ def open_methods(
         SamfeatError: unknown methods, missing files, a name twice.
     """
     from ..evaluation import predictions
+    from ..feature.rootsift import extract_rootsift, rootsift_config
 
     chosen = list(dict.fromkeys(method or []))
     if not (chosen or features or npz):
@@ -317,10 +318,10 @@ def open_methods(
             most = limit or 100_000
             predictions.make_features(
                 root, names, path,
-                lambda image, most=most: predictions.extract_rootsift(  # type: ignore[misc]
+                lambda image, most=most: extract_rootsift(  # type: ignore[misc]
                     image, max_keypoints=most, resize=resize
                 ),
-                predictions.rootsift_config(most, resize), turns=turns, overwrite=overwrite,
+                rootsift_config(most, resize), turns=turns, overwrite=overwrite,
             )  # fmt: skip
         else:
             multiscale = name == "samfeat-multiscale"
@@ -341,9 +342,9 @@ def _make_samfeat(
     turns: dict[str, int] | None, overwrite: bool,
 ) -> None:  # fmt: skip
     from ..evaluation.predictions import make_features
-    from ..extract import extract_batch
+    from ..feature.extraction import extract_batch
+    from ..feature.network import SAMFeat
     from ..localization import features
-    from ..network import SAMFeat
 
     model: SAMFeat = SAMFeat.from_pretrained(weights, official=options.official)
     if not any((turns or {}).values()):

@@ -51,9 +51,9 @@ def _reconstruct(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make everything anew.")] = False,
 ) -> None:
     """Structure from motion on photos without poses."""
+    from ..colmap.structure_from_motion import SfmConfig
     from ..evaluation.reconstruction import table
-    from ..localization.reconstruct import ReconstructOptions, run, with_method
-    from ..localization.structure_from_motion import SfmConfig
+    from ..pipelines.reconstruct import ReconstructOptions, run, with_method
 
     options = ReconstructOptions(
         method=method,
@@ -88,7 +88,7 @@ def _evaluate(
     """Print the figures of the ETH local-feature benchmark, a row a model."""
     from ..evaluation.reconstruction import evaluate, table
     from ..evaluation.record import measurement
-    from ..localization.textlines import write_atomically
+    from ..files.textlines import write_atomically
 
     rows = [evaluate(path) for path in models]
     typer.echo(table(rows))

@@ -79,10 +79,11 @@ def _features(
     overwrite: _Overwrite = False,
 ) -> None:
     """Extract local features of all images of a folder, or of those listed."""
-    from ..images import list_images
-    from ..localization import distributed, features
-    from ..network import SAMFeat
-    from ..presets import PRESETS
+    from ..feature.network import SAMFeat
+    from ..feature.presets import PRESETS
+    from ..files.images import list_images
+    from ..localization import features
+    from ..parallel.cluster import chosen
 
     if config not in PRESETS:
         raise SamfeatError(f"--config {config}: no such preset; choose from {', '.join(PRESETS)}")
@@ -92,7 +93,7 @@ def _features(
     if max_keypoints is not None:
         options = replace(options, max_keypoints=max_keypoints)
     names = list_images(images) if lists is None else _names_in(lists)
-    with distributed.chosen(workers, ray_address) as (threads, cluster):
+    with chosen(workers, ray_address) as (threads, cluster):
         model = SAMFeat.from_pretrained(weights, official=official_weights)
         features.main(
             images,
@@ -183,13 +184,14 @@ def _matches(
     overwrite: _Overwrite = False,
 ) -> None:
     """Match the features of image pairs."""
-    from ..localization import distributed, matches
-    from ..presets import MATCH_DISTANCE_THRESHOLD
+    from ..feature.presets import MATCH_DISTANCE_THRESHOLD
+    from ..localization import matches
+    from ..parallel.cluster import chosen
 
     if distance_threshold is None:
         distance_threshold = MATCH_DISTANCE_THRESHOLD
     config = matches.MatchConfig(mutual, distance_threshold, ratio_threshold)
-    with distributed.chosen(workers, ray_address) as (threads, cluster):
+    with chosen(workers, ray_address) as (threads, cluster):
         matches.main(
             pairs,
             features,
@@ -206,8 +208,8 @@ def _chosen(
     what: str, file: Path, dataset: str, lists: list[Path] | None, prefix: str | None
 ) -> list[str]:
     """Names from lists, or those in an HDF5 file that start with a prefix ("db/", "query/")."""
-    from ..localization.h5arrays import group_names
-    from ..localization.provenance import open_hdf5
+    from ..files.h5arrays import group_names
+    from ..files.provenance import open_hdf5
 
     if lists is not None:
         if prefix is not None:
@@ -226,8 +228,8 @@ def _chosen(
 
 def _names_in(lists: list[Path]) -> list[str]:
     """The first words of the lines of lists; lists of queries with intrinsics are such lists."""
-    from ..images import check_name
-    from ..localization.textlines import data_lines
+    from ..files.images import check_name
+    from ..files.textlines import data_lines
 
     names = []
     for path in lists:

@@ -17,15 +17,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..localization.dataset import AachenDataset, Camera, base_name
-from ..localization.localization_result import (
-    LocalizationResult,
-    QueryResult,
-    log_path,
-    read_result,
-)
-from ..localization.map_model import MapModel, is_model, read_map
-from ..localization.poses import Pose
+from ..colmap.cameras import Camera
+from ..colmap.map_model import MapModel, is_model, read_map
+from ..colmap.poses import Pose
+from ..datasets.aachen import AachenDataset
+from ..datasets.queries import base_name
+from ..localization.result import LocalizationResult, QueryResult, log_path, read_result
 from .localization import THRESHOLDS, position_error, rotation_error, within
 
 MIN_CORRESPONDENCES = 30  # hloc users take a pose from fewer with caution

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from ..errors import SamfeatError
-from ..localization.textlines import data_lines, parse_number
+from ..files.textlines import data_lines, parse_number
 
 RANSAC_THRESHOLD = 3.0  # pixels
 RANSAC_ITERATIONS = 10_000

@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..errors import SamfeatError
-from ..images import EXTENSIONS, check_name, exif_orientation
+from ..files.images import EXTENSIONS, check_name, exif_orientation
 from . import matching
 from .homography import RANSAC_THRESHOLD, read_homography
 from .matching import HOMOGRAPHY_THRESHOLDS, MatchingResult, PairResult

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.localization.dataset import AachenDataset, base_name
-from samfeat_hloc.localization.poses import Pose
+from ..colmap.poses import Pose
+from ..datasets.aachen import AachenDataset
+from ..datasets.queries import base_name
+from ..errors import SamfeatError
 
 # (metres, degrees): the benchmark's, and finer ones that still tell good methods apart.
 THRESHOLDS = ((0.25, 2.0), (0.5, 5.0), (5.0, 10.0))

@@ -17,9 +17,9 @@ import torch
 from tqdm import tqdm
 
 from ..errors import SamfeatError
-from ..images import list_images, read_image
-from ..localization import provenance
-from ..training import homographies, photometric
+from ..files import provenance
+from ..files.images import list_images, read_image
+from ..geometry import homographies, photometric
 
 KINDS = ("i", "n", "v")
 LARGEST_SIDE = 480  # pixels

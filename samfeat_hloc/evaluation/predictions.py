@@ -9,26 +9,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from ..errors import SamfeatError
-from ..extract import resize_image
-from ..extract_options import ExtractOptions
-from ..images import keypoints_to_stored, read_image, to_upright
-from ..localization import provenance
-from ..localization.h5store import Group, SegmentWriter
+from ..files import provenance
+from ..files.h5store import Group, SegmentWriter
+from ..files.images import keypoints_to_stored, read_image, to_upright
 from .matching import Features
 
 logger = logging.getLogger(__name__)
 
 _ORIENTATION_OF_TURNS = {0: 1, 1: 8, 2: 3, 3: 6}  # quarter turns counter-clockwise, EXIF's numbers
-
-# Looser than OpenCV's 0.04 and 10, which leave too few keypoints in night photos. With them this
-# is the RootSIFT of the tables that the shipped weights are compared with.
-CONTRAST_THRESHOLD = 0.01
-EDGE_THRESHOLD = 20.0
 
 
 class Predictions(Protocol):
@@ -178,52 +170,6 @@ def _checked(
         xy, descriptors = xy[best], descriptors[:, best]
     wh = None if size is None else (int(size.reshape(-1)[0]), int(size.reshape(-1)[1]))
     return Features(xy, descriptors, wh)
-
-
-def extract_rootsift(
-    image: np.ndarray, *, max_keypoints: int = 2048, resize: int | None = 1024
-) -> dict[str, np.ndarray]:
-    """SIFT of OpenCV with descriptors as in RootSIFT: the square root of their share of the sum.
-
-    Arguments:
-        image: RGB uint8 (H, W, 3).
-        max_keypoints: the best so many (OpenCV may return a few more: equal scores, and points
-            with several orientations).
-        resize: bring the longer side down to so many pixels; None keeps the size.
-
-    Returns:
-        As :func:`samfeat_hloc.extract.extract_batch`, with 128-dimensional unit descriptors.
-    """
-    resized = resize_image(image, ExtractOptions(resize=resize))
-    grey = cv2.cvtColor(np.clip(np.rint(resized), 0, 255).astype(np.uint8), cv2.COLOR_RGB2GRAY)
-    sift = cv2.SIFT_create(  # type: ignore[attr-defined]
-        nfeatures=max_keypoints,
-        contrastThreshold=CONTRAST_THRESHOLD,
-        edgeThreshold=EDGE_THRESHOLD,
-    )
-    points, descriptors = sift.detectAndCompute(grey, None)
-    order = np.argsort([-point.response for point in points], kind="stable").astype(int)
-    scale = np.array(image.shape[1::-1]) / np.array(grey.shape[::-1])
-    xy = np.array([points[i].pt for i in order], dtype=np.float64).reshape(-1, 2)
-    if descriptors is None:
-        descriptors = np.zeros((0, 128), dtype=np.float32)
-    descriptors = np.maximum(descriptors[order], 0)
-    share = descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-12)
-    return {
-        "keypoints": ((xy + 0.5) * scale - 0.5).astype(np.float32),
-        "keypoint_scores": np.array([points[i].response for i in order], dtype=np.float32),
-        "descriptors": np.sqrt(share).T.astype(np.float32),
-        "image_size": np.array(image.shape[1::-1], dtype=np.int64),
-    }
-
-
-def rootsift_config(max_keypoints: int, resize: int | None) -> dict[str, Any]:
-    """Everything that decides what :func:`extract_rootsift` finds."""
-    return {
-        "method": "rootsift", "max_keypoints": max_keypoints, "resize": resize,
-        "contrast_threshold": CONTRAST_THRESHOLD, "edge_threshold": EDGE_THRESHOLD,
-        "opencv": cv2.__version__,
-    }  # fmt: skip
 
 
 def make_features(

@@ -13,9 +13,9 @@ from typing import Any
 
 import pycolmap
 
-from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.localization.map_model import is_model
-from samfeat_hloc.localization.reference_model import read_model
+from ..colmap.map_model import is_model
+from ..colmap.reference_model import read_model
+from ..errors import SamfeatError
 
 
 @dataclass(frozen=True)

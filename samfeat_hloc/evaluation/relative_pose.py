@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import SamfeatError
-from ..images import check_name
-from ..localization.textlines import data_lines, parse_number
+from ..files.images import check_name
+from ..files.textlines import data_lines, parse_number
 from .homography import area_under_curve
 from .matching import Features, mutual_nearest
 

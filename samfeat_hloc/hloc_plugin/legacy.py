@@ -39,8 +39,8 @@ def triangulate(
     """
     import pycolmap
 
+    from ..colmap.database import work_folder
     from ..localization import mapping
-    from ..localization.colmap_database import work_folder
 
     _refuse(
         skip_geometric_verification=skip_geometric_verification,
@@ -74,8 +74,8 @@ def localize(
         SamfeatError: what :func:`samfeat_hloc.localization.localize.main` raises, or an option that
             only hloc's own has.
     """
+    from ..datasets.queries import read_queries
     from ..localization import localize as native
-    from ..localization.dataset import read_queries
 
     _refuse(covisibility_clustering=covisibility_clustering, config=config)
     lists = sorted(Path(queries.parent).glob(queries.name))

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from hloc.utils.base_model import BaseModel
 from torch import Tensor
 
-from samfeat_hloc.extract import detect_and_describe, resized_shape
-from samfeat_hloc.extract_options import ExtractOptions
-from samfeat_hloc.hloc_plugin.configurations import Loaded
-from samfeat_hloc.network import SAMFeat as Network
+from ..feature.extraction import detect_and_describe, resized_shape
+from ..feature.network import SAMFeat as Network
+from ..feature.options import ExtractOptions
+from .configurations import Loaded
 
 
 class SAMFeat(BaseModel):  # type: ignore[misc]
@@ -23,8 +23,8 @@ class SAMFeat(BaseModel):  # type: ignore[misc]
 
     Configuration: ``weights`` (a file, None for the shipped checkpoint, or a network in memory as
     :class:`samfeat_hloc.hloc_plugin.configurations.Loaded`), ``official_weights`` (the file is one
-    of the public release), and the fields of :class:`samfeat_hloc.extract.ExtractOptions` except
-    the resizing, which hloc does.
+    of the public release), and the fields of :class:`..feature.options.ExtractOptions` except the
+    resizing, which hloc does.
     """
 
     default_conf = {  # noqa: RUF012

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..colmap.map_model import MapModel
+from ..datasets.queries import Query
 from ..errors import SamfeatError
-from .dataset import Query
-from .feature_readers import FeatureReader, MatchReader
-from .map_model import MapModel
-from .pairs import read_pairs
+from ..files.feature_readers import FeatureReader, MatchReader
+from ..files.pair_lists import read_pairs
 
 
 def retrieved_images(pairs: Path, queries: Sequence[Query]) -> dict[str, list[str]]:

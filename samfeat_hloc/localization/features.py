@@ -16,14 +16,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .. import images
 from ..errors import SamfeatError
-from ..extract import extract_batch, record, resized_shape
-from ..extract_options import ExtractOptions
-from ..workers import Workers, sharing_torch
-from . import provenance
-from .distributed import Cluster
-from .h5store import Group, SegmentWriter
+from ..feature.extraction import extract_batch, record, resized_shape
+from ..feature.options import ExtractOptions
+from ..files import images, provenance
+from ..files.h5store import Group, SegmentWriter
+from ..parallel.cluster import Cluster
+from ..parallel.workers import Workers, sharing_torch
 
 logger = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import SamfeatError
-from . import provenance
-from .feature_readers import read_descriptors
-from .h5arrays import group_names
-from .h5store import Group, SegmentWriter
+from ..files import provenance
+from ..files.feature_readers import read_descriptors
+from ..files.h5arrays import group_names
+from ..files.h5store import Group, SegmentWriter
 
 logger = logging.getLogger(__name__)
 

@@ -16,22 +16,18 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ..colmap.absolute_pose import estimate_pose
+from ..colmap.map_model import MapModel, is_model, read_map
+from ..datasets.queries import Query
 from ..errors import SamfeatError
-from ..workers import Workers
-from . import provenance
-from .absolute_pose import estimate_pose
-from .correspondences import (
-    check_keypoints,
-    check_retrieved,
-    correspondences,
-    retrieved_images,
-)
-from .dataset import Query
-from .distributed import Cluster
-from .feature_readers import FeatureReader, MatchReader
-from .file_lock import lock_of, sole_run
-from .h5store import SegmentWriter, remove_segments
-from .localization_result import (
+from ..files import provenance
+from ..files.feature_readers import FeatureReader, MatchReader
+from ..files.h5store import SegmentWriter, remove_segments
+from ..files.locks import lock_of, sole_run
+from ..parallel.cluster import Cluster
+from ..parallel.workers import Workers
+from .correspondences import check_keypoints, check_retrieved, correspondences, retrieved_images
+from .result import (
     FALLBACK,
     LOCALIZED,
     LocalizationResult,
@@ -41,7 +37,6 @@ from .localization_result import (
     to_group,
     write_result,
 )
-from .map_model import MapModel, is_model, read_map
 
 logger = logging.getLogger(__name__)
 

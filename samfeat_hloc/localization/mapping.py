@@ -16,22 +16,16 @@ import numpy as np
 import pycolmap
 from tqdm import tqdm
 
+from ..colmap.database import database_errors, put_in_place, quiet_colmap, work_folder, write_model
+from ..colmap.map_model import is_model, read_map
+from ..colmap.reference_model import read_model
+from ..colmap.verification import Verifier, verified
 from ..errors import SamfeatError, cause_of
-from . import provenance
-from .colmap_database import (
-    database_errors,
-    put_in_place,
-    quiet_colmap,
-    work_folder,
-    write_model,
-)
-from .feature_readers import FeatureReader, MatchReader
-from .file_lock import lock_of
-from .h5store import SegmentWriter, remove_segments
-from .map_model import is_model, read_map
-from .pairs import read_pairs, unique_pairs
-from .reference_model import read_model
-from .verification import Verifier, verified
+from ..files import provenance
+from ..files.feature_readers import FeatureReader, MatchReader
+from ..files.h5store import SegmentWriter, remove_segments
+from ..files.locks import lock_of
+from ..files.pair_lists import read_pairs, unique_pairs
 
 logger = logging.getLogger(__name__)
 

@@ -17,14 +17,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import SamfeatError
-from ..matching import nearest_neighbours
-from ..workers import sharing_torch
-from . import provenance
-from .distributed import Cluster
-from .feature_readers import pair_name, read_descriptors
-from .h5arrays import group_names
-from .h5store import Group, SegmentWriter
-from .pairs import read_pairs, unique_pairs
+from ..feature.matching import nearest_neighbours
+from ..files import provenance
+from ..files.feature_readers import pair_name, read_descriptors
+from ..files.h5arrays import group_names
+from ..files.h5store import Group, SegmentWriter
+from ..files.pair_lists import read_pairs, unique_pairs
+from ..parallel.cluster import Cluster
+from ..parallel.workers import sharing_torch
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -12,51 +12,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from samfeat_hloc.colmap.covisibility import most_covisible
+
+from ..colmap.map_model import is_model, read_map
 from ..errors import SamfeatError
-from ..images import check_name
-from ..matching import similarities
-from . import provenance
-from .h5arrays import group_names, read_array
-from .map_model import is_model, read_map
-from .textlines import data_lines
+from ..feature.matching import similarities
+from ..files import provenance
+from ..files.h5arrays import group_names, read_array
+from ..files.images import check_name
 
 logger = logging.getLogger(__name__)
 
 _BLOCK_VALUES = 1 << 23  # of descriptors in memory, of queries and of the database
-
-
-def read_pairs(path: Path) -> list[tuple[str, str]]:
-    """The pairs of a pairs file, "name0 name1" a line, in their order.
-
-    Raises:
-        SamfeatError: a missing or empty file, a line that is not two names (``file:line``), or
-            a name that :func:`samfeat_hloc.images.check_name` refuses.
-    """
-    pairs = []
-    known: dict[str, str] = {}  # a name is one string, however many pairs it is in
-    for number, tokens in data_lines(path):
-        if len(tokens) != 2:
-            raise SamfeatError(
-                f"{path}:{number}: {len(tokens)} words where two image names are needed; "
-                "write 'name0 name1' (names have no white space)"
-            )
-        try:
-            name0, name1 = (known.get(t) or known.setdefault(t, check_name(t)) for t in tokens)
-        except SamfeatError as error:
-            raise SamfeatError(f"{path}:{number}: {error}") from None
-        pairs.append((name0, name1))
-    if not pairs:
-        raise SamfeatError(f"{path}: there are no pairs in it; make them again")
-    return pairs
-
-
-def unique_pairs(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Each pair once, as it first appears; its reverse counts as the same pair."""
-    seen: dict[tuple[str, str], None] = {}
-    for pair in pairs:
-        if pair[::-1] not in seen:
-            seen[pair] = None
-    return list(seen)
 
 
 def from_covisibility(
@@ -163,41 +130,6 @@ def from_retrieval(
             "look at these images, or leave them out of the query lists"
         )
     return _write(output, pairs, made_by)
-
-
-def most_covisible(
-    seen: Sequence[np.ndarray], num_matched: int
-) -> Iterator[tuple[int, np.ndarray]]:
-    """For each image the indices of those that share most points, most first.
-
-    Arguments:
-        seen: for each image the indices of the points it observes, one entry an observation.
-        num_matched: at most so many neighbours.
-    """
-    for image, common in enumerate(shared_points(seen)):
-        best = np.argsort(-common, kind="stable")[:num_matched]
-        yield image, best[common[best] > 0]
-
-
-def shared_points(seen: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-    """For each image how many points it shares with every other, (len(seen),); 0 with itself.
-
-    Arguments:
-        seen: for each image the indices of the points it observes, one entry an observation.
-    """
-    lengths = np.array([len(points) for points in seen])
-    points = np.concatenate([np.asarray(points) for points in seen])
-    image_of = np.repeat(np.arange(len(seen)), lengths)
-    order = np.argsort(points, kind="stable")
-    observers = image_of[order]  # grouped by point
-    starts = np.concatenate([[0], np.cumsum(np.bincount(points))]).astype(np.int64)
-    for image, own in enumerate(seen):
-        first, count = starts[own], starts[np.asarray(own) + 1] - starts[own]
-        # all ranges [first, first + count) one after the other
-        offsets = np.repeat(first - (np.cumsum(count) - count), count)
-        common = np.bincount(observers[offsets + np.arange(len(offsets))], minlength=len(seen))
-        common[image] = 0
-        yield common
 
 
 def _observations(model: Path) -> tuple[list[str], list[np.ndarray]]:

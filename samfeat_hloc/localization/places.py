@@ -23,10 +23,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ..colmap.absolute_pose import estimate_pose
+from ..colmap.map_model import read_map
+from ..colmap.poses import Pose
+from ..datasets.queries import Query
 from ..errors import SamfeatError
-from ..workers import Workers
-from . import provenance
-from .absolute_pose import estimate_pose
+from ..files import provenance
+from ..files.feature_readers import FeatureReader, MatchReader
+from ..parallel.workers import Workers
 from .correspondences import (
     Correspondences,
     ImageMatches,
@@ -36,11 +40,7 @@ from .correspondences import (
     merged,
     retrieved_images,
 )
-from .dataset import Query
-from .feature_readers import FeatureReader, MatchReader
 from .localize import input_hashes
-from .map_model import read_map
-from .poses import Pose
 
 logger = logging.getLogger(__name__)
 

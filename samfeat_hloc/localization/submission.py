@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.localization.dataset import AachenDataset, Query, base_name
-from samfeat_hloc.localization.poses import Pose, poses_text
-from samfeat_hloc.localization.textlines import parse_number, read_text, write_atomically
+from ..colmap.poses import Pose, poses_text
+from ..datasets.aachen import AachenDataset
+from ..datasets.queries import Query, base_name
+from ..errors import SamfeatError
+from ..files.textlines import parse_number, read_text, write_atomically
 
 # The brackets are part of the name that the benchmark's own scripts give.
 FILE_NAME = "Aachen_v1_1_eval_[{method}].txt"

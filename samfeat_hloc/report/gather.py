@@ -13,20 +13,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ..colmap.map_model import MapModel, is_model, read_map
+from ..datasets.aachen import AachenDataset
+from ..datasets.queries import base_name
 from ..errors import SamfeatError
 from ..evaluation.failures import Diagnosis, diagnose_all
 from ..evaluation.localization import by_base_name, evaluate
-from ..localization import provenance
-from ..localization.dataset import AachenDataset, base_name
-from ..localization.feature_readers import FeatureReader, MatchReader
-from ..localization.localization_result import (
-    LocalizationResult,
-    QueryResult,
-    log_path,
-    read_result,
-)
-from ..localization.map_model import MapModel, is_model, read_map
-from ..localization.textlines import read_text
+from ..files import provenance
+from ..files.feature_readers import FeatureReader, MatchReader
+from ..files.textlines import read_text
+from ..localization.result import LocalizationResult, QueryResult, log_path, read_result
 from .contents import MatchPicture, QueryReport, ReportData, Scene
 from .photos import MAX_KEYPOINTS, Photo, detail, relative, thumbnail
 from .scene import Frame, camera_size, choose_points, extent, map_tangents, tangents, upright_frame

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from ..errors import SamfeatError
-from ..images import read_image
+from ..files.images import read_image
 
 THUMBNAIL_SIDE = 160
 DETAIL_SIDE = 720

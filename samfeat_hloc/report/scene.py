@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..colmap.cameras import CAMERA_MODELS, Camera
+from ..colmap.map_model import MapModel
+from ..colmap.poses import Pose
 from ..errors import SamfeatError
-from ..localization.dataset import Camera
-from ..localization.map_model import MapModel
-from ..localization.poses import Pose
-from ..localization.reference_model import CAMERA_MODELS
 
 POSE_COLUMNS = 14  # centre, right, down, forward (3 each), tangents of half the field of view
 _DEFAULT_TANGENTS = (0.5, 0.375)

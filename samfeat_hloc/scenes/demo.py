@@ -13,12 +13,13 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from ..colmap.cameras import Camera
+from ..colmap.poses import Pose, write_poses
 from ..errors import SamfeatError
-from ..localization.dataset import Camera
-from ..localization.poses import Pose, write_poses
-from .city import LENGTH, City, build_city
+from .city import build_city
 from .lighting import DAY, NIGHT, day_exposure, illuminate, night_exposure, photograph
 from .render import View, correspond, lift, look_at, render
+from .surfaces import LENGTH, City
 
 RECIPE = 1
 """Raised whenever the same parameters begin to give other pictures."""

@@ -2,7 +2,7 @@
 
 Layout. The root's attributes: ``format`` (:data:`FORMAT`), ``teacher`` (its name),
 ``weights_sha256`` (of its weights; empty where it has none) and ``made_by`` (JSON, see
-:mod:`samfeat_hloc.localization.provenance`). A group for each photo, by its name relative to the
+:mod:`samfeat_hloc.files.provenance`). A group for each photo, by its name relative to the
 image folder ("a/b.jpg" nests), all arrays compressed with gzip:
 
 ``embedding``
@@ -36,10 +36,10 @@ import cv2
 import numpy as np
 
 from ..errors import SamfeatError
-from ..localization.h5arrays import group_names, read_array
-from ..localization.h5store import Group
-from ..localization.provenance import open_hdf5, reading_hdf5
-from ..localization.shared_file import SharedFile
+from ..files.h5arrays import group_names, read_array
+from ..files.h5store import Group
+from ..files.provenance import open_hdf5, reading_hdf5
+from ..files.shared_file import SharedFile
 from .reduction import reduce_embedding
 
 FORMAT = "samfeat_hloc teacher cache 1"

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 import torch
 
-from ..checkpoints import file_sha256
 from ..errors import SamfeatError
+from ..feature.checkpoints import file_sha256
 from .cache import Taught
 from .regions import Regions
 from .registry import Photo, TeacherOptions, need

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import SamfeatError
-from ..images import EXTENSIONS
+from ..files.images import EXTENSIONS
 from .cache import Taught
 from .maps import borders, cells_of, soft_edges
 from .registry import Photo, TeacherOptions

@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checkpoints import file_sha256
 from ..errors import SamfeatError
+from ..feature.checkpoints import file_sha256
 from .cache import Taught
 from .maps import soft_edges, working_image
 from .registry import Photo, TeacherOptions, need, weights_file

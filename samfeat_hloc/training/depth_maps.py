@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from ..errors import SamfeatError
-from ..localization.h5arrays import read_unpacked
+from ..files.h5arrays import read_unpacked
 
 ENDINGS = (".geometric.bin", ".h5", ".hdf5", ".npy")
 _MOST_PIXELS = 200_000_000

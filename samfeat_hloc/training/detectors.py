@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..detection import clear_border, local_maximum, refine
 from ..errors import SamfeatError
-from ..extract import detect_and_describe
-from ..extract_options import ExtractOptions
-from ..network import SAMFeat
+from ..feature.detection import clear_border, local_maximum, refine
+from ..feature.extraction import detect_and_describe
+from ..feature.network import SAMFeat
+from ..feature.options import ExtractOptions
 from ..teachers.registry import need
 from .corners import corner_response
 

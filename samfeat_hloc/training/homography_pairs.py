@@ -10,8 +10,8 @@ from functools import partial
 import torch
 
 from ..errors import SamfeatError
+from ..geometry.homographies import HomographyOptions, sample_views, transform, warp
 from ..teachers.cache import Taught, TeacherCache
-from .homographies import HomographyOptions, sample_views, transform, warp
 from .keypoint_labels import KeypointLabels, labels_in_views
 from .pairs import PairBatch, PairOptions, complete_pairs, seen_by
 from .photos import Photos

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..extract import detect_and_describe
-from ..extract_options import ExtractOptions
-from ..levels import Network
-from .homographies import transform
+from ..feature.extraction import detect_and_describe
+from ..feature.levels import Network
+from ..feature.options import ExtractOptions
+from ..geometry.homographies import transform
 from .pairs import PairBatch
 from .validation import mutual_nearest
 

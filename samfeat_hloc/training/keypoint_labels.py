@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ..errors import SamfeatError
-from ..localization.h5arrays import group_names, read_array
-from ..localization.provenance import open_hdf5
-from ..localization.shared_file import SharedFile
-from .homographies import transform
+from ..files.h5arrays import group_names, read_array
+from ..files.provenance import open_hdf5
+from ..files.shared_file import SharedFile
+from ..geometry.homographies import transform
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import checkpoints
 from ..errors import SamfeatError, writing
-from ..network import DESCRIPTOR_DIM, SAMFeat
+from ..feature import checkpoints
+from ..feature.network import DESCRIPTOR_DIM, SAMFeat
 from .photos import HELD_BACK_EVERY, PhotoFolder
 
 

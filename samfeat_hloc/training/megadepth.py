@@ -22,8 +22,8 @@ from typing import Generic
 import torch
 from tqdm import tqdm
 
+from ..colmap.map_model import is_model
 from ..errors import SamfeatError
-from ..localization.map_model import is_model
 from ..teachers.cache import Taught
 from .keypoint_labels import Labels
 from .pairs import PairBatch, PairOptions

@@ -37,11 +37,11 @@ import numpy as np
 import torch
 
 from ..errors import SamfeatError
-from ..images import read_image
+from ..files.images import read_image
+from ..geometry.homographies import HomographyOptions
 from ..teachers.cache import Taught
 from .corners import splat
 from .depth_maps import array_of
-from .homographies import HomographyOptions
 from .homography_pairs import make_pairs
 from .keypoint_labels import Labels
 from .pairs import PairBatch, PairOptions, finish_pairs

@@ -22,9 +22,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import SamfeatError, writing
-from ..images import list_images, read_image
-from ..localization.file_lock import sole_run
-from ..workers import Workers
+from ..files.images import list_images, read_image
+from ..files.locks import sole_run
+from ..parallel.workers import Workers
 
 HELD_BACK_EVERY = 25  # each 25th photo is for validation
 LONGEST = 480  # pixels of a photo's longer side; larger ones are reduced

@@ -13,13 +13,13 @@ from typing import Protocol, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from ..colmap.cameras import CAMERA_MODELS, Camera
+from ..colmap.covisibility import shared_points
+from ..colmap.map_model import is_model, read_cameras, read_map
+from ..colmap.poses import Pose
+from ..colmap.reference_model import read_model
 from ..errors import SamfeatError
-from ..images import read_image
-from ..localization.dataset import Camera
-from ..localization.map_model import is_model, read_cameras, read_map
-from ..localization.pairs import shared_points
-from ..localization.poses import Pose
-from ..localization.reference_model import CAMERA_MODELS, read_model
+from ..files.images import read_image
 from ..teachers.cache import Taught
 from .depth_maps import find_depth_map, read_depth_map
 from .keypoint_labels import Labels

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..errors import SamfeatError
-from ..extract_options import ExtractOptions
-from ..levels import choose, detect_levels
-from ..network import DESCRIPTOR_DIM, SAMFeat
-from .homographies import HomographyOptions, transform
+from ..feature.levels import choose, detect_levels
+from ..feature.network import DESCRIPTOR_DIM, SAMFeat
+from ..feature.options import ExtractOptions
+from ..geometry.homographies import HomographyOptions, transform
 from .homography_pairs import HomographySource
 from .last_convolution import multiply_in, open_checkpoint, write
 from .pairs import PairOptions

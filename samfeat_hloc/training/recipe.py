@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ..errors import SamfeatError
-from .homographies import HomographyOptions
+from ..geometry.homographies import HomographyOptions
 from .pairs import PairOptions
 from .posed_views import PosedOptions
 

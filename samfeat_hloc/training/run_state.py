@@ -18,10 +18,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from .. import checkpoints
 from ..errors import SamfeatError, writing
-from ..localization.h5store import write_whole
-from ..network import SAMFeat
+from ..feature import checkpoints
+from ..feature.network import SAMFeat
+from ..files.h5store import write_whole
 from .posed_views import PosedOptions
 from .recipe import Recipe
 

@@ -22,11 +22,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from .. import __version__
-from ..detection import sample
 from ..errors import SamfeatError, writing
-from ..levels import half_precision
-from ..localization.h5store import sole_run
-from ..network import Maps, SAMFeat
+from ..feature.detection import sample
+from ..feature.levels import half_precision
+from ..feature.network import Maps, SAMFeat
+from ..files.h5store import sole_run
 from . import losses, processes
 from .data import open_data
 from .journal import Journal

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ..evaluation import hpatches
-from ..extract import detect_and_describe, extract_batch
-from ..extract_options import ExtractOptions
-from ..levels import Network
-from .homographies import transform
+from ..feature.extraction import detect_and_describe, extract_batch
+from ..feature.levels import Network
+from ..feature.options import ExtractOptions
+from ..geometry.homographies import transform
 from .pairs import PairBatch
 
 OPTIONS = ExtractOptions(max_keypoints=512)

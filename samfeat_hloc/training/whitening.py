@@ -17,9 +17,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import SamfeatError
-from ..levels import half_precision
-from ..network import DESCRIPTOR_DIM, SAMFeat
-from .homographies import HomographyOptions
+from ..feature.levels import half_precision
+from ..feature.network import DESCRIPTOR_DIM, SAMFeat
+from ..geometry.homographies import HomographyOptions
 from .homography_pairs import HomographySource
 from .last_convolution import multiply_in, open_checkpoint, write
 from .pairs import PairBatch, PairOptions

@@ -1,0 +1,1 @@
+"""The local feature: network, extraction, matching, and RootSIFT to compare with."""
