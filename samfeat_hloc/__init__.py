@@ -8,12 +8,12 @@ import zlib  # noqa: F401
 from typing import TYPE_CHECKING, Any
 
 from .hloc_plugin import register
+from .version import __version__
 
 if TYPE_CHECKING:
     from .feature.network import SAMFeat
 
 __all__ = ["SAMFeat", "__version__", "register"]
-__version__ = "0.1.0"
 
 register(quiet=True)
 

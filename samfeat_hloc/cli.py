@@ -9,7 +9,6 @@ from contextlib import suppress
 
 import typer
 
-from . import __version__
 from .commands import (
     doctor,
     evaluation,
@@ -24,6 +23,7 @@ from .commands import (
     visualization,
 )
 from .errors import SamfeatError, cause_of
+from .version import __version__
 
 app = typer.Typer(
     help="SAMFeat local features for visual localization with hloc and COLMAP.",

@@ -16,9 +16,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from . import __version__
 from .errors import SamfeatError
 from .hloc_plugin import HLOC_ADDRESS, hloc_installed, register
+from .version import __version__
 
 Level = Literal["ok", "note", "wrong"]
 # In a process of its own: where pycolmap's zlib and the system's mix, this one dies.

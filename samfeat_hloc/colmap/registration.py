@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -18,7 +18,6 @@ import numpy as np
 import pycolmap
 from tqdm import tqdm
 
-from ..datasets.queries import Query
 from ..errors import SamfeatError
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.images import check_name
@@ -98,8 +97,11 @@ def read_database(path: Path) -> dict[str, ImageEntry]:
     return entries
 
 
-def entries_of(reference_model: Path, queries: Iterable[Query]) -> dict[str, ImageEntry]:
+def entries_of(reference_model: Path, queries: Mapping[str, Camera]) -> dict[str, ImageEntry]:
     """Entries for the images of a COLMAP model, with its ids, and for queries, with new ones.
+
+    Arguments:
+        queries: intrinsics of images that are not in the model, by name.
 
     Queries of equal intrinsics do not share a camera: nothing says that they are of one.
     """
@@ -115,8 +117,8 @@ def entries_of(reference_model: Path, queries: Iterable[Query]) -> dict[str, Ima
             )
     image_id = max(reference.images) + 1
     camera_id = max(reference.cameras) + 1
-    for i, query in enumerate(queries):
-        entries[query.name] = ImageEntry(image_id + i, camera_id + i, query.camera)
+    for i, (name, intrinsics) in enumerate(queries.items()):
+        entries[name] = ImageEntry(image_id + i, camera_id + i, intrinsics)
     return entries
 
 

@@ -132,7 +132,9 @@ def run(dataset_dir: Path, outputs: Path, options: ProtocolOptions | None = None
         listed = read_pairs(given)
     assert listed is not None
     queries = _queries(dataset, known, listed, given)
-    entries = known or entries_of(dataset.reference_model, queries)
+    entries = known or entries_of(
+        dataset.reference_model, {query.name: query.camera for query in queries}
+    )
     _check_entries(entries, dataset, queries, listed, given, template)
     again: dict[str, Any] = {"overwrite": options.features.overwrite}
     match_file = matches.main(

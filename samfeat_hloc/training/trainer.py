@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from .. import __version__
 from ..errors import SamfeatError, writing
 from ..feature.detection import sample
 from ..feature.levels import half_precision
 from ..feature.network import Maps, SAMFeat
 from ..files.h5store import sole_run
+from ..version import __version__
 from . import losses, processes
 from .data import open_data
 from .journal import Journal
