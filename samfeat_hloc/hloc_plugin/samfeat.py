@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from hloc.utils.base_model import BaseModel
 from torch import Tensor
 
-from ..feature.extraction import detect_and_describe, resized_shape
-from ..feature.network import SAMFeat as Network
-from ..feature.options import ExtractOptions
-from .configurations import Loaded
+from samfeat_hloc.feature.extraction import detect_and_describe, resized_shape
+from samfeat_hloc.feature.network import SAMFeat as Network
+from samfeat_hloc.feature.options import ExtractOptions
+from samfeat_hloc.hloc_plugin.configurations import Loaded
 
 
 class SAMFeat(BaseModel):  # type: ignore[misc]
