@@ -260,7 +260,7 @@ class Counting:
 
     def batch(self, count: int, options: PairOptions, generator: torch.Generator) -> PairBatch:
         if self.fail:
-            raise SamfeatError("photo.jpg: broken")
+            raise SamfeatError("photo.jpg", "broken")
         drawn = torch.rand((count,), generator=generator)
         return drawn + self.number  # type: ignore[return-value]
 

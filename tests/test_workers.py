@@ -98,7 +98,7 @@ def test_a_failing_worker_names_its_item_and_the_machine_is_not_blamed_on_it() -
         if name == "c.jpg":
             raise OSError(errno.EMFILE, "Too many open files")
         if name == "d.jpg":
-            raise SamfeatError("d.jpg: not an image")
+            raise SamfeatError("d.jpg", "not an image")
         return name
 
     with Workers(2, "decoding") as pool:
@@ -186,7 +186,7 @@ def test_torch_without_files_to_open() -> None:
 def test_what_came_before_an_error_of_the_items_is_kept() -> None:
     def items() -> Iterator[int]:
         yield from range(5)
-        raise SamfeatError("the sixth is broken")
+        raise SamfeatError("the sixth", "it is broken")
 
     kept = []
     with Workers(2, "counting") as pool, pytest.raises(SamfeatError, match="the sixth"):

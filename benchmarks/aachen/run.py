@@ -93,28 +93,31 @@ def main(
 
     started = time.perf_counter()
     if protocol not in ("full", "local-features"):
-        raise SamfeatError(f"--protocol {protocol}: choose from full, local-features")
+        raise SamfeatError(f"--protocol {protocol}", "choose from full, local-features")
     if demo:
         if dataset is not None:
-            raise SamfeatError("--demo: it makes its own dataset; leave --dataset out")
+            raise SamfeatError("--demo", "it makes its own dataset", "leave --dataset out")
         outputs = outputs or Path("outputs/demo")
         dataset = _demo_dataset(outputs / "demo-dataset")
     if dataset is None or outputs is None:
-        raise SamfeatError("--dataset and --outputs: give both, or --demo")
+        raise SamfeatError("--dataset and --outputs", "give both, or --demo")
     with chosen(workers, ray_address) as (threads, cluster):
         if protocol == "local-features":
             from samfeat_hloc.pipelines import local_features as track
             from samfeat_hloc.pipelines.reconstruct import ReconstructOptions
 
             if cluster is not None:
-                raise SamfeatError("--workers ray: it belongs to --protocol full")
+                raise SamfeatError("--workers ray", "it belongs to --protocol full")
             if storage is not None:
-                raise SamfeatError("--storage: it belongs to --protocol full")
+                raise SamfeatError("--storage", "it belongs to --protocol full")
             if engine != "native" or retrieval != "vlad" or db_pairs or query_pairs:
                 raise SamfeatError(
-                    "--protocol local-features: it has its own stages; leave --engine, "
-                    "--retrieval, --db-pairs and --query-pairs out (--pairs takes a list of all "
-                    "pairs)"
+                    "--protocol local-features",
+                    "it has its own stages",
+                    (
+                        "leave --engine, --retrieval, --db-pairs and --query-pairs out (--pairs "
+                        "takes a list of all pairs)"
+                    ),
                 )
             how = ReconstructOptions(
                 method=features,
@@ -138,9 +141,9 @@ def main(
             typer.echo(f"\n{registered.report()}\ndone in {time.perf_counter() - started:.0f} s")
             return
         if pairs:
-            raise SamfeatError("--pairs: it belongs to --protocol local-features")
+            raise SamfeatError("--pairs", "it belongs to --protocol local-features")
         if pictures and features != "samfeat":
-            raise SamfeatError("--pictures: they are of SAMFeat; leave --features out")
+            raise SamfeatError("--pictures", "they are of SAMFeat", "leave --features out")
         options = RunOptions(
             engine=engine,
             features=features,

@@ -69,9 +69,11 @@ def main(
         made = outputs / f"photos-seed{seed}"
         folders.append(make_pairs(photos, made, seed=seed, count=count, overwrite=overwrite))
     if not folders:
-        raise SamfeatError("folders: none given; give folders in HPatches' layout, or --photos DIR")
+        raise SamfeatError(
+            "folders", "none given", "give folders in HPatches' layout, or --photos DIR"
+        )
     if len({folder.resolve().name for folder in folders}) < len(folders):
-        raise SamfeatError("folders: two have the same name; rename one, or measure them apart")
+        raise SamfeatError("folders", "two have the same name", "rename one, or measure them apart")
     measured: dict[str, list[matching.PairResult]] = {}
     notes: list[str] = []
     for folder in folders:

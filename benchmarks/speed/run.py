@@ -82,7 +82,7 @@ def main(
         torch.set_num_threads(threads)
     wanted = rows.split(",")
     if unknown := [name for name in wanted if name not in ROWS]:
-        raise SamfeatError(f"--rows {unknown[0]}: choose from {', '.join(ROWS)}")
+        raise SamfeatError(f"--rows {unknown[0]}", f"choose from {', '.join(ROWS)}")
     before = speed.load()
     rates = speed.matrix_rates()
     found: list[Row] = []

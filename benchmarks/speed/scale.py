@@ -134,7 +134,7 @@ def _in_its_process(aachen: Path, work: Path, keypoints: int, stage: str) -> dic
                "--keypoints", str(keypoints), "--stage", stage]  # fmt: skip
     finished = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if finished.returncode:
-        raise SamfeatError(f"{work}: stage {stage} failed; its error is above")
+        raise SamfeatError(work, f"stage {stage} failed", "its error is above")
     size = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
     entry: dict[str, Any] = json.loads(finished.stdout.split(b"\n")[-2])
     return {**entry, "disk_mb": size / 2**20}
@@ -243,7 +243,7 @@ def _localize(features: Path, work: Path) -> tuple[int, str]:
         q.localized and float(np.linalg.norm(q.pose.centre)) < 0.01 for q in found.queries.values()
     ]
     if not all(right):
-        raise SamfeatError(f"{work}: {right.count(False)} queries are not where they should be")
+        raise SamfeatError(work, f"{right.count(False)} queries are not where they should be")
     return len(queries), "queries"
 
 

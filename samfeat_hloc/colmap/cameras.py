@@ -58,8 +58,12 @@ class Camera:
             )
         except Exception as error:
             raise SamfeatError(
-                f"camera model {self.model}: pycolmap {pycolmap.__version__} does not take it "
-                f"({' '.join(str(error).split())}); install a newer pycolmap"
+                f"camera model {self.model}",
+                (
+                    f"pycolmap {pycolmap.__version__} does not take it "
+                    f"({' '.join(str(error).split())})"
+                ),
+                "install a newer pycolmap",
             ) from None
 
 

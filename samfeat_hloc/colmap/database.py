@@ -89,15 +89,16 @@ def write_features(
     if missing:
         more = f" and {len(missing) - 1} other images" if len(missing) > 1 else ""
         raise SamfeatError(
-            f"{features.path}: no features of {missing[0]}{more}; extract those of all images"
+            features.path, f"no features of {missing[0]}{more}", "extract those of all images"
         )
     counts = {}
     for name, (image_id, size) in tqdm(images.items(), desc="keypoints", unit="image", delay=2):
         found = features.image_size(name)
         if found is not None and found != size:
             raise SamfeatError(
-                f"{features.path}: {name} is {found[0]}x{found[1]} but its camera is "
-                f"{size[0]}x{size[1]}; give intrinsics of the image as it is stored"
+                features.path,
+                f"{name} is {found[0]}x{found[1]} but its camera is {size[0]}x{size[1]}",
+                "give intrinsics of the image as it is stored",
             )
         keypoints = features.keypoints(name)
         counts[name] = len(keypoints)
@@ -125,8 +126,9 @@ def write_matches(
             continue
         if found[:, 0].max() >= counts[name0] or found[:, 1].max() >= counts[name1]:
             raise SamfeatError(
-                f"{matches.path}: the pair {name0} {name1} matches keypoints that the feature "
-                "file does not have; match these features again"
+                matches.path,
+                (f"the pair {name0} {name1} matches keypoints that the feature file does not have"),
+                "match these features again",
             )
         database.write_matches(images[name0][0], images[name1][0], found.astype(np.uint32))
         matched.append((name0, name1))
@@ -194,8 +196,9 @@ def database_errors(output: Path) -> Iterator[None]:
     except RuntimeError as error:
         why = " ".join(str(error).split())
         raise SamfeatError(
-            f"{output}: {cause_of(error) or f'COLMAP cannot write its database ({why})'}; is the"
-            " disk full, or the limit on open files (ulimit -n) low?"
+            output,
+            cause_of(error) or f"COLMAP cannot write its database ({why})",
+            "is the disk full, or the limit on open files (ulimit -n) low?",
         ) from error
 
 

@@ -20,7 +20,7 @@ def camera_from_text(text: str) -> Camera:
     try:
         return parse_camera(text.split())
     except ValueError as error:
-        raise SamfeatError(f"--camera '{text[:80]}': {error}") from None
+        raise SamfeatError(f"--camera '{text[:80]}'", error) from None
 
 
 def camera_from_exif(path: Path) -> Camera:
@@ -38,12 +38,13 @@ def camera_from_exif(path: Path) -> Camera:
     except Exception as error:  # pycolmap raises whatever its C++ does
         why = " ".join(str(error).split()) or type(error).__name__
         raise SamfeatError(
-            f"{path}: COLMAP cannot read it ({why}); give the intrinsics with --camera"
+            path, f"COLMAP cannot read it ({why})", "give the intrinsics with --camera"
         ) from None
     if not camera.has_prior_focal_length:
         raise SamfeatError(
-            f"{path}: no focal length in its EXIF; give the intrinsics with "
-            '--camera "MODEL width height params..."'
+            path,
+            "no focal length in its EXIF",
+            'give the intrinsics with --camera "MODEL width height params..."',
         )
     return Camera(
         camera.model.name, camera.width, camera.height, tuple(float(v) for v in camera.params)

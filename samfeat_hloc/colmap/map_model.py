@@ -129,7 +129,7 @@ def read_cameras(path: Path) -> dict[int, Camera]:
     """
     file = path / "cameras.bin"
     if not file.is_file():
-        raise SamfeatError(f"{path}: no cameras.bin in it; make the map first")
+        raise SamfeatError(path, "no cameras.bin in it", "make the map first")
     models = {number: (name, params) for name, (number, params, _) in CAMERA_MODELS.items()}
     cameras: dict[int, Camera] = {}
     data = file.read_bytes()
@@ -143,7 +143,7 @@ def read_cameras(path: Path) -> dict[int, Camera]:
             cameras[camera_id] = Camera(name, width, height, params)
             offset += _CAMERA_HEAD.size + 8 * num_params
     except (struct.error, KeyError):
-        raise SamfeatError(f"{file}: damaged or not a COLMAP file; make the map again") from None
+        raise SamfeatError(file, "damaged or not a COLMAP file", "make the map again") from None
     return cameras
 
 
@@ -154,7 +154,7 @@ def read_map(path: Path) -> MapModel:
     """
     for part in ("cameras.bin", "images.bin", "points3D.bin"):
         if not (path / part).is_file():
-            raise SamfeatError(f"{path}: no {part} in it; make the map first")
+            raise SamfeatError(path, f"no {part} in it", "make the map first")
     file = path / "points3D.bin"
     try:
         points = _read_points(file)
@@ -162,7 +162,7 @@ def read_map(path: Path) -> MapModel:
         file = path / "images.bin"
         images = _read_images(file, point_ids)
     except (struct.error, ValueError, OverflowError, MemoryError, IndexError) as error:
-        raise SamfeatError(f"{file}: damaged or not a COLMAP file; make the map again") from error
+        raise SamfeatError(file, "damaged or not a COLMAP file", "make the map again") from error
     return MapModel(
         images=images,
         point_ids=point_ids,

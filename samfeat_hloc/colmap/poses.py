@@ -84,28 +84,31 @@ def read_poses(path: Path) -> dict[str, Pose]:
         where = f"{path}:{number}"
         if len(tokens) != 8:
             raise SamfeatError(
-                f"{where}: {len(tokens)} values where 8 are needed; "
-                "write 'name qw qx qy qz tx ty tz', and no white space in names"
+                where,
+                f"{len(tokens)} values where 8 are needed",
+                "write 'name qw qx qy qz tx ty tz', and no white space in names",
             )
         try:
             name = check_name(tokens[0])
             values = np.array([parse_number(token) for token in tokens[1:]])
         except SamfeatError as error:
-            raise SamfeatError(f"{where}: {error}") from None
+            raise SamfeatError(where, error) from None
         except ValueError as error:
             raise SamfeatError(
-                f"{where}: {error}; write 'name qw qx qy qz tx ty tz' in numbers"
+                where, error, "write 'name qw qx qy qz tx ty tz' in numbers"
             ) from None
         if name in poses:
             raise SamfeatError(
-                f"{where}: '{name}' has a pose on line {first_line[name]} already; "
-                "keep one line for each image"
+                where,
+                f"'{name}' has a pose on line {first_line[name]} already",
+                "keep one line for each image",
             )
         norm = _norm(values[:4])
         if abs(norm - 1) > NORM_TOLERANCE:
             raise SamfeatError(
-                f"{where}: the quaternion of '{name}' has length {norm:.6g} instead of 1; "
-                "check the columns: name qw qx qy qz tx ty tz"
+                where,
+                f"the quaternion of '{name}' has length {norm:.6g} instead of 1",
+                "check the columns: name qw qx qy qz tx ty tz",
             )
         poses[name] = Pose(_unit(values[:4]), values[4:])
         first_line[name] = number
@@ -128,12 +131,13 @@ def poses_text(poses: Mapping[str, Pose], path: Path) -> str:
         try:
             check_name(name)
         except SamfeatError as error:
-            raise SamfeatError(f"{path}: {error}") from None
+            raise SamfeatError(path, error) from None
         values = np.concatenate([_unit(pose.qvec), pose.tvec])
         if not np.isfinite(values).all() or not values[:4].any():
             raise SamfeatError(
-                f"{path}: the pose of '{name}' is not valid (NaN, infinity or a zero quaternion); "
-                "localize this image again"
+                path,
+                f"the pose of '{name}' is not valid (NaN, infinity or a zero quaternion)",
+                "localize this image again",
             )
         lines.append(" ".join([name, *(repr(float(value)) for value in values)]) + "\n")
     return "".join(lines)

@@ -44,7 +44,7 @@ def find_model(folder: Path) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
         raise SamfeatError(
-            f"{folder}: no such folder; the reference model belongs in {folder / 'aachen_v_1_1'}"
+            folder, "no such folder", f"the reference model belongs in {folder / 'aachen_v_1_1'}"
         )
     for candidate in (folder / "aachen_v_1_1", folder):
         if _is_model(candidate):
@@ -54,15 +54,16 @@ def find_model(folder: Path) -> Path:
         return found[0]
     if found:
         names = ", ".join(path.name for path in found[:5])
-        raise SamfeatError(f"{folder}: several models ({names}); rename one to aachen_v_1_1")
+        raise SamfeatError(folder, f"several models ({names})", "rename one to aachen_v_1_1")
     for candidate in (folder / "aachen_v_1_1", folder):
         missing = [name for name in _FILES if not (candidate / f"{name}.bin").is_file()]
         if 0 < len(missing) < len(_FILES):
             files = ", ".join(f"{name}.bin" for name in missing)
-            raise SamfeatError(f"{candidate}: the model lacks {files}; copy the whole model")
+            raise SamfeatError(candidate, f"the model lacks {files}", "copy the whole model")
     raise SamfeatError(
-        f"{folder}: no COLMAP model (cameras, images and points3D, .bin or .txt) in it or in a "
-        "folder below; unpack the reference model to aachen_v_1_1"
+        folder,
+        ("no COLMAP model (cameras, images and points3D, .bin or .txt) in it or in a folder below"),
+        "unpack the reference model to aachen_v_1_1",
     )
 
 
@@ -87,19 +88,19 @@ def read_model(model: Path) -> ModelContent:
         num_points = len(data_lines(model / "points3D.txt"))
         images_file = model / "images.txt"
     else:
-        raise SamfeatError(f"{model}: no COLMAP model here; check the path")
+        raise SamfeatError(model, "no COLMAP model here", "check the path")
     poses = dict(sorted(listed))
     if not listed:
-        raise SamfeatError(f"{model}: the model has no images; take a model with posed images")
+        raise SamfeatError(model, "the model has no images", "take a model with posed images")
     if len(poses) != len(listed):
-        raise SamfeatError(f"{images_file}: two images have the same name; rebuild the model")
+        raise SamfeatError(images_file, "two images have the same name", "rebuild the model")
     for name in poses:
         try:
             check_name(name)
         except SamfeatError as error:
-            raise SamfeatError(f"{images_file}: {error}") from None
+            raise SamfeatError(images_file, error) from None
     if num_points == 0:
-        raise SamfeatError(f"{model}: the model has no points; triangulate it first")
+        raise SamfeatError(model, "the model has no points", "triangulate it first")
     return ModelContent(poses, num_points)
 
 
@@ -149,13 +150,13 @@ def _walk(path: Path) -> Iterator[_Cursor]:
                 if cursor.at != len(data):
                     raise ValueError(f"{len(data) - cursor.at} bytes too many at its end")
     except struct.error:
-        raise SamfeatError(f"{path}: it is cut off; copy the model again") from None
+        raise SamfeatError(path, "it is cut off", "copy the model again") from None
     except ValueError as error:
         raise SamfeatError(
-            f"{path}: not a whole COLMAP file ({error}); copy the model again"
+            path, f"not a whole COLMAP file ({error})", "copy the model again"
         ) from None
     except OSError as error:
-        raise SamfeatError(f"{path}: cannot be read ({error.strerror}); check it") from None
+        raise SamfeatError(path, f"cannot be read ({error.strerror})", "check it") from None
 
 
 def _binary_cameras(path: Path) -> set[int]:
@@ -231,7 +232,7 @@ def _text_cameras(path: Path) -> set[int]:
                 raise ValueError
         except (ValueError, KeyError, IndexError):
             raise SamfeatError(
-                f"{path}:{number}: not a camera; write 'CAMERA_ID MODEL WIDTH HEIGHT PARAMS'"
+                f"{path}:{number}", "not a camera", "write 'CAMERA_ID MODEL WIDTH HEIGHT PARAMS'"
             ) from None
         cameras.add(camera)
     return cameras
@@ -255,7 +256,7 @@ def _text_images(path: Path, cameras: set[int]) -> list[tuple[str, Pose]]:
             images.append(_checked_image(tokens[9], values, int(tokens[8]), cameras))
         except ValueError as error:
             raise SamfeatError(
-                f"{path}:{number}: {error}; write 'IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME'"
+                f"{path}:{number}", error, "write 'IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME'"
             ) from None
     return images
 

@@ -69,7 +69,7 @@ def read_database(path: Path) -> dict[str, ImageEntry]:
         SamfeatError: missing, not such a database, without images, or a camera that is broken.
     """
     if not path.is_file():
-        raise SamfeatError(f"{path}: no such file; it is the benchmark's COLMAP database")
+        raise SamfeatError(path, "no such file", "it is the benchmark's COLMAP database")
     try:
         connection = sqlite3.connect(
             f"file:{quote(str(path.resolve()))}?mode=ro&immutable=1", uri=True
@@ -90,10 +90,10 @@ def read_database(path: Path) -> dict[str, ImageEntry]:
         }
     except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
         raise SamfeatError(
-            f"{path}: not a whole COLMAP database ({error}); download it again"
+            path, f"not a whole COLMAP database ({error})", "download it again"
         ) from None
     if not entries:
-        raise SamfeatError(f"{path}: there are no images in it; download it again")
+        raise SamfeatError(path, "there are no images in it", "download it again")
     return entries
 
 

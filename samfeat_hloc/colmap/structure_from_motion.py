@@ -61,21 +61,24 @@ class SfmConfig:
 
     def __post_init__(self) -> None:
         if self.threads < 1:
-            raise SamfeatError("--mapper-threads: give a number from 1")
+            raise SamfeatError("--mapper-threads", "give a number from 1")
         if self.camera_model not in CAMERA_MODELS:
             raise SamfeatError(
-                f"--camera-model {self.camera_model}: no such model of COLMAP's; "
-                f"choose from {', '.join(CAMERA_MODELS)}"
+                f"--camera-model {self.camera_model}",
+                "no such model of COLMAP's",
+                f"choose from {', '.join(CAMERA_MODELS)}",
             )
         if self.camera_model not in pycolmap.CameraModelId.__members__:
             raise SamfeatError(
-                f"--camera-model {self.camera_model}: pycolmap {pycolmap.__version__} does not "
-                "have it; install a newer pycolmap or choose another model"
+                f"--camera-model {self.camera_model}",
+                f"pycolmap {pycolmap.__version__} does not have it",
+                "install a newer pycolmap or choose another model",
             )
         if self.global_mapper and not hasattr(pycolmap, "global_mapping"):
             raise SamfeatError(
-                f"--global: pycolmap {pycolmap.__version__} has no global mapper; install "
-                "pycolmap 4 or newer, or leave --global out"
+                "--global",
+                f"pycolmap {pycolmap.__version__} has no global mapper",
+                "install pycolmap 4 or newer, or leave --global out",
             )
 
 
@@ -147,8 +150,12 @@ def verified_database(
         )  # fmt: skip
         if not found.verified_pairs:
             raise SamfeatError(
-                f"{matches}: in no pair {verification.min_num_inliers} of the {found.matches} "
-                "matches fit one geometry; are these photos of one place?"
+                matches,
+                (
+                    f"in no pair {verification.min_num_inliers} of the {found.matches} matches "
+                    "fit one geometry"
+                ),
+                "are these photos of one place?",
             )
         output.unlink(missing_ok=True)
         provenance.write_sidecar(output, made_by)
@@ -183,7 +190,7 @@ def main(
     config = config or SfmConfig()
     record = provenance.read_sidecar(database)
     if record is None or not database.is_file():
-        raise SamfeatError(f"{database}: no database of verified matches; make it first")
+        raise SamfeatError(database, "no database of verified matches", "make it first")
     made_by = provenance.made_by(
         "structure_from_motion",
         asdict(config),
@@ -197,8 +204,9 @@ def main(
         found = _distinct(_reconstruct(database, image_dir, work, config))
         if not found or not found[0].num_points3D():
             raise SamfeatError(
-                f"{database}: COLMAP found no two photos to start a model with; take more photos "
-                "with more overlap and from different positions"
+                database,
+                "COLMAP found no two photos to start a model with",
+                "take more photos with more overlap and from different positions",
             )
         new = work / "models"
         for i, model in enumerate(found):
@@ -230,9 +238,7 @@ def _import_images(
                 options=options,
             )  # fmt: skip
     except (ValueError, RuntimeError, IndexError) as error:
-        raise SamfeatError(
-            f"{image_dir}: COLMAP cannot import the photos ({_why(error)})"
-        ) from error
+        raise SamfeatError(image_dir, f"COLMAP cannot import the photos ({_why(error)})") from error
 
 
 def _check_imported(names: Sequence[str], imported: dict[str, Any], image_dir: Path) -> None:
@@ -240,8 +246,9 @@ def _check_imported(names: Sequence[str], imported: dict[str, Any], image_dir: P
     if missing:
         more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
         raise SamfeatError(
-            f"{image_dir}: COLMAP does not take {missing[0]}{more}; save it as JPEG or PNG, and "
-            "with --single-camera all photos in one size"
+            image_dir,
+            f"COLMAP does not take {missing[0]}{more}",
+            "save it as JPEG or PNG, and with --single-camera all photos in one size",
         )
 
 
@@ -270,7 +277,7 @@ def _reconstruct(
                 best = max(best, again, key=_size)
             return best
     except (ValueError, RuntimeError, IndexError) as error:
-        raise SamfeatError(f"{database}: COLMAP could not reconstruct ({_why(error)})") from error
+        raise SamfeatError(database, f"COLMAP could not reconstruct ({_why(error)})") from error
 
 
 def _global(paths: tuple[str, str, str], config: SfmConfig) -> list[pycolmap.Reconstruction]:

@@ -54,8 +54,12 @@ class Verifier:
             return np.zeros((0, 2), dtype=np.uint32), 0
         if pair[:, 0].max() >= self._sizes[name0] or pair[:, 1].max() >= self._sizes[name1]:
             raise SamfeatError(
-                f"{self._matches.path}: the pair {name0} {name1} matches keypoints that "
-                f"{self._features.path} does not have; match these features again"
+                self._matches.path,
+                (
+                    f"the pair {name0} {name1} matches keypoints that {self._features.path} "
+                    "does not have"
+                ),
+                "match these features again",
             )
         errors0, errors1 = epipolar_errors(
             (self._poses[name1] * self._poses[name0].inverse()).matrix(),

@@ -89,12 +89,16 @@ def _hpatches(
     from ..evaluation.record import measurement
 
     if not root.is_dir():
-        raise SamfeatError(f"{root}: no such folder; give the folder of the sequences")
+        raise SamfeatError(root, "no such folder", "give the folder of the sequences")
     missing = hpatches.missing_sequences(root)
     if missing and not partial:
         raise SamfeatError(
-            f"{root}: {len(missing)} of the {len(hpatches.SEQUENCES)} sequences are missing: "
-            f"{', '.join(missing)}; complete the folder, or give --partial to measure what is there"
+            root,
+            (
+                f"{len(missing)} of the {len(hpatches.SEQUENCES)} sequences are missing: "
+                f"{', '.join(missing)}"
+            ),
+            "complete the folder, or give --partial to measure what is there",
         )
     pairs = hpatches.read_pairs(root, skip_incomplete=partial)
     if not missing:
@@ -187,8 +191,9 @@ def _pairs(
         for name, turn in zip(pair.names, pair.turns, strict=True):
             if turns.setdefault(name, turn) != turn:
                 raise SamfeatError(
-                    f"{pairs}: {name} is turned by {turns[name]} and by {turn}; an image has one "
-                    "way to stand upright"
+                    pairs,
+                    f"{name} is turned by {turns[name]} and by {turn}",
+                    "an image has one way to stand upright",
                 )
     sizes = {name: image_size(images / name) for name in turns if (images / name).is_file()}
     summaries, per_pair = {}, {}
@@ -254,9 +259,9 @@ def named_files(options: Sequence[str] | None, option: str) -> list[tuple[str, P
         if not equals:
             name, path = Path(text).stem, text
         if name in found:
-            raise SamfeatError(f"{option}: '{name}' is given twice; write NAME=FILE with two names")
+            raise SamfeatError(option, f"'{name}' is given twice", "write NAME=FILE with two names")
         if not name or not Path(path).is_file():
-            raise SamfeatError(f"{option} {text}: no such file; write NAME=FILE")
+            raise SamfeatError(f"{option} {text}", "no such file", "write NAME=FILE")
         found[name] = Path(path)
     return list(found.items())
 
@@ -301,14 +306,18 @@ def open_methods(
     for name in chosen:
         if name not in METHODS:
             raise SamfeatError(
-                f"--method {name}: unknown; choose from {', '.join(METHODS)}, and give other "
-                "features with --features NAME=FILE"
+                f"--method {name}",
+                "unknown",
+                (
+                    f"choose from {', '.join(METHODS)}, and give other features with "
+                    "--features NAME=FILE"
+                ),
             )
     opened: dict[str, Predictions] = {}
 
     def add(name: str, found: Any) -> None:
         if name in opened:
-            raise SamfeatError(f"'{name}' is given twice; write --features OTHERNAME=FILE")
+            raise SamfeatError(f"'{name}'", "it is given twice", "write --features OTHERNAME=FILE")
         opened[name] = found
 
     files = named_files(features, "--features")
@@ -368,15 +377,20 @@ def _with_features(
         missing = missing_features(pairs, predictions)
         if missing and not partial:
             raise SamfeatError(
-                f"{name}: no features of {len(missing)} images ({', '.join(missing[:3])}…); "
-                "extract them (images are named as below --root), or give --partial"
+                name,
+                f"no features of {len(missing)} images ({', '.join(missing[:3])}…)",
+                "extract them (images are named as below --root), or give --partial",
             )
         lacking.update(missing)
     kept = [pair for pair in pairs if not lacking & set(pair.images)]
     if not kept:
         raise SamfeatError(
-            f"features: there is no pair of which {', '.join(methods)} all have both images "
-            f"(missing: {', '.join(sorted(lacking)[:3])}…); name images as below --root"
+            "features",
+            (
+                f"there is no pair of which {', '.join(methods)} all have both images "
+                f"(missing: {', '.join(sorted(lacking)[:3])}…)"
+            ),
+            "name images as below --root",
         )
     dropped = len(pairs) - len(kept)
     return kept, f"{dropped} pairs left out, not all methods have features" if dropped else ""

@@ -94,7 +94,7 @@ def _add(
     else:
         cameras = {query.name: query.camera for query in read_queries(listed, "")}
     if not cameras:
-        raise SamfeatError(f"{images}: no photos to add; check the folder")
+        raise SamfeatError(images, "no photos to add", "check the folder")
     known = {} if poses is None else read_poses(poses)
     localizer = Localizer.load(
         map_dir, weights=weights, official_weights=official_weights, num_retrieved=num_retrieved
@@ -109,7 +109,7 @@ def _add(
     count = sum(entry.refused is None for entry in added)
     typer.echo(f"{map_dir}: {count} of {len(added)} images added")
     if not count:
-        raise SamfeatError(f"{images}: no photo could be added; give their poses with --poses")
+        raise SamfeatError(images, "no photo could be added", "give their poses with --poses")
 
 
 def _remove(
@@ -192,6 +192,7 @@ def _localize(
         typer.echo(f"seconds: {stages}")
     if found.pose is None:
         raise SamfeatError(
-            f"{image}: no pose found, {found.num_correspondences} correspondences with the map; "
-            "raise --num-retrieved, or check the intrinsics and that the map shows this place"
+            image,
+            f"no pose found, {found.num_correspondences} correspondences with the map",
+            ("raise --num-retrieved, or check the intrinsics and that the map shows this place"),
         )

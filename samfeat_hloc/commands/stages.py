@@ -86,7 +86,9 @@ def _features(
     from ..parallel.cluster import chosen
 
     if config not in PRESETS:
-        raise SamfeatError(f"--config {config}: no such preset; choose from {', '.join(PRESETS)}")
+        raise SamfeatError(
+            f"--config {config}", "no such preset", f"choose from {', '.join(PRESETS)}"
+        )
     options = PRESETS[config]
     if resize is not None:
         options = replace(options, resize=resize)
@@ -213,15 +215,16 @@ def _chosen(
 
     if lists is not None:
         if prefix is not None:
-            raise SamfeatError(f"--{what}-prefix: give it or --{what}-list, not both")
+            raise SamfeatError(f"--{what}-prefix", f"give it or --{what}-list, not both")
         return _names_in(lists)
     prefix = f"{what}/" if prefix is None else prefix
     with open_hdf5(file) as opened:
         names = [name for name in group_names(opened, dataset) if name.startswith(prefix)]
     if not names:
         raise SamfeatError(
-            f"{file}: no image whose name starts with '{prefix}'; give --{what}-list or"
-            f" --{what}-prefix"
+            file,
+            f"no image whose name starts with '{prefix}'",
+            f"give --{what}-list or --{what}-prefix",
         )
     return names
 
@@ -237,7 +240,7 @@ def _names_in(lists: list[Path]) -> list[str]:
             try:
                 names.append(check_name(tokens[0]))
             except SamfeatError as error:
-                raise SamfeatError(f"{path}:{number}: {error}") from None
+                raise SamfeatError(f"{path}:{number}", error) from None
     if not names:
-        raise SamfeatError(f"{lists[0]}: there is no image name in it; check the list")
+        raise SamfeatError(lists[0], "there is no image name in it", "check the list")
     return names

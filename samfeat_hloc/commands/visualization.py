@@ -152,14 +152,19 @@ def _of_file(
                 name = image.resolve().relative_to((image_dir or Path()).resolve()).as_posix()
             except ValueError:
                 raise SamfeatError(
-                    f"{image}: not below {image_dir or 'this folder'}; give --images FOLDER, the "
-                    f"folder that the names in {path.name} start from"
+                    image,
+                    f"not below {image_dir or 'this folder'}",
+                    f"give --images FOLDER, the folder that the names in {path.name} start from",
                 ) from None
             features = file.read(name)
             if features.image_size not in (None, picture.shape[1::-1]):
                 raise SamfeatError(
-                    f"{image}: it has {picture.shape[1]} x {picture.shape[0]} pixels, but "
-                    f"{path.name} was made from {features.image_size}; extract from this image"
+                    image,
+                    (
+                        f"it has {picture.shape[1]} x {picture.shape[0]} pixels, but {path.name} "
+                        f"was made from {features.image_size}"
+                    ),
+                    "extract from this image",
                 )
             found.append(features)
     return tuple(found)

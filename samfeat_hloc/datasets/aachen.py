@@ -61,13 +61,14 @@ class AachenDataset:
         root = Path(root)
         image_dir = root / "images_upright"
         if not root.is_dir():
-            raise SamfeatError(f"{root}: no such dataset folder; check --dataset")
+            raise SamfeatError(root, "no such dataset folder", "check --dataset")
         if not any(root.iterdir()):
-            raise SamfeatError(f"{root}: the dataset folder is empty; unpack the dataset into it")
+            raise SamfeatError(root, "the dataset folder is empty", "unpack the dataset into it")
         if not image_dir.is_dir():
             raise SamfeatError(
-                f"{image_dir}: no such folder; photos belong in images_upright/db and "
-                "images_upright/query"
+                image_dir,
+                "no such folder",
+                "photos belong in images_upright/db and images_upright/query",
             )
         queries = _read_lists(root / "queries")
         reference_model = find_model(root / "3D-models")
@@ -109,8 +110,12 @@ class AachenDataset:
             other = by_base.setdefault(query.base_name, query)
             if other is not query:
                 raise SamfeatError(
-                    f"{self.root / 'queries'}: '{other.name}' and '{query.name}' have the same "
-                    "base name, by which submissions and ground truth name queries; rename one"
+                    self.root / "queries",
+                    (
+                        f"'{other.name}' and '{query.name}' have the same base name, by which "
+                        "submissions and ground truth name queries"
+                    ),
+                    "rename one",
                 )
         return by_base
 
@@ -118,11 +123,11 @@ class AachenDataset:
 def _read_lists(folder: Path) -> list[Query]:
     """All queries of ``<condition>_time_queries_with_intrinsics.txt`` in a folder."""
     if not folder.is_dir():
-        raise SamfeatError(f"{folder}: no such folder; query lists belong there")
+        raise SamfeatError(folder, "no such folder", "query lists belong there")
     lists = sorted(folder.glob(f"*{LIST_SUFFIX}"))
     if not lists:
         raise SamfeatError(
-            f"{folder}: no query list; put day{LIST_SUFFIX} or night{LIST_SUFFIX} there"
+            folder, "no query list", f"put day{LIST_SUFFIX} or night{LIST_SUFFIX} there"
         )
     queries: list[Query] = []
     list_of: dict[str, Path] = {}
@@ -130,8 +135,9 @@ def _read_lists(folder: Path) -> list[Query]:
         for query in read_queries(path, path.name.removesuffix(LIST_SUFFIX) or "all"):
             if query.name in list_of:
                 raise SamfeatError(
-                    f"{path}: '{query.name}' is in {list_of[query.name].name} too; "
-                    "list each query once"
+                    path,
+                    f"'{query.name}' is in {list_of[query.name].name} too",
+                    "list each query once",
                 )
             list_of[query.name] = path
             queries.append(query)
@@ -143,6 +149,10 @@ def _check_files(image_dir: Path, names: list[str], source: Path) -> None:
     if missing:
         more = ", ..." if len(missing) > 3 else ""
         raise SamfeatError(
-            f"{image_dir}: {len(missing)} of the {len(names)} images named by {source} are not "
-            f"there ({', '.join(missing[:3])}{more}); unpack the photos or mend the names"
+            image_dir,
+            (
+                f"{len(missing)} of the {len(names)} images named by {source} are not "
+                f"there ({', '.join(missing[:3])}{more})"
+            ),
+            "unpack the photos or mend the names",
         )

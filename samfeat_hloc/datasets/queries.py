@@ -50,10 +50,10 @@ def read_queries(path: Path, condition: str) -> list[Query]:
                 )
             queries[name] = Query(name, condition, parse_camera(tokens[1:]))
         except (SamfeatError, ValueError) as error:
-            raise SamfeatError(f"{path}:{number}: {error}") from None
+            raise SamfeatError(f"{path}:{number}", error) from None
         first_line[name] = number
     if not queries:
         raise SamfeatError(
-            f"{path}: the list has no queries; write 'name MODEL width height params...' lines"
+            path, "the list has no queries", "write 'name MODEL width height params...' lines"
         )
     return list(queries.values())

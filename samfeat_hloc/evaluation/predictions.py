@@ -72,14 +72,14 @@ class FeatureFile:
         """
         group = self._group(name)
         if group is None:
-            raise SamfeatError(f"{self.path}: no features of {name}; extract them first")
+            raise SamfeatError(self.path, f"no features of {name}", "extract them first")
         try:
             group = self._file[group]
             arrays = {key: np.asarray(group[key][()]) for key in group}
         except (OSError, KeyError, TypeError) as error:
             why = " ".join(str(error).split())
             raise SamfeatError(
-                f"{self.path}: features of {name} cannot be read ({why}); extract them again"
+                self.path, f"features of {name} cannot be read ({why})", "extract them again"
             ) from None
         scores = arrays.get("keypoint_scores", arrays.get("scores"))
         size = arrays.get("image_size")
@@ -116,13 +116,13 @@ class NpzFiles:
         """
         path = self._path(name)
         if not path.is_file():
-            raise SamfeatError(f"{path}: no such file; extract the features of {name} first")
+            raise SamfeatError(path, "no such file", f"extract the features of {name} first")
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {key: np.asarray(file[key]) for key in file.files}
         except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile):
             raise SamfeatError(
-                f"{path}: not an .npz file of plain arrays; extract the features of {name} again"
+                path, "not an .npz file of plain arrays", f"extract the features of {name} again"
             ) from None
         descriptors = arrays.get("descriptors")
         if descriptors is not None and descriptors.ndim == 2:
@@ -142,29 +142,31 @@ def _checked(
 ) -> Features:  # fmt: skip
     """Arrays of a file as features, the best ``limit`` of them."""
     if keypoints is None or descriptors is None:
-        raise SamfeatError(f"{where}: they need keypoints and descriptors; extract them again")
+        raise SamfeatError(where, "they need keypoints and descriptors", "extract them again")
     if keypoints.ndim != 2 or keypoints.shape[1] < 2:
         if keypoints.size:
             raise SamfeatError(
-                f"{where}: keypoints of shape {keypoints.shape}; they have to be (N, 2)"
+                where, f"keypoints of shape {keypoints.shape}", "they have to be (N, 2)"
             )
         keypoints = np.zeros((0, 2))
     if descriptors.ndim != 2 or descriptors.shape[1] != len(keypoints):
         if len(keypoints):
             raise SamfeatError(
-                f"{where}: {len(keypoints)} keypoints, but descriptors of shape "
-                f"{descriptors.shape}; they have to be one a keypoint"
+                where,
+                f"{len(keypoints)} keypoints, but descriptors of shape {descriptors.shape}",
+                "they have to be one a keypoint",
             )
         descriptors = np.zeros((1, 0))
     xy = keypoints[:, :2].astype(np.float64)
     descriptors = descriptors.astype(np.float32)
     if not (np.isfinite(xy).all() and np.isfinite(descriptors).all()):
-        raise SamfeatError(f"{where}: they hold NaN or infinity; extract them again")
+        raise SamfeatError(where, "they hold NaN or infinity", "extract them again")
     if limit is not None and len(xy) > limit:
         if scores is None or scores.reshape(-1).shape[0] != len(xy):
             raise SamfeatError(
-                f"{where}: no score for each keypoint, so the best {limit} are not known; "
-                "give --max-keypoints 0 for all"
+                where,
+                f"no score for each keypoint, so the best {limit} are not known",
+                "give --max-keypoints 0 for all",
             )
         best = np.argsort(-scores.reshape(-1), kind="stable")[:limit]
         xy, descriptors = xy[best], descriptors[:, best]
@@ -224,5 +226,5 @@ def make_features(
 
 def _size_of(path: Path) -> int:
     if not path.is_file():
-        raise SamfeatError(f"{path}: no such image; complete the folder")
+        raise SamfeatError(path, "no such image", "complete the folder")
     return path.stat().st_size

@@ -60,8 +60,9 @@ def find_models(folder: Path) -> list[Path]:
         if found:
             return found
     raise SamfeatError(
-        f"{folder}: no COLMAP model in it; name the folder of a model, or what "
-        "`samfeat reconstruct` has written"
+        folder,
+        "no COLMAP model in it",
+        "name the folder of a model, or what `samfeat reconstruct` has written",
     )
 
 

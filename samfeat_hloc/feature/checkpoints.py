@@ -64,8 +64,9 @@ def resolve(weights: str | Path | None, *, official: bool = False) -> Path:
     if weights is None:
         if official:
             raise SamfeatError(
-                "weights: the public release's file is not shipped; give its path"
-                " (a .pt file from the authors' page)"
+                "weights",
+                "the public release's file is not shipped",
+                "give its path (a .pt file from the authors' page)",
             )
         return SHIPPED
     return Path(weights)
@@ -80,7 +81,7 @@ def file_sha256(path: Path) -> str:
             ) else hashlib.sha256(file.read()).hexdigest()  # fmt: skip
     except OSError as error:
         raise SamfeatError(
-            f"{path}: cannot be read ({error.strerror}); give the path of a checkpoint file"
+            path, f"cannot be read ({error.strerror})", "give the path of a checkpoint file"
         ) from None
 
 
@@ -98,25 +99,30 @@ def read_checkpoint(path: Path, *, sha256: str | None = None) -> Checkpoint:
             parameters = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError) as error:
         raise SamfeatError(
-            f"{path}: is not a complete safetensors file ({error}); copy it again, or load a file"
-            " of the public release with official=True (--official)"
+            path,
+            f"is not a complete safetensors file ({error})",
+            ("copy it again, or load a file of the public release with official=True (--official)"),
         ) from None
     if metadata.get("format") != FORMAT:
         raise SamfeatError(
-            f"{path}: is not a samfeat_hloc checkpoint (format {metadata.get('format')!r}, wanted"
-            f" {FORMAT!r}); use a file written by `samfeat train`"
+            path,
+            (
+                f"is not a samfeat_hloc checkpoint (format {metadata.get('format')!r}, "
+                f"wanted {FORMAT!r})"
+            ),
+            "use a file written by `samfeat train`",
         )
     try:
         config = json.loads(metadata["config"])
         training = json.loads(metadata.get("training", "{}"))
     except (KeyError, ValueError):
         raise SamfeatError(
-            f"{path}: its metadata block is damaged; use a file written by `samfeat train`"
+            path, "its metadata block is damaged", "use a file written by `samfeat train`"
         ) from None
     known = {"edge_attention", "context"}
     if not isinstance(config, dict) or set(config) - known:
         raise SamfeatError(
-            f"{path}: was written for another network (configuration {config}); update samfeat_hloc"
+            path, f"was written for another network (configuration {config})", "update samfeat_hloc"
         )
     return Checkpoint(path, parameters, config, digest, training)
 
@@ -137,10 +143,10 @@ def read_release(path: Path, *, sha256: str | None = None) -> Checkpoint:
     except Exception as error:  # torch raises almost anything on a broken file
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise SamfeatError(
-            f"{path}: is not a plain state dict ({reason}); use the .pt file of the release"
+            path, f"is not a plain state dict ({reason})", "use the .pt file of the release"
         ) from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise SamfeatError(f"{path}: is not a plain state dict; use the .pt file of the release")
+        raise SamfeatError(path, "is not a plain state dict", "use the .pt file of the release")
     state = {name.removeprefix("module."): value for name, value in state.items()}
 
     parameters: dict[str, Tensor] = {}
@@ -154,7 +160,7 @@ def read_release(path: Path, *, sha256: str | None = None) -> Checkpoint:
     shares = [state.get(f"fuse_weight_{level}") for level in (1, 2, 3, 4)]
     if any(share is None or share.numel() != 1 for share in shares):
         raise SamfeatError(
-            f"{path}: has no fuse_weight_1..4, so it is not SAMFeat's; use the release's .pt file"
+            path, "has no fuse_weight_1..4, so it is not SAMFeat's", "use the release's .pt file"
         )
     parameters["detect_share"] = torch.cat([s.reshape(1) for s in shares if s is not None])
     if unused:
@@ -181,12 +187,16 @@ def load_parameters(model: nn.Module, checkpoint: Checkpoint) -> None:
     for what, names in (("lacks", missing), ("has foreign", foreign), ("misshapes", shapes)):
         if names:
             raise SamfeatError(
-                f"{checkpoint.path}: {what} {len(names)} parameters ({names[0]}, ...), so it does"
-                " not fit this network; use a checkpoint of SAMFeat"
+                checkpoint.path,
+                (
+                    f"{what} {len(names)} parameters ({names[0]}, ...), so it does not fit "
+                    "this network"
+                ),
+                "use a checkpoint of SAMFeat",
             )
     if not all(torch.isfinite(value).all() for value in checkpoint.parameters.values()):
         raise SamfeatError(
-            f"{checkpoint.path}: holds NaN or infinite parameters; use an earlier checkpoint"
+            checkpoint.path, "holds NaN or infinite parameters", "use an earlier checkpoint"
         )
     model.load_state_dict({k: v.float() for k, v in checkpoint.parameters.items()})
 
@@ -226,5 +236,5 @@ def write_checkpoint(
 def _compare_digest(path: Path, found: str, wanted: str | None) -> None:
     if wanted is not None and found != wanted.lower():
         raise SamfeatError(
-            f"{path}: its SHA-256 is {found}, not {wanted}; download it again or correct sha256"
+            path, f"its SHA-256 is {found}, not {wanted}", "download it again or correct sha256"
         )

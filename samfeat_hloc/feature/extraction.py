@@ -122,8 +122,9 @@ def as_array(image: np.ndarray | Tensor | str | Path) -> np.ndarray:
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] not in (1, 3) or not image.is_floating_point():
             raise SamfeatError(
-                f"image: a tensor of shape {tuple(image.shape)} and type {image.dtype} was given;"
-                " give (3, H, W) floats in [0, 1]"
+                "image",
+                f"a tensor of shape {tuple(image.shape)} and type {image.dtype} was given",
+                "give (3, H, W) floats in [0, 1]",
             )
         image = (image.detach().clamp(0, 1) * 255).round().to(torch.uint8)
         image = image.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
@@ -131,7 +132,8 @@ def as_array(image: np.ndarray | Tensor | str | Path) -> np.ndarray:
         image = np.repeat(image[..., None], 3, axis=2)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise SamfeatError(
-            f"image: an array of shape {image.shape} and type {image.dtype} was given;"
-            " give RGB uint8 (H, W, 3)"
+            "image",
+            f"an array of shape {image.shape} and type {image.dtype} was given",
+            "give RGB uint8 (H, W, 3)",
         )
     return np.ascontiguousarray(image)

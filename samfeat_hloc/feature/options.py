@@ -50,7 +50,7 @@ class ExtractOptions:
     def __post_init__(self) -> None:
         def refuse(name: str, wanted: str) -> None:
             value = getattr(self, name)
-            raise SamfeatError(f"{name}: {value!r} is not possible; give {wanted}")
+            raise SamfeatError(name, f"{value!r} is not possible", f"give {wanted}")
 
         if self.resize is not None and not 16 <= self.resize <= 16384:
             refuse("resize", "a size in pixels between 16 and 16384, or None")
@@ -87,7 +87,7 @@ class ExtractOptions:
         unknown = sorted(set(keywords) - known)
         if unknown:
             raise SamfeatError(
-                f"{unknown[0]}: no such extraction option; choose from {', '.join(sorted(known))}"
+                unknown[0], "no such extraction option", f"choose from {', '.join(sorted(known))}"
             )
         if keywords.get("official"):
             keywords = {**RELEASE_DEFAULTS, **keywords}

@@ -17,14 +17,14 @@ class _File:
     def __init__(self, path: Path, what: str, mend: str) -> None:
         self.path = path
         if not path.is_file():
-            raise SamfeatError(f"{path}: no such {what} file; {mend}")
+            raise SamfeatError(path, f"no such {what} file", mend)
         try:
             self._file = h5py.File(path, "r")
         except OSError as error:
             if (cause := cause_of(error)) is not None:
-                raise SamfeatError(f"{path}: {cause}") from None
+                raise SamfeatError(path, cause) from None
             raise SamfeatError(
-                f"{path}: cannot be read as HDF5 ({error}); delete it and {mend}"
+                path, f"cannot be read as HDF5 ({error})", f"delete it and {mend}"
             ) from error
 
     def __enter__(self):  # type: ignore[no-untyped-def]  # typing.Self needs Python 3.11
@@ -63,11 +63,15 @@ def read_descriptors(file: h5py.File, name: str, path: Path) -> np.ndarray:
     values = read_array(group, "descriptors", path)
     if values.ndim != 2 or values.dtype.kind != "f":
         raise SamfeatError(
-            f"{path}: descriptors of {name} are {values.dtype} of shape {values.shape}"
-            " where floats (D, N) belong; extract it again"
+            path,
+            (
+                f"descriptors of {name} are {values.dtype} of shape {values.shape} where "
+                "floats (D, N) belong"
+            ),
+            "extract it again",
         )
     if not np.isfinite(values).all():
-        raise SamfeatError(f"{path}: descriptors of {name} are not finite; extract it again")
+        raise SamfeatError(path, f"descriptors of {name} are not finite", "extract it again")
     return values.T
 
 
@@ -89,8 +93,12 @@ class FeatureReader(_File):
         keypoints = read_dataset(self._stored_keypoints(name), self.path)
         if keypoints.ndim != 2 or keypoints.shape[1] < 2 or not np.isfinite(keypoints).all():
             raise SamfeatError(
-                f"{self.path}: keypoints of {name} are not finite numbers (N, 2), but of shape"
-                f" {keypoints.shape}; extract it again"
+                self.path,
+                (
+                    f"keypoints of {name} are not finite numbers (N, 2), but of shape "
+                    f"{keypoints.shape}"
+                ),
+                "extract it again",
             )
         return keypoints[:, :2].astype(np.float64) + 0.5
 
@@ -107,8 +115,9 @@ class FeatureReader(_File):
             noise = np.nan
         if not 0 < noise < np.inf:
             raise SamfeatError(
-                f"{self.path}: the uncertainty of {name}'s keypoints is no positive number; "
-                "extract it again"
+                self.path,
+                f"the uncertainty of {name}'s keypoints is no positive number",
+                "extract it again",
             )
         return noise
 
@@ -120,14 +129,14 @@ class FeatureReader(_File):
         size = read_dataset(found, self.path).reshape(-1)
         if len(size) < 2 or not np.isfinite(size).all():
             raise SamfeatError(
-                f"{self.path}: the image size of {name} is not width and height; extract it again"
+                self.path, f"the image size of {name} is not width and height", "extract it again"
             )
         return int(size[0]), int(size[1])
 
     def _stored_keypoints(self, name: str) -> h5py.Group | h5py.Dataset:
         """What the file has as the keypoints of an image; a SamfeatError where it has none."""
         if (found := self._find(f"{name}/keypoints")) is None:
-            raise SamfeatError(f"{self.path}: no features of {name}; extract them first")
+            raise SamfeatError(self.path, f"no features of {name}", "extract them first")
         return found
 
 
@@ -145,14 +154,18 @@ class MatchReader(_File):
                 matches0 = read_dataset(found, self.path)
                 if matches0.ndim != 1 or matches0.dtype.kind not in "iu":
                     raise SamfeatError(
-                        f"{self.path}: matches of {name0} {name1} are {matches0.dtype} of shape"
-                        f" {matches0.shape} where integers (N,) belong; match them again"
+                        self.path,
+                        (
+                            f"matches of {name0} {name1} are {matches0.dtype} of shape "
+                            f"{matches0.shape} where integers (N,) belong"
+                        ),
+                        "match them again",
                     )
                 index = np.flatnonzero(matches0 >= 0)
                 pair = (index, matches0[index].astype(np.int64))
                 return np.stack(pair[::-1] if flipped else pair, axis=1)
         raise SamfeatError(
-            f"{self.path}: no matches of the pair {name0} {name1}; match this list of pairs first"
+            self.path, f"no matches of the pair {name0} {name1}", "match this list of pairs first"
         )
 
 

@@ -62,7 +62,7 @@ def read_dataset(found: h5py.HLObject, path: Path) -> np.ndarray:
             return read_unpacked(found)
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise _unreadable(_place(found, path), error) from None
-    raise SamfeatError(f"{_place(found, path)}: {wrong}; {_MEND}")
+    raise SamfeatError(_place(found, path), wrong, _MEND)
 
 
 def _place(found: h5py.HLObject, path: Path) -> str:
@@ -71,7 +71,7 @@ def _place(found: h5py.HLObject, path: Path) -> str:
 
 def _unreadable(place: str, error: Exception) -> SamfeatError:
     why = " ".join(str(error).split())
-    return SamfeatError(f"{place}: cannot be read ({why}); {_MEND}")
+    return SamfeatError(place, f"cannot be read ({why})", _MEND)
 
 
 def read_unpacked(dataset: h5py.Dataset) -> np.ndarray:

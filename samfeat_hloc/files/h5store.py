@@ -249,8 +249,12 @@ class SegmentWriter:
         free = shutil.disk_usage(self.final.parent).free
         if free < needed:
             raise SamfeatError(
-                f"{self.final}: the disk is too full to merge it ({needed >> 20} MB needed,"
-                f" {free >> 20} MB free); free some space and run the same command again"
+                self.final,
+                (
+                    f"the disk is too full to merge it ({needed >> 20} MB needed, {free >> 20} "
+                    "MB free)"
+                ),
+                "free some space and run the same command again",
             )
 
     def _merge(
@@ -349,4 +353,4 @@ def _causes(path: Path) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         why = " ".join(str(error).split())
         cause = cause_of(error) or f"cannot be written ({why}); check the folder"
-        raise SamfeatError(f"{path}: {cause}") from error
+        raise SamfeatError(path, cause) from error

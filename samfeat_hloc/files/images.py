@@ -34,7 +34,9 @@ def check_name(name: str) -> str:
             it), is absolute, has a drive or a backslash, or climbs out with ``..``.
     """
     if not name:
-        raise SamfeatError("image name '': it is empty; name a file relative to the image folder")
+        raise SamfeatError(
+            "image name ''", "it is empty", "name a file relative to the image folder"
+        )
     wrong = None
     if any(c.isspace() for c in name):
         wrong = "it has white space, which text lists of images cannot hold; rename the file"
@@ -49,7 +51,7 @@ def check_name(name: str) -> str:
     elif any(part in ("", ".") for part in name.split("/")):
         wrong = "it has an empty or '.' folder; write it plainly, as folder/file.jpg"
     if wrong:
-        raise SamfeatError(f"image name {_quoted(name)}: {wrong}")
+        raise SamfeatError(f"image name {_quoted(name)}", wrong)
     return name
 
 
@@ -64,7 +66,7 @@ def list_images(folder: Path) -> list[str]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise SamfeatError(f"{folder}: no such image folder; check the path")
+        raise SamfeatError(folder, "no such image folder", "check the path")
     names = []
     for path in folder.rglob("*"):
         relative = path.relative_to(folder)
@@ -75,9 +77,9 @@ def list_images(folder: Path) -> list[str]:
         try:
             names.append(check_name(relative.as_posix()))
         except SamfeatError as error:
-            raise SamfeatError(f"{folder}: {error}") from None
+            raise SamfeatError(folder, error) from None
     if not names:
-        raise SamfeatError(f"{folder}: there is no image in this folder; check the path")
+        raise SamfeatError(folder, "there is no image in this folder", "check the path")
     return sorted(names)
 
 
@@ -197,34 +199,38 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """A Pillow image with its header read and its size checked; any failure is a SamfeatError."""
     path = Path(path)
     if path.is_dir():
-        raise SamfeatError(f"{path}: this is a folder, not an image; name a file")
+        raise SamfeatError(path, "this is a folder, not an image", "name a file")
     if not path.is_file():
-        raise SamfeatError(f"{path}: no such image; check the name and the image folder")
+        raise SamfeatError(path, "no such image", "check the name and the image folder")
     if path.stat().st_size == 0:
-        raise SamfeatError(f"{path}: the image file is empty (0 bytes); fetch it again")
+        raise SamfeatError(path, "the image file is empty (0 bytes)", "fetch it again")
     try:
         with path.open("rb") as stream, _header(stream) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise SamfeatError(
-                    f"{path}: its header claims {width} x {height} pixels, more than the "
-                    f"{MAX_PIXELS // 1_000_000} megapixels allowed; scale it down or remove it"
+                    path,
+                    (
+                        f"its header claims {width} x {height} pixels, more than the "
+                        f"{MAX_PIXELS // 1000000} megapixels allowed"
+                    ),
+                    "scale it down or remove it",
                 )
             yield image
     except SamfeatError:
         raise
     except UnidentifiedImageError:
         raise SamfeatError(
-            f"{path}: this is not an image (whatever its name says); replace or remove it"
+            path, "this is not an image (whatever its name says)", "replace or remove it"
         ) from None
     except PermissionError:
-        raise SamfeatError(f"{path}: no permission to read it; change its mode") from None
+        raise SamfeatError(path, "no permission to read it", "change its mode") from None
     except Exception as error:  # Pillow's decoders raise almost anything on broken data.
         if (cause := cause_of(error)) is not None:  # of the machine, not of the file
-            raise SamfeatError(f"{path}: {cause}") from None
+            raise SamfeatError(path, cause) from None
         why = " ".join(str(error).split()) or type(error).__name__
         raise SamfeatError(
-            f"{path}: the image is truncated or broken ({why}); fetch it again or remove it"
+            path, f"the image is truncated or broken ({why})", "fetch it again or remove it"
         ) from None
 
 
@@ -247,7 +253,7 @@ def _as_rgb(image: Image.Image, path: Path) -> np.ndarray:
         # 'I' is what older Pillows call a 16-bit grey PNG; real 32-bit samples have no fixed range.
         if image.mode == "F" or values.min() < 0 or values.max() > 65535:
             raise SamfeatError(
-                f"{path}: samples of 32 bits have no fixed range; save it with 8 or 16 bits"
+                path, "samples of 32 bits have no fixed range", "save it with 8 or 16 bits"
             )
         grey = (values >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)

@@ -25,7 +25,7 @@ class FileLock:
                     owner = stream.read(32).decode(errors="replace").strip() or "unknown"
                     stream.close()
                     raise SamfeatError(
-                        f"{subject}: process {owner} is writing it; wait for it or end it"
+                        subject, f"process {owner} is writing it", "wait for it or end it"
                     )
                 if path.exists() and os.path.samestat(path.stat(), os.fstat(stream.fileno())):
                     break

@@ -22,16 +22,17 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
     for number, tokens in data_lines(path):
         if len(tokens) != 2:
             raise SamfeatError(
-                f"{path}:{number}: {len(tokens)} words where two image names are needed; "
-                "write 'name0 name1' (names have no white space)"
+                f"{path}:{number}",
+                f"{len(tokens)} words where two image names are needed",
+                "write 'name0 name1' (names have no white space)",
             )
         try:
             name0, name1 = (known.get(t) or known.setdefault(t, check_name(t)) for t in tokens)
         except SamfeatError as error:
-            raise SamfeatError(f"{path}:{number}: {error}") from None
+            raise SamfeatError(f"{path}:{number}", error) from None
         pairs.append((name0, name1))
     if not pairs:
-        raise SamfeatError(f"{path}: there are no pairs in it; make them again")
+        raise SamfeatError(path, "there are no pairs in it", "make them again")
     return pairs
 
 

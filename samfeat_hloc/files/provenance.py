@@ -90,11 +90,11 @@ def check(
         SamfeatError: no record, or one that differs; says in what.
     """
     if existing is None:
-        raise SamfeatError(f"{path}: it does not say what made it; {_MEND}")
+        raise SamfeatError(path, "it does not say what made it", _MEND)
     found = differences(existing, wanted, inputs=inputs)
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        raise SamfeatError(f"{path}: made differently: {'; '.join(found[:3])}{more}; {_MEND}")
+        raise SamfeatError(path, f"made differently: {'; '.join(found[:3])}{more}", _MEND)
 
 
 def sidecar(output: Path) -> Path:
@@ -119,7 +119,7 @@ def read_sidecar(output: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError):
-        raise SamfeatError(f"{path}: it cannot be read; {_MEND}") from None
+        raise SamfeatError(path, "it cannot be read", _MEND) from None
 
 
 def read_hdf5(path: Path) -> dict[str, Any] | None:
@@ -151,7 +151,7 @@ def write_text(output: Path, text: str, record: Mapping[str, Any]) -> Path:
         output.unlink(missing_ok=True)
     except OSError as error:
         raise SamfeatError(
-            f"{output}: cannot be replaced ({error.strerror}); check the folder"
+            output, f"cannot be replaced ({error.strerror})", "check the folder"
         ) from None
     write_sidecar(output, record)
     return write_atomically(output, text)
@@ -173,7 +173,7 @@ def file_hash(path: Path) -> str:
         SamfeatError: the file is missing or cannot be read.
     """
     if not path.is_file():
-        raise SamfeatError(f"{path}: no such file; check the path or run the stage that makes it")
+        raise SamfeatError(path, "no such file", "check the path or run the stage that makes it")
     digest = hashlib.sha256()
     try:
         if not h5py.is_hdf5(path):
@@ -198,7 +198,7 @@ def file_hash(path: Path) -> str:
                     stream.seek(max(0, size - _BLOCK) * i // (_SAMPLES - 1))
                     digest.update(stream.read(_BLOCK))
     except OSError as error:
-        raise SamfeatError(f"{path}: cannot be read ({error}); make it again") from None
+        raise SamfeatError(path, f"cannot be read ({error})", "make it again") from None
     return digest.hexdigest()
 
 
@@ -209,15 +209,15 @@ def open_hdf5(path: Path) -> h5py.File:
         SamfeatError: missing, or not (a whole) HDF5 file.
     """
     if not path.is_file():
-        raise SamfeatError(f"{path}: no such file; check the path or run the stage that makes it")
+        raise SamfeatError(path, "no such file", "check the path or run the stage that makes it")
     try:
         return h5py.File(path, "r")
     except OSError as error:
         if (cause := cause_of(error)) is not None:
-            raise SamfeatError(f"{path}: {cause}") from None
+            raise SamfeatError(path, cause) from None
         why = " ".join(str(error).split())
         raise SamfeatError(
-            f"{path}: cannot be read as HDF5 ({why}); delete it and make it again"
+            path, f"cannot be read as HDF5 ({why})", "delete it and make it again"
         ) from None
 
 
@@ -229,7 +229,7 @@ def reading_hdf5(path: Path) -> Iterator[None]:
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         why = " ".join(str(error).split())
         raise SamfeatError(
-            f"{path}: {cause_of(error) or f'damaged ({why}); delete it and make it again'}"
+            path, cause_of(error) or f"damaged ({why}); delete it and make it again"
         ) from None
 
 
@@ -247,7 +247,7 @@ def _parsed(text: Any, path: Path) -> dict[str, Any]:
     except (TypeError, ValueError):
         record = None
     if not isinstance(record, dict):
-        raise SamfeatError(f"{path}: its made_by record is not JSON; {_MEND}")
+        raise SamfeatError(path, "its made_by record is not JSON", _MEND)
     return record
 
 

@@ -20,15 +20,15 @@ def read_text(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise SamfeatError(f"{path}: no such file; check the path") from None
+        raise SamfeatError(path, "no such file", "check the path") from None
     except IsADirectoryError:
-        raise SamfeatError(f"{path}: this is a folder, not a text file; name a file") from None
+        raise SamfeatError(path, "this is a folder, not a text file", "name a file") from None
     except UnicodeDecodeError:
-        raise SamfeatError(f"{path}: this is not UTF-8 text; save it as plain UTF-8") from None
+        raise SamfeatError(path, "this is not UTF-8 text", "save it as plain UTF-8") from None
     except OSError as error:
-        raise SamfeatError(f"{path}: cannot be read ({error.strerror}); check it") from None
+        raise SamfeatError(path, f"cannot be read ({error.strerror})", "check it") from None
     if "\0" in text:
-        raise SamfeatError(f"{path}: this is a binary file, not text; check the path")
+        raise SamfeatError(path, "this is a binary file, not text", "check the path")
     return text
 
 
@@ -73,7 +73,7 @@ def write_atomically(path: Path, text: str) -> Path:
         temporary.replace(path)
     except OSError as error:
         why = cause_of(error) or f"cannot be written ({error.strerror}); check the folder"
-        raise SamfeatError(f"{path}: {why}") from None
+        raise SamfeatError(path, why) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

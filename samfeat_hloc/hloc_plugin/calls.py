@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 def check_installed() -> str:
     """hloc's version; raises a SamfeatError that says how to install hloc where it is not."""
     if not register(quiet=True):
-        raise SamfeatError(f"--engine hloc: {NOT_INSTALLED}; or use --engine native")
+        raise SamfeatError("--engine hloc", NOT_INSTALLED, "or use --engine native")
     return str(importlib.import_module("hloc").__version__)
 
 

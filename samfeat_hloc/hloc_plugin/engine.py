@@ -85,7 +85,7 @@ def global_descriptors(
     if configuration not in confs or not confs[configuration]["output"].startswith("global"):
         known = [name for name, conf in confs.items() if conf["output"].startswith("global")]
         raise SamfeatError(
-            f"{configuration}: is no global descriptor of this hloc; choose from {', '.join(known)}"
+            configuration, "is no global descriptor of this hloc", f"choose from {', '.join(known)}"
         )
     conf = confs[configuration]
     made_by = made_by_hloc("global_descriptors", {"conf": conf}, _images_hash(image_dir, names))
@@ -218,8 +218,12 @@ def mapping(
             )  # fmt: skip
         if len(mapped.points3D) == 0:
             raise SamfeatError(
-                f"{matches}: hloc's map has 0 points; `samfeat doctor` tells whether this hloc and"
-                " pycolmap work together, --engine native tells what else is wrong"
+                matches,
+                "hloc's map has 0 points",
+                (
+                    "`samfeat doctor` tells whether this hloc and pycolmap work together, "
+                    "--engine native tells what else is wrong"
+                ),
             )
         for database in model.glob("database.db*"):  # the map does not need it
             database.unlink()
@@ -250,7 +254,7 @@ def _images_hash(image_dir: Path, names: Sequence[str]) -> dict[str, str]:
     for name in names:
         path = image_dir / check_name(name)
         if not path.is_file():
-            raise SamfeatError(f"{path}: no such image; complete the image folder")
+            raise SamfeatError(path, "no such image", "complete the image folder")
         sizes.append(f"{name} {path.stat().st_size} bytes")
     return {"images": provenance.names_hash(sizes)}
 
@@ -272,7 +276,7 @@ def _seeded() -> dict[str, Any]:
 def _model_hash(model: Path) -> str:
     if not is_model(model):
         raise SamfeatError(
-            f"{model}: not a COLMAP model; it needs cameras, images and points3D, .bin or .txt"
+            model, "not a COLMAP model", "it needs cameras, images and points3D, .bin or .txt"
         )
     binary = model / "images.bin"
     return provenance.file_hash(binary if binary.is_file() else model / "images.txt")
@@ -283,10 +287,11 @@ def _check_counts(features: Path, names: Sequence[str]) -> None:
     with provenance.open_hdf5(features) as file:
         for name in dict.fromkeys(names):
             if f"{name}/keypoints" not in file:
-                raise SamfeatError(f"{features}: no features of {name}; extract them first")
+                raise SamfeatError(features, f"no features of {name}", "extract them first")
             count = file[f"{name}/keypoints"].shape[0]
             if count > _MOST_KEYPOINTS:
                 raise SamfeatError(
-                    f"{features}: {name} has {count} keypoints, hloc stores at most"
-                    f" {_MOST_KEYPOINTS}; set max_keypoints, or use --engine native"
+                    features,
+                    f"{name} has {count} keypoints, hloc stores at most {_MOST_KEYPOINTS}",
+                    "set max_keypoints, or use --engine native",
                 )

@@ -83,6 +83,10 @@ def hloc_errors(stage: str, subject: Path) -> Iterator[None]:
         lines = [line for line in str(error).splitlines() if line.strip()]
         reason = f"{type(error).__name__}{f': {lines[-1].strip()}' if lines else ''}"
         raise SamfeatError(
-            f"{subject}: hloc failed in {stage} ({reason}); `samfeat doctor` tells whether this"
-            " hloc works here, --engine native does without it"
+            subject,
+            f"hloc failed in {stage} ({reason})",
+            (
+                "`samfeat doctor` tells whether this hloc works here, --engine native "
+                "does without it"
+            ),
         ) from error

@@ -80,7 +80,7 @@ def localize(
     _refuse(covisibility_clustering=covisibility_clustering, config=config)
     lists = sorted(Path(queries.parent).glob(queries.name))
     if not lists:
-        raise SamfeatError(f"{queries}: no such list of queries; give a file, or a pattern of some")
+        raise SamfeatError(queries, "no such list of queries", "give a file, or a pattern of some")
     listed = [query for path in lists for query in read_queries(path, path.stem)]
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "map"
@@ -104,9 +104,7 @@ def localize(
 def _refuse(**options: Any) -> None:
     given = [name for name, value in options.items() if value]
     if given:
-        raise SamfeatError(
-            f"{given[0]}: not possible with hloc v1.4 and this pycolmap; update hloc"
-        )
+        raise SamfeatError(given[0], "not possible with hloc v1.4 and this pycolmap", "update hloc")
 
 
 @contextlib.contextmanager

@@ -82,8 +82,9 @@ def localize(
     for query in queries:
         if not in_map.intersection(retrieved.get(query.name, ())):
             raise SamfeatError(
-                f"{pairs}: no image of the map retrieved for query {query.name}; give a list with"
-                " a pair for every query"
+                pairs,
+                f"no image of the map retrieved for query {query.name}",
+                "give a list with a pair for every query",
             )
     with work_folder(output) as work:
         (work / "queries.txt").write_text(listing, encoding="utf-8")
@@ -126,7 +127,7 @@ def _read_in_order(path: Path, names: Sequence[str]) -> dict[str, Pose]:
     lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line]
     if [line[0] for line in lines] != [name.rsplit("/", 1)[-1] for name in names]:
         raise SamfeatError(
-            f"{path.name}: hloc did not write one pose for each query; use --engine native"
+            path.name, "hloc did not write one pose for each query", "use --engine native"
         )
     values = [np.array([float(value) for value in line[1:]]) for line in lines]
     return {n: Pose(qvec=v[:4], tvec=v[4:]) for n, v in zip(names, values, strict=True)}

@@ -104,13 +104,13 @@ def main(
     """
     names = list(dict.fromkeys(names))
     if not names:
-        raise SamfeatError(f"{image_dir}: no images to extract from; check the image lists")
+        raise SamfeatError(image_dir, "no images to extract from", "check the image lists")
     _check_images(image_dir, names)
     for what, number in (("batch_size", batch_size), ("workers", workers)):
         if number is not None and number < 1:
-            raise SamfeatError(f"{what} {number}: give a number from 1")
+            raise SamfeatError(f"{what} {number}", "give a number from 1")
     if storage not in STORAGE:
-        raise SamfeatError(f"storage {storage}: choose from {', '.join(STORAGE)}")
+        raise SamfeatError(f"storage {storage}", f"choose from {', '.join(STORAGE)}")
     config = record(options) | ({"storage": storage} if storage != "half" else {})
     made_by = provenance.made_by("features", config, {}, model.weights_sha256)
     with SegmentWriter(output, made_by, overwrite=overwrite, compare_inputs=False) as writer:
@@ -196,13 +196,14 @@ class _Extraction:
 
 def _check_images(image_dir: Path, names: Sequence[str]) -> None:
     if not image_dir.is_dir():
-        raise SamfeatError(f"{image_dir}: no such image folder; check the path")
+        raise SamfeatError(image_dir, "no such image folder", "check the path")
     missing = [name for name in names if not (image_dir / images.check_name(name)).is_file()]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise SamfeatError(
-            f"{image_dir}: no image {', '.join(missing[:3])}{more}; "
-            "complete the folder or the image list"
+            image_dir,
+            f"no image {', '.join(missing[:3])}{more}",
+            "complete the folder or the image list",
         )
 
 
@@ -285,8 +286,9 @@ def _extract(
 
 def _out_of_memory(photos: Sequence[Photo]) -> SamfeatError:
     return SamfeatError(
-        f"{photos[0].name}: not enough memory for {len(photos)} such images at once; "
-        "lower --batch-size or --resize"
+        photos[0].name,
+        f"not enough memory for {len(photos)} such images at once",
+        "lower --batch-size or --resize",
     )
 
 

@@ -102,9 +102,12 @@ def main(
         missing = feature_file.missing([query.name for query in queries])
         if missing:
             raise SamfeatError(
-                f"{features}: no features of query {missing[0]}"
-                f"{f' and {len(missing) - 1} others' if len(missing) > 1 else ''}; "
-                "extract the features of all queries"
+                features,
+                (
+                    "no features of query "
+                    f"{missing[0]}{(f' and {len(missing) - 1} others' if len(missing) > 1 else '')}"
+                ),
+                "extract the features of all queries",
             )
         for query in queries:
             _check_size(feature_file, query)
@@ -164,7 +167,7 @@ class _Solving:
 def map_hash(map_dir: Path) -> str:
     """Hash of a map: of its own record where it has one, of its images and points otherwise."""
     if not is_model(map_dir):
-        raise SamfeatError(f"{map_dir}: no map in this folder; run the mapping first")
+        raise SamfeatError(map_dir, "no map in this folder", "run the mapping first")
     files = [map_dir / "made_by.json"]
     if not files[0].is_file():
         files = [map_dir / "images.bin", map_dir / "points3D.bin"]
@@ -218,8 +221,9 @@ def _check_size(features: FeatureReader, query: Query) -> None:
     if size == wanted[::-1]:
         mend = "the photo is stored rotated: save it upright, or give intrinsics as it is stored"
     raise SamfeatError(
-        f"{query.name}: the image is {size[0]}x{size[1]} but its intrinsics are for "
-        f"{wanted[0]}x{wanted[1]}; {mend}"
+        query.name,
+        (f"the image is {size[0]}x{size[1]} but its intrinsics are for {wanted[0]}x{wanted[1]}"),
+        mend,
     )
 
 

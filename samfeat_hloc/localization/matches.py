@@ -50,7 +50,7 @@ class MatchConfig:
         for name in ("distance_threshold", "ratio_threshold"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 2:
-                raise SamfeatError(f"{name}: {value!r} is not possible; give a number in (0, 2]")
+                raise SamfeatError(name, f"{value!r} is not possible", "give a number in (0, 2]")
 
     def asdict(self) -> dict[str, Any]:
         """The options as plain values."""
@@ -103,8 +103,9 @@ def main(
         if len(by_group) < len(wanted):
             clash = next(pair for pair in wanted if by_group[pair_name(*pair)] != pair)
             raise SamfeatError(
-                f"{pairs}: two pairs have the same place {pair_name(*clash)} in a match file; "
-                "rename one image"
+                pairs,
+                f"two pairs have the same place {pair_name(*clash)} in a match file",
+                "rename one image",
             )
         todo = [
             pair
@@ -265,8 +266,9 @@ class DescriptorCache:
         if missing:
             more = f" (and {len(missing) - 3} more)" if len(missing) > 3 else ""
             raise SamfeatError(
-                f"{pairs}: no features in {self.path} of {', '.join(missing[:3])}{more}; "
-                "extract them first or correct the pairs"
+                pairs,
+                f"no features in {self.path} of {', '.join(missing[:3])}{more}",
+                "extract them first or correct the pairs",
             )
 
     def get(self, name: str) -> Tensor:
@@ -295,8 +297,12 @@ def _descriptors(
     descriptors0, descriptors1 = cache0.get(name0), cache1.get(name1)
     if descriptors0.shape[0] != descriptors1.shape[0]:
         raise SamfeatError(
-            f"{cache1.path}: descriptors of {name1} have {descriptors1.shape[0]} values, those of "
-            f"{name0} in {cache0.path} {descriptors0.shape[0]}; extract both alike"
+            cache1.path,
+            (
+                f"descriptors of {name1} have {descriptors1.shape[0]} values, those of "
+                f"{name0} in {cache0.path} {descriptors0.shape[0]}"
+            ),
+            "extract both alike",
         )
     return descriptors0, descriptors1
 

@@ -43,7 +43,7 @@ def from_covisibility(
     _check_count(num_matched)
     if not is_model(model):
         raise SamfeatError(
-            f"{model}: not a COLMAP model; it needs cameras, images and points3D, .bin or .txt"
+            model, "not a COLMAP model", "it needs cameras, images and points3D, .bin or .txt"
         )
     images_file = model / "images.bin"
     if not images_file.is_file():
@@ -66,7 +66,7 @@ def from_covisibility(
         if len(neighbours) == 0:
             alone.append(names[name])
     if not pairs:
-        raise SamfeatError(f"{model}: no two images see a common point; take a triangulated model")
+        raise SamfeatError(model, "no two images see a common point", "take a triangulated model")
     if alone:
         logger.warning("%s share no point with another image: %s", len(alone), _some(alone))
     return _write(output, pairs, made_by)
@@ -99,7 +99,7 @@ def from_retrieval(
     _check_count(num_matched)
     for what, names in (("query", query_names), ("database image", db_names)):
         if not names:
-            raise SamfeatError(f"{output}: there is no {what} to pair; check the lists")
+            raise SamfeatError(output, f"there is no {what} to pair", "check the lists")
     made_by = provenance.made_by(
         "pairs",
         {"from": "retrieval", "num_matched": num_matched},
@@ -118,16 +118,18 @@ def from_retrieval(
         missing = [name for name in dict.fromkeys(queries + database) if name not in known]
         if missing:
             raise SamfeatError(
-                f"{descriptors}: no global descriptor of {_some(missing)}; "
-                "extract those of all images first"
+                descriptors,
+                f"no global descriptor of {_some(missing)}",
+                "extract those of all images first",
             )
         pairs = _retrieve(file, queries, database, num_matched, descriptors)
     found = {query for query, _ in pairs}
     without = [query for query in queries if query not in found]
     if without:
         raise SamfeatError(
-            f"{descriptors}: no database image is similar to {_some(without)}; "
-            "look at these images, or leave them out of the query lists"
+            descriptors,
+            f"no database image is similar to {_some(without)}",
+            "look at these images, or leave them out of the query lists",
         )
     return _write(output, pairs, made_by)
 
@@ -143,18 +145,18 @@ def _observations(model: Path) -> tuple[list[str], list[np.ndarray]]:
             except Exception as error:  # pycolmap raises several types
                 why = " ".join(str(error).split())
                 raise SamfeatError(
-                    f"{model}: cannot be read as a COLMAP model ({why}); copy it again"
+                    model, f"cannot be read as a COLMAP model ({why})", "copy it again"
                 ) from None
             content = read_map(Path(folder))
     else:
         content = read_map(model)
     if len(content.point_ids) == 0:
-        raise SamfeatError(f"{model}: the model has no points; triangulate it first")
+        raise SamfeatError(model, "the model has no points", "triangulate it first")
     for name in content.images:
         try:
             check_name(name)
         except SamfeatError as error:
-            raise SamfeatError(f"{model}: {error}") from None
+            raise SamfeatError(model, error) from None
     images = sorted(content.images.values(), key=lambda image: image.image_id)
     return [i.name for i in images], [i.points[i.points >= 0] for i in images]
 
@@ -232,8 +234,9 @@ def _keep_best(best: np.ndarray, index: np.ndarray, similarity: np.ndarray, offs
 def _check_length(rows: np.ndarray | torch.Tensor, length: int, path: Path) -> None:
     if rows.shape[1] != length:
         raise SamfeatError(
-            f"{path}: descriptors of {rows.shape[1]} and of {length} values; "
-            "extract all images alike"
+            path,
+            f"descriptors of {rows.shape[1]} and of {length} values",
+            "extract all images alike",
         )
 
 
@@ -244,20 +247,21 @@ def _descriptors(file: h5py.File, names: list[str], path: Path) -> np.ndarray:
         stored = read_array(file[name], "global_descriptor", path)
         if stored.ndim != 1 or (rows and stored.shape != rows[0].shape):
             raise SamfeatError(
-                f"{path}: the global descriptor of {name} has shape {stored.shape}; "
-                "extract all images alike"
+                path,
+                f"the global descriptor of {name} has shape {stored.shape}",
+                "extract all images alike",
             )
         rows.append(stored.astype(np.float32))
     stacked = np.stack(rows)
     if not np.isfinite(stacked).all():
         bad = names[int(np.flatnonzero(~np.isfinite(stacked).all(axis=1))[0])]
-        raise SamfeatError(f"{path}: the global descriptor of {bad} is not finite; extract again")
+        raise SamfeatError(path, f"the global descriptor of {bad} is not finite", "extract again")
     return stacked
 
 
 def _check_count(num_matched: int) -> None:
     if num_matched < 1:
-        raise SamfeatError(f"num_matched: {num_matched} is not possible; give a number from 1")
+        raise SamfeatError("num_matched", f"{num_matched} is not possible", "give a number from 1")
 
 
 def _some(names: Sequence[str]) -> str:

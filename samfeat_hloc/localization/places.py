@@ -108,7 +108,7 @@ def main(
     with FeatureReader(features) as feature_file, MatchReader(matches) as match_file:
         missing = feature_file.missing([query.name for query in queries])
         if missing:
-            raise SamfeatError(f"{features}: no features of query {missing[0]}; extract them")
+            raise SamfeatError(features, f"no features of query {missing[0]}", "extract them")
 
         def choose(query: Query) -> list[str]:
             keypoints = feature_file.keypoints(query.name)

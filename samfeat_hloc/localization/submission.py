@@ -31,7 +31,7 @@ def file_name(method: str) -> str:
     """
     if not _METHOD.fullmatch(method):
         raise SamfeatError(
-            f"--method {method!r}: not fit for a file name; use letters, digits and . _ + -"
+            f"--method {method!r}", "not fit for a file name", "use letters, digits and . _ + -"
         )
     return FILE_NAME.format(method=method)
 
@@ -55,16 +55,17 @@ def make(
     dataset.queries_by_base_name()
     if missing := _missing_by_condition(dataset.queries, poses.keys()):
         raise SamfeatError(
-            f"{path}: poses are missing ({'; '.join(missing)}); localize every query of the lists"
+            path, f"poses are missing ({'; '.join(missing)})", "localize every query of the lists"
         )
     if unknown := sorted(poses.keys() - set(dataset.query_names)):
         raise SamfeatError(
-            f"{path}: {len(unknown)} poses are of no query of the lists "
-            f"(e.g. {', '.join(unknown[:3])}); name queries with their folders, as the lists do"
+            path,
+            (f"{len(unknown)} poses are of no query of the lists (e.g. {', '.join(unknown[:3])})"),
+            "name queries with their folders, as the lists do",
         )
     text = poses_text({base_name(name): poses[name] for name in dataset.query_names}, path)
     if problems := _problems(text, dataset):
-        raise SamfeatError(f"{path}: {problems[0]}; not written")
+        raise SamfeatError(path, problems[0], "not written")
     return write_atomically(path, text)
 
 

@@ -47,14 +47,14 @@ def build(
             VLAD retrieval; something at ``output`` already.
     """
     if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
-        raise SamfeatError(f"{output}: there is something here already; give --overwrite")
+        raise SamfeatError(output, "there is something here already", "give --overwrite")
     if output.exists() and overwrite and not (output / saved_map.MANIFEST).is_file():
-        raise SamfeatError(f"{output}: this is no map to overwrite; give another folder")
+        raise SamfeatError(output, "this is no map to overwrite", "give another folder")
     features, globals_file = outputs / "features.h5", outputs / "global-descriptors.h5"
     record = provenance.read_hdf5(features)
     if record is None or not isinstance(record.get("weights_sha256"), str):
         raise SamfeatError(
-            f"{features}: it does not say which network made it; extract with `samfeat features`"
+            features, "it does not say which network made it", "extract with `samfeat features`"
         )
     model = read_map(outputs / "map")
     cameras = read_cameras(outputs / "map")
@@ -65,24 +65,27 @@ def build(
     ):
         if "vocabulary" not in global_file.attrs:
             raise SamfeatError(
-                f"{globals_file}: it has no vocabulary; describe images by `samfeat "
-                "global-descriptors` (VLAD)"
+                globals_file,
+                "it has no vocabulary",
+                "describe images by `samfeat global-descriptors` (VLAD)",
             )
         vocabulary = np.asarray(global_file.attrs["vocabulary"], dtype=np.float32)
         missing = feature_file.missing(list(model.images))
         missing += [name for name in model.images if f"{name}/global_descriptor" not in global_file]
         if missing:
             raise SamfeatError(
-                f"{outputs}: no features or no global descriptor of {missing[0]}, an image of the "
-                "map; run the whole pipeline again"
+                outputs,
+                f"no features or no global descriptor of {missing[0]}, an image of the map",
+                "run the whole pipeline again",
             )
         for name, image in tqdm(model.images.items(), desc="map", unit="image", delay=2):
             keypoints = feature_file.keypoints(name)
             points = image.points
             if len(points) not in (len(keypoints), 0):
                 raise SamfeatError(
-                    f"{features}: {name} has {len(keypoints)} keypoints but {len(points)} "
-                    "in the map; map these features again"
+                    features,
+                    f"{name} has {len(keypoints)} keypoints but {len(points)} in the map",
+                    "map these features again",
                 )
             if len(points) == 0:  # pycolmap 3.13 drops an image's keypoints without points
                 points = np.full(len(keypoints), -1, dtype=np.int32)
@@ -103,7 +106,7 @@ def build(
             **{key: value for key, value in record["config"].items() if key != "storage"}
         )
     except (TypeError, KeyError) as error:
-        raise SamfeatError(f"{features}: made by another version ({error}); run again") from None
+        raise SamfeatError(features, f"made by another version ({error})", "run again") from None
     frozen = FrozenMap(
         extraction=extraction,
         weights_sha256=record["weights_sha256"],
@@ -164,7 +167,7 @@ def add(
     known = {image.name for image in localizer.map.images}
     for name in cameras:
         if name in known:
-            raise SamfeatError(f"{map_dir}: {name} is in this map already; remove it first")
+            raise SamfeatError(map_dir, f"{name} is in this map already", "remove it first")
     before = localizer.map
     report = []
     # room for all, so that the matrix is not copied for each

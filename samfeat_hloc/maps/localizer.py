@@ -152,12 +152,16 @@ class Localizer:
     ) -> None:
         if model.weights_sha256 != frozen.weights_sha256:
             raise SamfeatError(
-                f"weights: the map was made with {frozen.weights_sha256[:12]}, these are "
-                f"{model.weights_sha256[:12]}; give the map's checkpoint with --weights"
+                "weights",
+                (
+                    f"the map was made with {frozen.weights_sha256[:12]}, these are "
+                    f"{model.weights_sha256[:12]}"
+                ),
+                "give the map's checkpoint with --weights",
             )
         if num_retrieved < 1 or not max_error > 0:
             raise SamfeatError(
-                f"num_retrieved {num_retrieved}, max_error {max_error}: give numbers above 0"
+                f"num_retrieved {num_retrieved}, max_error {max_error}", "give numbers above 0"
             )
         self.map = frozen
         self.model = model
@@ -305,7 +309,7 @@ class Localizer:
                 stored, orientation = read_photo(Path(image))
                 camera = camera or camera_from_exif(Path(image))
             if camera is None:
-                raise SamfeatError("camera: an array has no EXIF; give the intrinsics")
+                raise SamfeatError("camera", "an array has no EXIF", "give the intrinsics")
             _check_size(image, camera, (stored.shape[1], stored.shape[0]))
         with clock.stage("extract"):
             features = self._features(stored, orientation)
@@ -342,8 +346,9 @@ def _check_size(image: str | Path | np.ndarray, camera: Camera, size: tuple[int,
     name = "the image" if isinstance(image, np.ndarray) else str(image)
     mend = "give the intrinsics of the image as it is stored"
     raise SamfeatError(
-        f"{name}: it is {size[0]}x{size[1]} but its intrinsics are for "
-        f"{wanted[0]}x{wanted[1]}; {mend}"
+        name,
+        (f"it is {size[0]}x{size[1]} but its intrinsics are for {wanted[0]}x{wanted[1]}"),
+        mend,
     )
 
 

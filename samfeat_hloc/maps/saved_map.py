@@ -106,9 +106,9 @@ def read(folder: Path) -> FrozenMap:
     for name, digest in manifest["files"].items():
         path = folder / name
         if not path.is_file():
-            raise SamfeatError(f"{path}: this file of the map is missing; {_MEND}")
+            raise SamfeatError(path, "this file of the map is missing", _MEND)
         if _sha256(path) != digest:
-            raise SamfeatError(f"{path}: not as the map's manifest says; {_MEND}")
+            raise SamfeatError(path, "not as the map's manifest says", _MEND)
     try:
         segments = [_read_segment(folder / name) for name in manifest["segments"]]
         xyz, point_ids, images = _read_points(
@@ -127,7 +127,7 @@ def read(folder: Path) -> FrozenMap:
         )
     except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
         why = " ".join(str(error).split())
-        raise SamfeatError(f"{folder}: not a map of version {VERSION} ({why}); {_MEND}") from error
+        raise SamfeatError(folder, f"not a map of version {VERSION} ({why})", _MEND) from error
 
 
 def create(folder: Path, frozen: FrozenMap) -> Path:
@@ -159,7 +159,7 @@ def extend(folder: Path, frozen: FrozenMap) -> None:
     with _changing(folder) as manifest:
         there = [name for segment in manifest["segments"] for name in _names(folder / segment)]
         if [image.name for image in frozen.images[: len(there)]] != there:
-            raise SamfeatError(f"{folder}: the map was changed meanwhile; run this again")
+            raise SamfeatError(folder, "the map was changed meanwhile", "run this again")
         known = dict(manifest["files"])
         segment = _next(manifest["segments"])
         _write_segment(folder / segment, frozen.images[len(there) :])
@@ -184,9 +184,9 @@ def drop(folder: Path, names: Sequence[str]) -> None:
         known = {image.name for image in frozen.images}
         missing = sorted(unwanted - known)
         if missing:
-            raise SamfeatError(f"{folder}: no image {missing[0]} in this map; check the name")
+            raise SamfeatError(folder, f"no image {missing[0]} in this map", "check the name")
         if unwanted == known:
-            raise SamfeatError(f"{folder}: these are all its images; delete the folder instead")
+            raise SamfeatError(folder, "these are all its images", "delete the folder instead")
         files = dict(manifest["files"])
         segments: list[str] = []
         by_name = {image.name: image for image in frozen.images}
@@ -229,7 +229,7 @@ def _changing(folder: Path) -> Iterator[dict[str, Any]]:
         _tidy(folder, _manifest(folder))
     except OSError as error:
         raise SamfeatError(
-            f"{folder}: cannot be written ({error.strerror}); check the folder and the free space"
+            folder, f"cannot be written ({error.strerror})", "check the folder and the free space"
         ) from None
     finally:
         lock.release()
@@ -251,7 +251,7 @@ def _next(names: Sequence[str]) -> str:
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
-        raise SamfeatError(f"{folder}: no map here; make one with `samfeat map build`")
+        raise SamfeatError(folder, "no map here", "make one with `samfeat map build`")
     try:
         manifest = json.loads(read_text(path))
         found = (manifest["format"], manifest["version"])
@@ -264,11 +264,12 @@ def _manifest(folder: Path) -> dict[str, Any]:
         ):
             raise ValueError
     except (ValueError, KeyError, TypeError):
-        raise SamfeatError(f"{path}: not the manifest of a map; {_MEND}") from None
+        raise SamfeatError(path, "not the manifest of a map", _MEND) from None
     if found != (FORMAT, VERSION):
         raise SamfeatError(
-            f"{path}: {found[0]} of version {found[1]}, but this program reads version {VERSION};"
-            " build the map anew"
+            path,
+            (f"{found[0]} of version {found[1]}, but this program reads version {VERSION}"),
+            "build the map anew",
         )
     return manifest
 

@@ -50,8 +50,9 @@ class Cluster:
             self._ray: Any = import_module(RAY)
         except ImportError as error:
             raise SamfeatError(
-                f"--workers ray: Ray cannot be imported ({error}); install it with "
-                "`pip install 'samfeat-hloc[ray]'`"
+                "--workers ray",
+                f"Ray cannot be imported ({error})",
+                "install it with `pip install 'samfeat-hloc[ray]'`",
             ) from None
         self.address = address
         self._connected = False
@@ -118,15 +119,19 @@ class Cluster:
                 raise error.cause from None
             if "No module named 'samfeat_hloc'" in str(error):
                 raise SamfeatError(
-                    "--workers ray: the workers do not have samfeat_hloc; install the same version "
-                    "for their Python"
+                    "--workers ray",
+                    "the workers do not have samfeat_hloc",
+                    "install the same version for their Python",
                 ) from None
             raise
         except errors.RayError as error:
             raise SamfeatError(
-                f"--workers ray: a batch has lost its worker {_RETRIES + 1} times "
-                f"({_first_line(error)}); give the workers more memory, or --batch-size a smaller "
-                "number, and run the same command again"
+                "--workers ray",
+                f"a batch has lost its worker {_RETRIES + 1} times ({_first_line(error)})",
+                (
+                    "give the workers more memory, or --batch-size a smaller number, and run "
+                    "the same command again"
+                ),
             ) from error
 
     def _slots(self, device: str) -> int:
@@ -153,7 +158,7 @@ class Cluster:
                     what = f"no cluster answers at {address}"
                     mend = "give the address of one that runs, and RAY_AUTH_MODE=token if it asks"
                 why = _first_line(error)
-                raise SamfeatError(f"--workers ray: {what} ({why}); {mend}") from None
+                raise SamfeatError("--workers ray", f"{what} ({why})", mend) from None
             self._owned = True
         self._connected = True
         found = self._resources()
@@ -180,9 +185,9 @@ def chosen(
             yield None, cluster
         return
     if address is not None:
-        raise SamfeatError("--ray-address: it belongs to --workers ray")
+        raise SamfeatError("--ray-address", "it belongs to --workers ray")
     if workers is not None and (not workers.isdecimal() or int(workers) < 1):
-        raise SamfeatError(f"--workers {workers}: give a number from 1, or ray")
+        raise SamfeatError(f"--workers {workers}", "give a number from 1, or ray")
     yield None if workers is None else int(workers), None
 
 

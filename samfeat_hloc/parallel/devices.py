@@ -69,8 +69,9 @@ def _finished(waiting: dict[Future[Result], str], command: str) -> Iterator[Resu
             yield next_result(waiting, command)
     except BrokenProcessPool:
         raise SamfeatError(
-            f"{command}: a process of it was killed, perhaps for want of memory; run the same"
-            " command again, with smaller batches if it dies again"
+            command,
+            "a process of it was killed, perhaps for want of memory",
+            "run the same command again, with smaller batches if it dies again",
         ) from None
 
 

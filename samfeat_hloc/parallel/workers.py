@@ -181,9 +181,12 @@ def next_result(
         names = [name for future, name in waiting.items() if future.running() and name]
         at = f" at {', '.join(names[:4])}" if names else ""
         raise Hung(
-            f"{what}: a worker hangs{at}: nothing finished for {seconds:g} s; what is finished is"
-            f" kept, run the same command again (with a larger {PATIENCE}, in seconds, where it"
-            " is only slow)"
+            what,
+            f"a worker hangs{at}: nothing finished for {seconds:g} s",
+            (
+                "what is finished is kept, run the same command again (with a larger "
+                f"{PATIENCE}, in seconds, where it is only slow)"
+            ),
         )
     future = next(future for future in waiting if future in done)  # no failure before a result
     name = waiting.pop(future)
@@ -195,10 +198,10 @@ def next_result(
         if cause_of(error) is not None:
             raise
         why = " ".join(f"{type(error).__name__}: {error}".split())
-        place = f"{name}: " if name else ""
         raise SamfeatError(
-            f"{place}{what} failed there ({why}); what is finished is kept; leave it out, or report"
-            " this"
+            name or what,
+            f"{what} failed there ({why}); what is finished is kept",
+            "leave it out, or report this",
         ) from error
 
 
@@ -210,5 +213,5 @@ def patience() -> float:
     except ValueError:
         seconds = 0.0
     if not seconds > 0:
-        raise SamfeatError(f"{PATIENCE}={text}: give a number of seconds above 0")
+        raise SamfeatError(f"{PATIENCE}={text}", "give a number of seconds above 0")
     return seconds

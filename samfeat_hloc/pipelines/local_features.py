@@ -214,7 +214,7 @@ def _queries(
     queries = [query for query in dataset.queries if query.name in chosen]
     if not queries:
         raise SamfeatError(
-            f"{source}: no query of the dataset's lists is in it; give pairs of queries too"
+            source, "no query of the dataset's lists is in it", "give pairs of queries too"
         )
     return queries
 
@@ -231,15 +231,22 @@ def _check_entries(
     for name in dict.fromkeys(name for pair in listed for name in pair):
         if name not in entries or name not in usable:
             raise SamfeatError(
-                f"{pairs_file}: {name} is neither in the reference model nor among the queries"
-                f"{f' and in {template.name}' if template.is_file() else ''}; "
-                "give pairs of this dataset"
+                pairs_file,
+                (
+                    f"{name} is neither in the reference model nor among the "
+                    f"queries{(f' and in {template.name}' if template.is_file() else '')}"
+                ),
+                "give pairs of this dataset",
             )
     for name in entries:
         if name not in usable:
             raise SamfeatError(
-                f"{template}: {name} is neither in the reference model {dataset.reference_model} "
-                "nor among the queries; complete the dataset"
+                template,
+                (
+                    f"{name} is neither in the reference model {dataset.reference_model} nor "
+                    "among the queries"
+                ),
+                "complete the dataset",
             )
 
 
@@ -306,8 +313,9 @@ def _map(
         triangulate(model, database, dataset.image_dir, work / "map", mapping)
         if not is_model(work / "map") or not map_figures(work / "map")["points"]:
             raise SamfeatError(
-                f"{match_file}: the map would have no points; are the features and the reference "
-                "model of the same images?"
+                match_file,
+                "the map would have no points",
+                "are the features and the reference model of the same images?",
             )
         provenance.write_sidecar(work / "map", map_made_by)
         put_in_place(work / "map", map_dir)
@@ -340,8 +348,9 @@ def _register(
     write_atomically(output.with_name("registration.json"), json.dumps(log, indent=1) + "\n")
     if not poses:
         raise SamfeatError(
-            f"{map_dir}: none of the {len(names)} queries can be registered; see "
-            f"{output.with_name('registration.json')} for the points that each one sees"
+            map_dir,
+            f"none of the {len(names)} queries can be registered",
+            (f"see {output.with_name('registration.json')} for the points that each one sees"),
         )
     provenance.write_text(output, poses_text(poses, output), made_by)
     return poses

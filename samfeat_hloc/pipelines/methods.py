@@ -22,7 +22,7 @@ def check(method: str, weights: Path | None, official_weights: bool) -> None:
         SamfeatError: it was given one.
     """
     if method == "rootsift" and (weights or official_weights):
-        raise SamfeatError("--weights: RootSIFT has none; leave it out")
+        raise SamfeatError("--weights", "RootSIFT has none", "leave it out")
 
 
 def load(method: str, weights: Path | None, official_weights: bool) -> tuple[Any, Extract]:

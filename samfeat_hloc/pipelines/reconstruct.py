@@ -65,10 +65,10 @@ class ReconstructOptions:
             ("pairing", self.pairing, PAIRING),
         ):
             if value not in known:
-                raise SamfeatError(f"--{option} {value}: choose from {', '.join(known)}")
+                raise SamfeatError(f"--{option} {value}", f"choose from {', '.join(known)}")
         for option in ("num_retrieved", "workers"):
             if getattr(self, option) < 1:
-                raise SamfeatError(f"--{option.replace('_', '-')}: give a number from 1")
+                raise SamfeatError(f"--{option.replace('_', '-')}", "give a number from 1")
         methods.check(self.method, self.weights, self.official_weights)
 
 
@@ -98,7 +98,7 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
     options = options or ReconstructOptions()
     names = list_images(image_dir)
     if len(names) < 2:
-        raise SamfeatError(f"{image_dir}: a single photo; reconstruction needs several")
+        raise SamfeatError(image_dir, "a single photo", "reconstruction needs several")
     outputs.mkdir(parents=True, exist_ok=True)
     again: dict[str, Any] = {"overwrite": options.overwrite}
     feature_file = extract(image_dir, names, outputs / "features.h5", options)
@@ -160,7 +160,7 @@ def choose_pairs(
         known = set(names)
         for name in (name for pair in read_pairs(options.pairs) for name in pair):
             if name not in known:
-                raise SamfeatError(f"{options.pairs}: {name} is not in the image folder")
+                raise SamfeatError(options.pairs, f"{name} is not in the image folder")
         return options.pairs
     exhaustive = options.pairing == "exhaustive"
     if options.pairing == "auto":

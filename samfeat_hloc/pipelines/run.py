@@ -171,9 +171,9 @@ def run(
     """
     options = options or RunOptions()
     if cluster is not None and options.engine != "native":
-        raise SamfeatError("--workers ray: only the native engine works on a cluster")
+        raise SamfeatError("--workers ray", "only the native engine works on a cluster")
     if cluster is not None and options.features != "samfeat":
-        raise SamfeatError("--workers ray: only SAMFeat is extracted on a cluster")
+        raise SamfeatError("--workers ray", "only SAMFeat is extracted on a cluster")
     engine = choose_engine(options.engine)
     spread: dict[str, Any] = {} if cluster is None else {"cluster": cluster}
     dataset = AachenDataset.open(dataset_dir)
@@ -251,7 +251,7 @@ def run(
 
     submitted = submission.make(result.poses, dataset, outputs, options.method)
     if problems := submission.check(submitted, dataset):
-        raise SamfeatError(f"{submitted}: {problems[0]}; report this, a run should not write it")
+        raise SamfeatError(submitted, problems[0], "report this, a run should not write it")
     evaluation = None
     if dataset.ground_truth is not None:
         evaluation = evaluate(by_base_name(result.poses), dataset)
@@ -320,8 +320,9 @@ def _given_pairs_db(path: Path | None, dataset: AachenDataset) -> Path | None:
     for name in (name for pair in read_pairs(path) for name in pair):
         if name not in known:
             raise SamfeatError(
-                f"{path}: {name} is not in the reference model {dataset.reference_model}; "
-                "give pairs of its images"
+                path,
+                f"{name} is not in the reference model {dataset.reference_model}",
+                "give pairs of its images",
             )
     return path
 
@@ -336,14 +337,22 @@ def _given_pairs_query(path: Path | None, dataset: AachenDataset) -> list[tuple[
     for name, db_name in kept:
         if db_name not in known:
             raise SamfeatError(
-                f"{path}: {db_name}, retrieved for {name}, is not in the reference model "
-                f"{dataset.reference_model}; retrieve from its images"
+                path,
+                (
+                    f"{db_name}, retrieved for {name}, is not in the reference model "
+                    f"{dataset.reference_model}"
+                ),
+                "retrieve from its images",
             )
     without = sorted(queries - {name for name, _ in kept})
     if without:
         raise SamfeatError(
-            f"{path}: no pair for query {without[0]} ({len(without)} of {len(queries)} queries "
-            "have none); give a list with all queries, as 'query db-image' lines"
+            path,
+            (
+                f"no pair for query {without[0]} ({len(without)} of {len(queries)} queries "
+                "have none)"
+            ),
+            "give a list with all queries, as 'query db-image' lines",
         )
     if len(kept) < len(listed):
         logger.info(

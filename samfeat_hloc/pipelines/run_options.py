@@ -54,23 +54,23 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
-            raise SamfeatError(f"--engine {self.engine}: choose from {', '.join(ENGINES)}")
+            raise SamfeatError(f"--engine {self.engine}", f"choose from {', '.join(ENGINES)}")
         if self.conf not in PRESETS:
-            raise SamfeatError(f"--conf {self.conf}: choose from {', '.join(PRESETS)}")
+            raise SamfeatError(f"--conf {self.conf}", f"choose from {', '.join(PRESETS)}")
         for name in ("num_covisible", "num_retrieved", "workers"):
             value = getattr(self, name)
             if value < 1:
-                raise SamfeatError(f"--{name.replace('_', '-')}: give a number from 1")
+                raise SamfeatError(f"--{name.replace('_', '-')}", "give a number from 1")
         if self.features not in methods.METHODS:
             known = ", ".join(methods.METHODS)
-            raise SamfeatError(f"--features {self.features}: choose from {known}")
+            raise SamfeatError(f"--features {self.features}", f"choose from {known}")
         if self.features != "samfeat" and self.engine != "native":
-            raise SamfeatError(f"--features {self.features}: only the native engine has them")
+            raise SamfeatError(f"--features {self.features}", "only the native engine has them")
         methods.check(self.features, self.weights, self.official_weights)
         if self.storage not in STORAGE:
             known = ", ".join(STORAGE)
-            raise SamfeatError(f"--storage {self.storage}: choose from {known}")
+            raise SamfeatError(f"--storage {self.storage}", f"choose from {known}")
         if self.storage != "half" and self.engine != "native":
-            raise SamfeatError(f"--storage {self.storage}: only the native engine stores so")
+            raise SamfeatError(f"--storage {self.storage}", "only the native engine stores so")
         if not self.max_error > 0:
-            raise SamfeatError("--max-error: give a number of pixels above 0")
+            raise SamfeatError("--max-error", "give a number of pixels above 0")

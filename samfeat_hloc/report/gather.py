@@ -56,12 +56,12 @@ def gather(
     """
     poses = outputs / "poses.txt"
     if not outputs.is_dir():
-        raise SamfeatError(f"{outputs}: no such folder; name the outputs of a run")
+        raise SamfeatError(outputs, "no such folder", "name the outputs of a run")
     for path in (poses, log_path(poses)):
         if not path.is_file():
-            raise SamfeatError(f"{path}: no such file; localize first, or name the run's folder")
+            raise SamfeatError(path, "no such file", "localize first, or name the run's folder")
     if not is_model(outputs / "map"):
-        raise SamfeatError(f"{outputs / 'map'}: no map in this folder; run the mapping first")
+        raise SamfeatError(outputs / "map", "no map in this folder", "run the mapping first")
     notes: list[str] = []
     summary = _read_json(outputs / "summary.json")
     dataset = _open_dataset(dataset_dir, summary, notes)
@@ -133,8 +133,9 @@ def _inlier_rows(query: QueryResult, map_model: MapModel, outputs: Path) -> np.n
     rows = np.minimum(np.searchsorted(map_model.point_ids, query.inlier_points), max(last, 0))
     if len(rows) and (last < 0 or (map_model.point_ids[rows] != query.inlier_points).any()):
         raise SamfeatError(
-            f"{outputs / 'localization.json'}: its inliers are not points of {outputs / 'map'}; "
-            "localize again in this map"
+            outputs / "localization.json",
+            f"its inliers are not points of {outputs / 'map'}",
+            "localize again in this map",
         )
     return rows
 
@@ -144,8 +145,9 @@ def _check_images(result: LocalizationResult, map_model: MapModel, outputs: Path
         for name, _ in query.retrieved:
             if name not in map_model.images:
                 raise SamfeatError(
-                    f"{outputs / 'localization.json'}: {name}, retrieved for {query.name}, is "
-                    f"not in {outputs / 'map'}; localize again in this map"
+                    outputs / "localization.json",
+                    f"{name}, retrieved for {query.name}, is not in {outputs / 'map'}",
+                    "localize again in this map",
                 )
 
 
@@ -297,8 +299,9 @@ def _picture(
         or pair[:, 1].max() >= min(len(to_point), len(db_keypoints))
     ):
         raise SamfeatError(
-            f"{matches.path}: the pair {query.name} {db_name} matches keypoints that features or "
-            "map do not have; match these features again"
+            matches.path,
+            (f"the pair {query.name} {db_name} matches keypoints that features or map do not have"),
+            "match these features again",
         )
     size = len(map_model.point_ids) + 1
     agreed = query.inlier_keypoints.astype(np.int64) * size + rows
@@ -328,8 +331,9 @@ def _keypoints(features: FeatureReader, query: QueryResult, index: np.ndarray) -
     keypoints = features.keypoints(query.name)
     if len(index) and index.max() >= len(keypoints):
         raise SamfeatError(
-            f"{features.path}: {query.name} has fewer keypoints than its inliers say; localize "
-            "again with these features"
+            features.path,
+            f"{query.name} has fewer keypoints than its inliers say",
+            "localize again with these features",
         )
     return keypoints[index]
 
@@ -365,5 +369,5 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        raise SamfeatError(f"{path}: not the summary of a run; delete it or run again")
+        raise SamfeatError(path, "not the summary of a run", "delete it or run again")
     return content

@@ -141,5 +141,5 @@ def map_tangents(map_dir: Path) -> Mapping[int, tuple[float, float]]:
             ok = all(math.isfinite(value) for value in params)
             found[camera_id] = tangents(Camera(name, width, height, params if ok else ()))
     except (OSError, struct.error, KeyError) as error:
-        raise SamfeatError(f"{path}: damaged or not a COLMAP file; make the map again") from error
+        raise SamfeatError(path, "damaged or not a COLMAP file", "make the map again") from error
     return found

@@ -77,7 +77,9 @@ def pack(taught: Taught, image_size: tuple[int, int], source: str, *, raw: bool 
     """
     if not np.isfinite(taught.embedding).all():
         raise SamfeatError(
-            "teacher: its embedding is not a number somewhere; its weights are broken, take others"
+            "teacher",
+            "its embedding is not a number somewhere",
+            "its weights are broken, take others",
         )
     groups, edges = _bring_down(taught.groups, taught.edges)
     groups = groups.astype(np.int16 if groups.max(initial=0) < 1 << 15 else np.int32)
@@ -94,7 +96,7 @@ def pack(taught: Taught, image_size: tuple[int, int], source: str, *, raw: bool 
     if raw:
         datasets["embedding"] = taught.embedding.astype(np.float16)
         if not np.isfinite(datasets["embedding"]).all():
-            raise SamfeatError("--raw: the embedding exceeds float16's range; leave --raw out")
+            raise SamfeatError("--raw", "the embedding exceeds float16's range", "leave --raw out")
     else:
         spent = _compressed(groups) + _compressed(stored_edges) + _OVERHEAD
         reduced = reduce_embedding(taught.embedding, max(BUDGET - spent, _LEAST_EMBEDDING))
@@ -116,7 +118,7 @@ class TeacherCache:
         with open_hdf5(self.path) as file, reading_hdf5(self.path):
             if str(file.attrs.get("format")) != FORMAT:
                 raise SamfeatError(
-                    f"{path}: is not a teacher's cache; make one with `samfeat teach`"
+                    path, "is not a teacher's cache", "make one with `samfeat teach`"
                 )
             self.names: list[str] = group_names(file, "groups")
             self.teacher = str(file.attrs.get("teacher", "unknown"))
@@ -140,7 +142,7 @@ class TeacherCache:
             SamfeatError: the teacher has not seen the photo, or the file cannot be read.
         """
         if name not in self._known:
-            raise SamfeatError(f"{self.path}: has no {name}; run `samfeat teach` on its folder")
+            raise SamfeatError(self.path, f"has no {name}", "run `samfeat teach` on its folder")
         try:
             group = self._file()[name]
             embedding = read_array(group, "embedding", self.path).astype(np.float32)
@@ -158,8 +160,9 @@ class TeacherCache:
             return Taught(embedding, groups, strength)
         except (OSError, KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
             raise SamfeatError(
-                f"{self.path}: {name} cannot be read ({' '.join(str(error).split())}); delete the"
-                " file and run `samfeat teach` again"
+                self.path,
+                f"{name} cannot be read ({' '.join(str(error).split())})",
+                "delete the file and run `samfeat teach` again",
             ) from None
 
     def image_size(self, name: str) -> tuple[int, int]:

@@ -94,8 +94,9 @@ class HomographySource:
         missing = [name for name in self.photos.names if name not in self.labels]
         if missing:
             raise SamfeatError(
-                f"{self.labels.path}: has no labels of {len(missing)} photos ({missing[0]}, ...);"
-                " run `samfeat label` on their folder"
+                self.labels.path,
+                f"has no labels of {len(missing)} photos ({missing[0]}, ...)",
+                "run `samfeat label` on their folder",
             )
 
     def batch(self, count: int, options: PairOptions, generator: torch.Generator) -> PairBatch:

@@ -215,7 +215,9 @@ def adaptation_views(
         size: (2,) width and height of the photo. side: of the views, in pixels.
     """
     if options.views < 1 or options.scale < 1:
-        raise SamfeatError(f"views {options.views}, scale {options.scale}: both have to be from 1")
+        raise SamfeatError(
+            f"views {options.views}, scale {options.scale}", "both have to be from 1"
+        )
     count, device, half = options.views, generator.device, side / 2
     corners = half * torch.tensor([[-1.0, -1.0], [1, -1], [1, 1], [-1, 1]], device=device)
     turn = torch.deg2rad(uniform((count,), -options.rotation, options.rotation, generator))

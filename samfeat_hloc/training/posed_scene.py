@@ -161,10 +161,10 @@ def read_scene(
     """
     for folder in (model, images, *([depth] if depth else [])):
         if not folder.is_dir():
-            raise SamfeatError(f"{folder}: no such folder; check the path")
+            raise SamfeatError(folder, "no such folder", "check the path")
     if not is_model(model):
         raise SamfeatError(
-            f"{model}: no COLMAP model (cameras, images and points3D, .bin or .txt); check the path"
+            model, "no COLMAP model (cameras, images and points3D, .bin or .txt)", "check the path"
         )
     with tempfile.TemporaryDirectory() as place:
         binary = model if (model / "points3D.bin").is_file() else _as_binary(model, Path(place))
@@ -175,8 +175,9 @@ def read_scene(
         camera = cameras.get(entry.camera_id)
         if camera is None or camera.model == "EQUIRECTANGULAR":
             raise SamfeatError(
-                f"{model}: image '{entry.name}' has no camera that a pinhole camera can stand in "
-                "for; undistort the model (colmap image_undistorter)"
+                model,
+                f"image '{entry.name}' has no camera that a pinhole camera can stand in for",
+                "undistort the model (colmap image_undistorter)",
             )
         map_file = find_depth_map(depth, entry.name) if depth else None
         if map_file and map_file.stat().st_size < least_depth_bytes:
@@ -196,22 +197,25 @@ def read_scene(
     if not posed:
         what = f"photos in {images}" + (f" with depth maps in {depth}" if depth else "")
         raise SamfeatError(
-            f"{model}: none of its {len(content.images)} images is among the {what};"
-            " check the paths"
+            model,
+            f"none of its {len(content.images)} images is among the {what}",
+            "check the paths",
         )
     if len(posed) < len(content.images):
         logger.warning("%s: %d of %d images are used; the others have no photo or no depth map",
                        model, len(posed), len(content.images))  # fmt: skip
     if teacher is not None and not any(image.taught for image in posed):
         raise SamfeatError(
-            f"{images}: the teacher has seen none of the model's photos there; run `samfeat teach`"
-            " on this folder"
+            images,
+            "the teacher has seen none of the model's photos there",
+            "run `samfeat teach` on this folder",
         )
     bare = [image.name for image in posed if labels is not None and image.labels is None]
     if labels is not None and bare:
         raise SamfeatError(
-            f"{images}: {len(bare)} of its photos have no keypoint labels ({bare[0]}, ...); run"
-            " `samfeat label` on this folder"
+            images,
+            f"{len(bare)} of its photos have no keypoint labels ({bare[0]}, ...)",
+            "run `samfeat label` on this folder",
         )
     for image in posed[:1]:  # a wrong format is better known now than at the first step
         image.photo()
@@ -219,8 +223,9 @@ def read_scene(
     pairs = overlapping_pairs([image.points for image in posed])
     if len(pairs) == 0:
         raise SamfeatError(
-            f"{model}: no two of its {len(posed)} images share {LEAST_SHARED} points; take a model"
-            " of overlapping photos with its points3D"
+            model,
+            f"no two of its {len(posed)} images share {LEAST_SHARED} points",
+            "take a model of overlapping photos with its points3D",
         )
     return PosedScene(tuple(posed), content.xyz, pairs)
 
@@ -231,8 +236,12 @@ def _read_photo(path: Path, camera: Camera) -> np.ndarray:
     height, width = photo.shape[:2]
     if abs(width * camera.height / (height * camera.width) - 1) > 0.03:
         raise SamfeatError(
-            f"{path}: {width} x {height} pixels, but its camera in the model takes {camera.width} x"
-            f" {camera.height}; take the photos that the model was made of"
+            path,
+            (
+                f"{width} x {height} pixels, but its camera in the model takes "
+                f"{camera.width} x {camera.height}"
+            ),
+            "take the photos that the model was made of",
         )
     return photo
 
@@ -247,6 +256,6 @@ def _as_binary(model: Path, folder: Path) -> Path:
     except Exception as error:  # pycolmap raises several types
         why = " ".join(str(error).split())
         raise SamfeatError(
-            f"{model}: cannot be read as a COLMAP model ({why}); copy it again"
+            model, f"cannot be read as a COLMAP model ({why})", "copy it again"
         ) from None
     return folder

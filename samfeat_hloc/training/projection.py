@@ -130,7 +130,7 @@ def main(
         decay.step()
         progress.set_postfix(reward=round(reward.item(), 3), refresh=False)
     if projection is None:
-        raise SamfeatError(f"{images}: no keypoints in views of its photos; give other photos")
+        raise SamfeatError(images, "no keypoints in views of its photos", "give other photos")
     multiply_in(model, projection.matrix.detach(), projection.length * projection.vector.detach())
     facts = {"steps": steps, "pairs": steps * PAIRS, "photos": images.name, "seed": seed}
     return write(model, output, "projected", facts)

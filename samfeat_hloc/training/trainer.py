@@ -288,6 +288,7 @@ def _stop_at(output: Path, step: int, batch: PairBatch) -> None:
     path = output / "nan-batch.pt"
     torch.save({k: v.cpu() for k, v in vars(batch).items() if v is not None}, path)
     raise SamfeatError(
-        f"{path}: the loss or its gradient is not a number at step {step}; look at the saved batch,"
-        " or resume with a smaller train.learning_rate"
+        path,
+        f"the loss or its gradient is not a number at step {step}",
+        "look at the saved batch, or resume with a smaller train.learning_rate",
     )
