@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation import reconstruction
 from samfeat_hloc.files.pair_lists import read_pairs
 from samfeat_hloc.localization import matches
+from samfeat_hloc.parallel.workers import Hung
 from samfeat_hloc.pipelines.reconstruct import (
     ReconstructOptions,
     choose_pairs,
@@ -257,3 +260,40 @@ def test_sacre_coeur_by_rootsift(shared: Path, tmp_path: Path) -> None:
     (row,) = json.loads(figures.read_text())["reconstructions"]
     assert row["points"] > 100
     assert 2 < row["mean_track_length"] <= row["registered_images"]
+
+
+def test_two_places_and_a_stranger_give_two_models(
+    shared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Photos that fit nowhere once took COLMAP most of a minute each, in every beginning."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    fountain = sorted((shared / "data/town/images_upright/db").glob("fountain*.jpg"))
+    facade = sorted((shared / "data/sacre_coeur/mapping").glob("*.jpg"))
+    stranger = shared / "data/photos/in_n01440764.jpg"
+    for path in [*fountain, *facade, stranger]:
+        image = Image.open(path)
+        image.thumbnail((640, 640))
+        image.save(photos / path.name, quality=95)
+    options = ReconstructOptions(conf="samfeat_fast", workers=1)
+    began = time.monotonic()
+    with caplog.at_level("WARNING"):
+        done = run(photos, tmp_path / "outputs", options)
+    assert time.monotonic() - began < 240  # minutes; it was more than 36
+    found = [set(read_map(model).images) for model in done.models]
+    assert found[0] == {path.name for path in facade}
+    assert found[1] == {path.name for path in fountain}
+    assert done.left_out == [stranger.name]
+    assert done.as_json()["left_out"] == [stranger.name]
+    assert f"1 of {len(fountain) + len(facade) + 1} photos" in caplog.text
+
+
+def test_a_call_into_colmap_that_hangs_ends(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    monkeypatch.setenv("SAMFEAT_PATIENCE", "0.3")
+    monkeypatch.setattr(pycolmap, "incremental_mapping", lambda *_, **__: release.wait(60))
+    with pytest.raises(Hung) as caught:
+        reconstruct(folder, sparse="hung")
+    release.set()
+    assert "mapper" in caught.value.subject
+    assert not (folder / "hung").exists()

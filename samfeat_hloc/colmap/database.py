@@ -21,6 +21,7 @@ from tqdm import tqdm
 from ..errors import SamfeatError, cause_of, writing
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.locks import FileLock, sole_run
+from .bounded import bounded
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +155,11 @@ def verify(
         for start in range(0, len(pairs), _PAIRS_AT_A_TIME):
             part = pairs[start : start + _PAIRS_AT_A_TIME]
             chosen.write_text("".join(f"{a} {b}\n" for a, b in part), encoding="utf-8")
-            pycolmap.verify_matches(str(database), str(chosen), options)
+            bounded(
+                "COLMAP's verification of matches",
+                lambda alive: pycolmap.verify_matches(str(database), str(chosen), options),
+                images=len(part),
+            )
             progress.update(len(part))
     chosen.unlink(missing_ok=True)
     with pycolmap.Database.open(str(database)) as opened:

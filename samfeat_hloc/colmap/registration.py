@@ -21,6 +21,7 @@ from tqdm import tqdm
 from ..errors import SamfeatError
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.images import check_name
+from .bounded import Alive, bounded
 from .cameras import CAMERA_MODELS, Camera
 from .database import (
     VerificationConfig,
@@ -199,9 +200,11 @@ def register(map_dir: Path, database: Path, images: Mapping[str, int]) -> dict[s
     options.random_seed = VerificationConfig().seed
     mapper = pycolmap.IncrementalMapper(cache)
     found = {}
-    with quiet_colmap():
+
+    def register_all(alive: Alive) -> None:
         mapper.begin_reconstruction(model)
         for name, image_id in tqdm(images.items(), desc="register", unit="query"):
+            alive()
             if not model.exists_image(image_id):  # without a verified pair it is not loaded
                 found[name] = Registered(None, 0, 0)
                 continue
@@ -213,6 +216,9 @@ def register(map_dir: Path, database: Path, images: Mapping[str, int]) -> dict[s
             pose = Pose.from_rigid3d(image.cam_from_world())
             found[name] = Registered(pose, visible, int(image.num_points3D))
         mapper.end_reconstruction(False)
+
+    with quiet_colmap():
+        bounded("COLMAP's registration", register_all, images=len(model.images))
     return found
 
 

@@ -4,7 +4,12 @@ COLMAP verifies the matches and reconstructs, incrementally or globally; intrins
 photos' EXIF data and are refined. The same input gives the same model: by default COLMAP's mapper
 has one thread, because with several it begins with whichever of the pairs tried at once is ready
 first (a later one stops the search in the earlier ones), and its bundle adjustment adds up in
-another order each time. A model that stays small had a bad beginning, and others are tried.
+another order each time. Images that are in no model may have met a bad beginning, and others are
+tried.
+
+COLMAP would register what has too few points in a model by pairs of images alone. That takes the
+most of a minute for each image that has no place in the model, in every beginning, and brought
+nothing on photos of places (`docs/experiments.md`): it is not asked to.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ from ..errors import SamfeatError
 from ..files import provenance
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.pair_lists import read_pairs, unique_pairs
+from .bounded import Alive, bounded
 from .cameras import CAMERA_MODELS
 from .database import (
     VerificationConfig,
@@ -32,13 +38,14 @@ from .database import (
     write_features,
     write_matches,
 )
-from .map_model import is_model
+from .map_model import is_model, read_map
 
 logger = logging.getLogger(__name__)
 
 _MIN_MODEL_SIZE = 3  # images; COLMAP's own 10 would drop the model of a small folder
 _QUICK = 100  # images; a reconstruction of so many is begun again even for a single missing one
 _BEGINNINGS = 3  # images to begin with, where COLMAP's choice was bad
+_TO_REGISTER = 30  # inliers that COLMAP wants of an image that joins a model
 
 
 @dataclass(frozen=True)
@@ -217,6 +224,12 @@ def main(
     return models(output)
 
 
+def left_out(names: Sequence[str], found: Sequence[Path]) -> list[str]:
+    """The images that are in none of these models."""
+    placed = {name for model in found for name in read_map(model).images}
+    return [name for name in names if name not in placed]
+
+
 def models(output: Path) -> list[Path]:
     """The models in the output of `main`, the largest first."""
     found = [path for path in output.iterdir() if path.name.isdigit() and is_model(path)]
@@ -233,9 +246,13 @@ def _import_images(
         pass  # 3.13 imports into a database that exists
     try:
         with quiet_colmap():
-            pycolmap.import_images(
-                str(database), str(image_dir), camera_mode=mode, image_names=list(names),
-                options=options,
+            bounded(
+                "COLMAP's import of images",
+                lambda alive: pycolmap.import_images(
+                    str(database), str(image_dir), camera_mode=mode, image_names=list(names),
+                    options=options,
+                ),
+                images=len(names),
             )  # fmt: skip
     except (ValueError, RuntimeError, IndexError) as error:
         raise SamfeatError(image_dir, f"COLMAP cannot import the photos ({_why(error)})") from error
@@ -258,35 +275,56 @@ def _reconstruct(
     paths = str(database), str(image_dir), str(work)
     try:
         with quiet_colmap():
+            groups = _connected(database)
+            total = sum(map(len, groups))
             if config.global_mapper:
-                return _global(paths, config)
-            connected = _connected(database)
-            best = _incremental(paths, config, len(connected))
-            for image_id, name in connected[:_BEGINNINGS]:
-                registered = _size(best)[0]
-                missing = len(connected) - registered
-                if not best or not missing:
-                    break
-                if len(connected) > _QUICK and missing < registered:
-                    break
-                logger.info(
-                    "models: %d of %d connected images; again, beginning with %s",
-                    registered, len(connected), name,
-                )  # fmt: skip
-                again = _incremental(paths, config, len(connected), image_id)
-                best = max(best, again, key=_size)
-            return best
+                return _global(paths, config, total)
+            found = _incremental(paths, config, total)
+            for group in groups:
+                _begin_again(found, group, paths, config)
+            return found
     except (ValueError, RuntimeError, IndexError) as error:
         raise SamfeatError(database, f"COLMAP could not reconstruct ({_why(error)})") from error
 
 
-def _global(paths: tuple[str, str, str], config: SfmConfig) -> list[pycolmap.Reconstruction]:
+def _begin_again(
+    found: list[pycolmap.Reconstruction],
+    group: Sequence[tuple[int, str]],
+    paths: tuple[str, str, str],
+    config: SfmConfig,
+) -> None:
+    """Add models that begin with images of a group that are not in its largest one."""
+    tried: set[int] = set()
+    for _ in range(_BEGINNINGS):
+        images = {image for image, _ in group}
+        placed = max((images & set(model.reg_image_ids()) for model in found), key=len, default=())
+        missing = len(group) - len(placed)
+        left = [(i, name) for i, name in group if i not in placed and i not in tried]
+        if not left or (len(group) > _QUICK and missing < len(placed)):
+            return
+        first, name = left[0]
+        tried.add(first)
+        logger.info(
+            "models: %d of %d connected images; again, beginning with %s",
+            len(placed), len(group), name,
+        )  # fmt: skip
+        found += _incremental(paths, config, len(group), first)
+
+
+def _global(
+    paths: tuple[str, str, str], config: SfmConfig, total: int
+) -> list[pycolmap.Reconstruction]:
     logger.info("models: all images at once; COLMAP reports no progress")
     options = pycolmap.GlobalPipelineOptions()
     options.min_model_size = _MIN_MODEL_SIZE
     options.num_threads = config.threads
     options.random_seed = config.seed
-    return list(pycolmap.global_mapping(*paths, options=options).values())
+    found = bounded(
+        "COLMAP's global mapper",
+        lambda alive: pycolmap.global_mapping(*paths, options=options),
+        images=total,
+    )
+    return list(found.values())
 
 
 def _incremental(
@@ -296,36 +334,44 @@ def _incremental(
     options = pycolmap.IncrementalPipelineOptions()
     options.min_model_size = _MIN_MODEL_SIZE
     options.num_threads = config.threads
+    if hasattr(options, "structure_less_registration_fallback"):  # pycolmap 3.13 has none
+        options.structure_less_registration_fallback = False
     if first is not None:
         options.init_image_id1 = first
+        options.multiple_models = False
     for part in (options, options.mapper, options.triangulation):
         part.random_seed = config.seed
-    # the registration of images without 3-D points takes no seed, but goes on from this one
-    pycolmap.set_random_seed(config.seed)
     with tqdm(total=total, desc="reconstruct", unit="image") as progress:
 
-        def start_model() -> None:
-            progress.reset()
-            progress.update(2)
+        def reconstruct(alive: Alive) -> dict[int, pycolmap.Reconstruction]:
+            # what takes no seed goes on from this one, which each thread has for itself
+            pycolmap.set_random_seed(config.seed)
 
-        found = pycolmap.incremental_mapping(
-            *paths,
-            options=options,
-            initial_image_pair_callback=start_model,
-            next_image_callback=lambda: progress.update(),
-        )
+            def start_model() -> None:
+                alive()
+                progress.reset()
+                progress.update(2)
+
+            def next_image() -> None:
+                alive()
+                progress.update()
+
+            return pycolmap.incremental_mapping(
+                *paths,
+                options=options,
+                initial_image_pair_callback=start_model,
+                next_image_callback=next_image,
+            )
+
+        found = bounded("COLMAP's mapper", reconstruct, images=total)
     return list(found.values())
 
 
-def _size(found: Sequence[pycolmap.Reconstruction]) -> tuple[int, int]:
-    """Images and points of the largest model."""
-    return max(((m.num_reg_images(), m.num_points3D()) for m in found), default=(0, 0))
+def _connected(database: Path) -> list[list[tuple[int, str]]]:
+    """Groups of images that COLMAP may join in one model, by id and name.
 
-
-def _connected(database: Path) -> list[tuple[int, str]]:
-    """Id and name of the images in the largest group connected by verified pairs.
-
-    Those with the most verified matches first.
+    Joined by verified pairs with as many inliers as it wants to register an image; the largest
+    group first, and in it those with the most verified matches.
     """
     with pycolmap.Database.open(str(database)) as opened:
         names = {image.image_id: image.name for image in opened.read_all_images()}
@@ -333,7 +379,7 @@ def _connected(database: Path) -> list[tuple[int, str]]:
     matches = dict.fromkeys(names, 0)
     group = {image: {image} for image in names}
     for pair, number in zip(pairs, inliers, strict=True):
-        if not number:
+        if number < _TO_REGISTER:
             continue
         a, b = pycolmap.pair_id_to_image_pair(pair)
         matches[a] += number
@@ -342,8 +388,11 @@ def _connected(database: Path) -> list[tuple[int, str]]:
             group[a] |= group[b]
             for image in group[b]:
                 group[image] = group[a]
-    largest = max(group.values(), key=len, default=set())
-    return [(i, names[i]) for i in sorted(largest, key=lambda i: (-matches[i], i))]
+    found = {id(images): images for images in group.values() if len(images) >= _MIN_MODEL_SIZE}
+    return [
+        [(i, names[i]) for i in sorted(images, key=lambda i: (-matches[i], i))]
+        for images in sorted(found.values(), key=lambda images: (-len(images), min(images)))
+    ]
 
 
 def _distinct(found: list[pycolmap.Reconstruction]) -> list[pycolmap.Reconstruction]:

@@ -52,7 +52,7 @@ def _reconstruct(
 ) -> None:
     """Structure from motion on photos without poses."""
     from ..colmap.structure_from_motion import SfmConfig
-    from ..evaluation.reconstruction import table
+    from ..evaluation.reconstruction import evaluate, table
     from ..pipelines.reconstruct import ReconstructOptions, run, with_method
 
     options = ReconstructOptions(
@@ -74,7 +74,13 @@ def _reconstruct(
     first = done[0]
     typer.echo(f"{first.models[0]}: {first.figures.registered_images} of {first.num_images} images")
     for model in first.models[1:]:
-        typer.echo(f"{model}: photos that do not connect to it")
+        count = evaluate(model).registered_images
+        typer.echo(f"{model}: {count} of {first.num_images} images, which do not connect to it")
+    if first.left_out:
+        typer.echo(
+            f"in no model: {len(first.left_out)} of {first.num_images} images,"
+            f" {', '.join(first.left_out)}"
+        )
 
 
 def _evaluate(

@@ -16,6 +16,7 @@ import numpy as np
 import pycolmap
 from tqdm import tqdm
 
+from ..colmap.bounded import bounded
 from ..colmap.database import database_errors, put_in_place, quiet_colmap, work_folder, write_model
 from ..colmap.map_model import is_model, read_map
 from ..colmap.reference_model import read_model
@@ -321,8 +322,12 @@ def triangulate(
     logger.info("map: triangulating %d images; COLMAP reports no progress", images)
     try:
         with quiet_colmap():
-            pycolmap.triangulate_points(
-                reference, str(database), str(image_dir), str(output), options=options
+            bounded(
+                "COLMAP's triangulation",
+                lambda alive: pycolmap.triangulate_points(
+                    reference, str(database), str(image_dir), str(output), options=options
+                ),
+                images=images,
             )
     except (ValueError, RuntimeError, IndexError) as error:
         if (cause := cause_of(error)) is not None:

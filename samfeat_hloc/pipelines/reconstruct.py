@@ -74,15 +74,23 @@ class ReconstructOptions:
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """What a run leaves: the models, the largest first, and the figures of that one."""
+    """What a run leaves: the models, the largest first, and the figures of that one.
+
+    left_out: photos that are in no model.
+    """
 
     models: list[Path]
     num_images: int
     figures: ReconstructionFigures
+    left_out: list[str]
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers."""
-        return {"images": self.num_images, **self.figures.as_json()}
+        return {
+            "images": self.num_images,
+            "left_out": self.left_out,
+            **self.figures.as_json(),
+        }
 
 
 def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = None) -> Reconstructed:
@@ -115,7 +123,13 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
         image_dir, database, outputs / "sparse", config=options.sfm, **again
     )
     figures = evaluate(outputs, options.method)
-    done = Reconstructed(models, len(names), figures)
+    left_out = structure_from_motion.left_out(names, models)
+    if left_out:
+        logger.warning(
+            "models: %d of %d photos are in no model: %s",
+            len(left_out), len(names), ", ".join(left_out),
+        )  # fmt: skip
+    done = Reconstructed(models, len(names), figures, left_out)
     configuration = {"images": image_dir, **asdict(options)}
     content = {**done.as_json(), **measurement(configuration)}
     write_atomically(outputs / "summary.json", json.dumps(content, indent=1) + "\n")
