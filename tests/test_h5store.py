@@ -192,7 +192,7 @@ LOOP = f"""
 import sys, time
 from pathlib import Path
 import numpy as np
-from samfeat_hloc.localization import h5store
+from samfeat_hloc.files import h5store
 h5store.SEGMENT_SECONDS = 0
 final = Path(sys.argv[1])
 with h5store.SegmentWriter(final, {MADE_BY!r}) as writer:

@@ -233,7 +233,8 @@ def test_order_keeps_images_in_the_cache(tmp_path: Path) -> None:
 KILLED = """
 import sys
 from pathlib import Path
-from samfeat_hloc.localization import h5store, matches
+from samfeat_hloc.files import h5store
+from samfeat_hloc.localization import matches
 h5store.SEGMENT_SECONDS = 0
 print("started", flush=True)
 matches.main(*map(Path, sys.argv[1:]), device="cpu")

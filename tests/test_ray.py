@@ -134,7 +134,8 @@ def test_a_killed_worker_changes_nothing(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from samfeat_hloc.localization import h5store, matches
+from samfeat_hloc.files import h5store
+from samfeat_hloc.localization import matches
 from samfeat_hloc.parallel.cluster import Cluster
 h5store.SEGMENT_SECONDS = 0
 flush = h5store.SegmentWriter.flush
