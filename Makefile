@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint torture clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python benchmarks/aachen/run.py --demo
+	$(BIN)/samfeat demo
 
 test: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest --durations=10

@@ -143,10 +143,10 @@ def test_pairs_that_cannot_work_are_refused_before_anything_is_made(
     ("options", "wrong"),
     [
         ({"engine": "colmap"}, "--engine colmap: choose from native, hloc"),
-        ({"conf": "sift"}, "--conf sift: choose from samfeat_aachen"),
+        ({"conf": "sift"}, "--preset sift: choose from samfeat_aachen"),
         ({"num_retrieved": 0}, "--num-retrieved"),
-        ({"features": "orb"}, "--features orb: choose from samfeat, rootsift"),
-        ({"features": "rootsift", "engine": "hloc"}, "--features rootsift: only the native"),
+        ({"features": "orb"}, "--feature-type orb: choose from samfeat, rootsift"),
+        ({"features": "rootsift", "engine": "hloc"}, "--feature-type rootsift: only the native"),
         ({"features": "rootsift", "weights": Path("a")}, "--weights: RootSIFT has none"),
         ({"storage": "tiny"}, "--storage tiny: choose from full, half, quantised"),
         ({"storage": "full", "engine": "hloc"}, "--storage full: only the native engine"),
@@ -196,7 +196,7 @@ def test_the_ground_is_level() -> None:
 def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
     script = str(ROOT / "benchmarks" / "aachen" / "run.py")
     for arguments, wrong in (
-        ([], "error: --dataset and --outputs: give both, or --demo"),
+        ([], "error: DATASET and --outputs: give both"),
         (["--dataset", str(tmp_path / "none"), "--outputs", str(tmp_path / "out")],
          "no such dataset folder"),
     ):  # fmt: skip

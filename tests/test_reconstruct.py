@@ -211,7 +211,7 @@ def test_pairs_by_retrieval_and_by_a_list(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "orb"}, "--method orb: choose from samfeat, rootsift"),
+        ({"method": "orb"}, "--feature-type orb: choose from samfeat, rootsift"),
         ({"pairing": "some"}, "--pairing some: choose from"),
         ({"num_retrieved": 0}, "--num-retrieved: give a number from 1"),
         ({"method": "rootsift", "weights": Path("a")}, "--weights: RootSIFT has none"),

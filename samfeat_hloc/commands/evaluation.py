@@ -12,7 +12,7 @@ import typer
 
 from ..errors import SamfeatError
 from ..files.textlines import write_atomically
-from .submission import _group
+from .application import group
 
 if TYPE_CHECKING:
     from ..evaluation.predictions import Predictions
@@ -42,9 +42,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Extract features a
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application's ``eval`` group."""
-    group = _group(app, "eval", "Measure results against ground truth.")
-    group.command("hpatches")(_hpatches)
-    group.command("pairs")(_pairs)
+    results = group(app, "eval", "Measure results against ground truth.")
+    results.command("hpatches")(_hpatches)
+    results.command("pairs")(_pairs)
 
 
 def _hpatches(

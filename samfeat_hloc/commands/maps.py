@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import SamfeatError
+from .application import Application
 
 _Map = Annotated[Path, typer.Option("--map", help="Folder of the saved map.")]
 _Weights = Annotated[
@@ -25,7 +26,7 @@ _NumRetrieved = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    maps = typer.Typer(help="Saved maps, to localize single photos in.", no_args_is_help=True)
+    maps = Application(help="Saved maps, to localize single photos in.")
     maps.command("build")(_build)
     maps.command("add")(_add)
     maps.command("remove")(_remove)

@@ -8,15 +8,13 @@ from typing import Annotated
 
 import typer
 
-from .submission import _group
+from .application import group
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command("reconstruct")(_reconstruct)
-    _group(app, "eval", "Measure results against ground truth.").command("reconstruction")(
-        _evaluate
-    )
+    group(app, "eval", "Measure results against ground truth.").command("reconstruction")(_evaluate)
 
 
 def _reconstruct(

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import SamfeatError
+from .application import Application
 
 _Output = Annotated[Path, typer.Option("--output", help="File to write.")]
 _Features = Annotated[Path, typer.Option("--features", help="Feature file.")]
@@ -41,7 +42,7 @@ def register(app: typer.Typer) -> None:
     app.command("features")(_features)
     app.command("global-descriptors")(_global_descriptors)
     app.command("matches")(_matches)
-    pairs = typer.Typer(help="Lists of image pairs to match.", no_args_is_help=True)
+    pairs = Application(help="Lists of image pairs to match.")
     pairs.command("covisibility")(_covisibility)
     pairs.command("retrieval")(_retrieval)
     app.add_typer(pairs, name="pairs")

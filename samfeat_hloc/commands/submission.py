@@ -14,26 +14,17 @@ from ..datasets.aachen import AachenDataset
 from ..evaluation.localization import by_base_name, evaluate, within
 from ..files.textlines import write_atomically
 from ..localization.submission import check, make
+from .application import group
 
 _Dataset = Annotated[Path, typer.Option("--dataset", help="Dataset folder in Aachen's layout.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    submission = _group(app, "submission", "Write and check the benchmark's submission file.")
+    submission = group(app, "submission", "Write and check the benchmark's submission file.")
     submission.command("make")(_make)
     submission.command("check")(_check)
-    _group(app, "eval", "Measure results against ground truth.").command("localization")(_evaluate)
-
-
-def _group(app: typer.Typer, name: str, purpose: str) -> typer.Typer:
-    """The sub-application of that name, shared with whoever has added it before."""
-    for group in app.registered_groups:
-        if group.name == name and group.typer_instance is not None:
-            return group.typer_instance
-    group_app = typer.Typer(help=purpose, no_args_is_help=True)
-    app.add_typer(group_app, name=name)
-    return group_app
+    group(app, "eval", "Measure results against ground truth.").command("localization")(_evaluate)
 
 
 def _make(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .application import group
 from .evaluation import Official, Weights, extract_options
-from .submission import _group
 
 if TYPE_CHECKING:
     from ..feature.network import SAMFeat
@@ -23,10 +23,10 @@ _Resize = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application's ``viz`` group."""
-    group = _group(app, "viz", "Draw single pictures.")
-    group.command("keypoints")(_keypoints)
-    group.command("matches")(_matches)
-    group.command("relations")(_relations)
+    pictures = group(app, "viz", "Draw single pictures.")
+    pictures.command("keypoints")(_keypoints)
+    pictures.command("matches")(_matches)
+    pictures.command("relations")(_relations)
 
 
 def _keypoints(

@@ -60,8 +60,8 @@ class ReconstructOptions:
 
     def __post_init__(self) -> None:
         for option, value, known in (
-            ("method", self.method, methods.METHODS),
-            ("conf", self.conf, tuple(PRESETS)),
+            ("feature-type", self.method, methods.METHODS),
+            ("preset", self.conf, tuple(PRESETS)),
             ("pairing", self.pairing, PAIRING),
         ):
             if value not in known:

@@ -56,16 +56,16 @@ class RunOptions:
         if self.engine not in ENGINES:
             raise SamfeatError(f"--engine {self.engine}", f"choose from {', '.join(ENGINES)}")
         if self.conf not in PRESETS:
-            raise SamfeatError(f"--conf {self.conf}", f"choose from {', '.join(PRESETS)}")
+            raise SamfeatError(f"--preset {self.conf}", f"choose from {', '.join(PRESETS)}")
         for name in ("num_covisible", "num_retrieved", "workers"):
             value = getattr(self, name)
             if value < 1:
                 raise SamfeatError(f"--{name.replace('_', '-')}", "give a number from 1")
         if self.features not in methods.METHODS:
             known = ", ".join(methods.METHODS)
-            raise SamfeatError(f"--features {self.features}", f"choose from {known}")
+            raise SamfeatError(f"--feature-type {self.features}", f"choose from {known}")
         if self.features != "samfeat" and self.engine != "native":
-            raise SamfeatError(f"--features {self.features}", "only the native engine has them")
+            raise SamfeatError(f"--feature-type {self.features}", "only the native engine has them")
         methods.check(self.features, self.weights, self.official_weights)
         if self.storage not in STORAGE:
             known = ", ".join(STORAGE)
