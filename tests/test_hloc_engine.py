@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from samfeat_hloc.colmap.map_model import read_map
+from samfeat_hloc.colmap.model import read_model
 from samfeat_hloc.datasets.aachen import AachenDataset
 from samfeat_hloc.datasets.queries import Query
 from samfeat_hloc.errors import SamfeatError
@@ -145,7 +145,7 @@ def test_map_and_poses_agree(
         made["matches_db"],
         tmp_path / "map",
     )
-    native, hloc = read_map(ours), read_map(made["map"])
+    native, hloc = read_model(ours), read_model(made["map"])
     assert len(hloc.point_ids) > 500
     assert len(native.point_ids) == len(hloc.point_ids)
     np.testing.assert_allclose(native.xyz, hloc.xyz, atol=1e-6)

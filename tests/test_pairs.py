@@ -108,7 +108,7 @@ def test_covisibility_equals_hloc(shared: Path, tmp_path: Path) -> None:
 
 
 def test_covisibility_of_bad_models(shared: Path, tmp_path: Path) -> None:
-    with pytest.raises(SamfeatError, match="not a COLMAP model"):
+    with pytest.raises(SamfeatError, match="no COLMAP model"):
         pairs.from_covisibility(tmp_path, tmp_path / "p.txt")
     for part in ("cameras", "images", "points3D"):
         content = (shared / MODEL / f"{part}.bin").read_bytes()

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from samfeat_hloc.cli import app
 from samfeat_hloc.colmap import structure_from_motion
-from samfeat_hloc.colmap.map_model import read_map
+from samfeat_hloc.colmap.model import read_model
 from samfeat_hloc.colmap.structure_from_motion import SfmConfig
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation import reconstruction
@@ -63,7 +63,7 @@ def reconstruct(root: Path, config: SfmConfig | None = None, sparse: str = "spar
 
 def shape_error(scene: Scene, model: Path) -> float:
     """Largest distance of a camera centre to the true one, after the best similarity, metres."""
-    found = read_map(model).images
+    found = read_model(model).images
     names = sorted(found)
     a = np.array([found[name].pose.centre for name in names])
     b = np.array([scene.poses[name].centre for name in names])
@@ -77,8 +77,8 @@ def shape_error(scene: Scene, model: Path) -> float:
 def test_shape_of_a_known_scene(scene: Scene, folder: Path) -> None:
     models = structure_from_motion.models(folder / "sparse")
     assert [path.name for path in models] == ["0"]
-    assert len(read_map(models[0]).images) == len(NAMES)
-    assert len(read_map(models[0]).point_ids) > 250
+    assert len(read_model(models[0]).images) == len(NAMES)
+    assert len(read_model(models[0]).point_ids) > 250
     assert shape_error(scene, models[0]) < 0.1  # on an arc of 9 m
 
 
@@ -104,7 +104,7 @@ def test_another_beginning_where_the_first_was_bad(
     monkeypatch.setattr(structure_from_motion, "_incremental", incremental)
     with caplog.at_level("INFO"):
         models = reconstruct(folder, sparse="again")
-    assert len(read_map(models[0]).images) == len(NAMES)
+    assert len(read_model(models[0]).images) == len(NAMES)
     assert len(firsts) == 2  # not once more when all are registered
     assert f"0 of {len(NAMES)} connected images; again, beginning with walk/" in caplog.text
 
@@ -112,14 +112,14 @@ def test_another_beginning_where_the_first_was_bad(
 @pytest.mark.skipif(not hasattr(pycolmap, "global_mapping"), reason="needs pycolmap 4's mapper")
 def test_global_mapper(scene: Scene, folder: Path) -> None:
     models = reconstruct(folder, SfmConfig(global_mapper=True), "global")
-    assert len(read_map(models[0]).images) == len(NAMES)
+    assert len(read_model(models[0]).images) == len(NAMES)
     assert shape_error(scene, models[0]) < 0.1
 
 
 def test_figures_agree_with_own_counts(folder: Path) -> None:
     model = folder / "sparse" / "0"
     figures = reconstruction.evaluate(folder)
-    own = read_map(model)
+    own = read_model(model)
     seen = [image.points[image.points >= 0] for image in own.images.values()]
     assert figures.registered_images == len(own.images)
     assert figures.points == len(own.point_ids)
@@ -280,7 +280,7 @@ def test_two_places_and_a_stranger_give_two_models(
     with caplog.at_level("WARNING"):
         done = run(photos, tmp_path / "outputs", options)
     assert time.monotonic() - began < 240  # minutes; it was more than 36
-    found = [set(read_map(model).images) for model in done.models]
+    found = [set(read_model(model).images) for model in done.models]
     assert found[0] == {path.name for path in facade}
     assert found[1] == {path.name for path in fountain}
     assert done.left_out == [stranger.name]

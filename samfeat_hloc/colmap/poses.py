@@ -56,6 +56,12 @@ class Pose:
         qvec = self.qvec / np.linalg.norm(self.qvec) * np.array([1.0, -1.0, -1.0, -1.0])
         return Pose(qvec, self.centre)
 
+    def __matmul__(self, other: Pose) -> Pose:
+        """First ``other``, then this one: ``b_from_a @ a_from_world`` is b_from_world."""
+        w, (x, y, z) = self.qvec[0], self.qvec[1:]
+        turned = np.array([[w, -x, -y, -z], [x, w, -z, y], [y, z, w, -x], [z, -y, x, w]])
+        return Pose(turned @ other.qvec, self.rotation @ other.tvec + self.tvec)
+
     @classmethod
     def from_rigid3d(cls, cam_from_world: Any) -> Pose:
         """From a ``pycolmap.Rigid3d`` (whose quaternion is x, y, z, w)."""

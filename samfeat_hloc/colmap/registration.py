@@ -32,6 +32,7 @@ from .database import (
     write_matches,
     write_model,
 )
+from .model import read_model
 from .poses import Pose
 
 logger = logging.getLogger(__name__)
@@ -106,17 +107,12 @@ def entries_of(reference_model: Path, queries: Mapping[str, Camera]) -> dict[str
 
     Queries of equal intrinsics do not share a camera: nothing says that they are of one.
     """
-    reference = pycolmap.Reconstruction(str(reference_model))
-    entries = {}
-    for image in reference.images.values():
-        if image.has_pose:
-            camera = reference.cameras[image.camera_id]
-            entries[image.name] = ImageEntry(
-                image.image_id,
-                image.camera_id,
-                Camera(camera.model.name, camera.width, camera.height, tuple(camera.params)),
-            )
-    image_id = max(reference.images) + 1
+    reference = read_model(reference_model)
+    entries = {
+        image.name: ImageEntry(image.image_id, image.camera_id, reference.cameras[image.camera_id])
+        for image in reference.images.values()
+    }
+    image_id = max(image.image_id for image in reference.images.values()) + 1
     camera_id = max(reference.cameras) + 1
     for i, (name, intrinsics) in enumerate(queries.items()):
         entries[name] = ImageEntry(image_id + i, camera_id + i, intrinsics)

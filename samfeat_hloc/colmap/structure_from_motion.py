@@ -38,7 +38,7 @@ from .database import (
     write_features,
     write_matches,
 )
-from .map_model import is_model, read_map
+from .model import is_model, read_model
 
 logger = logging.getLogger(__name__)
 
@@ -226,7 +226,7 @@ def main(
 
 def left_out(names: Sequence[str], found: Sequence[Path]) -> list[str]:
     """The images that are in none of these models."""
-    placed = {name for model in found for name in read_map(model).images}
+    placed = {name for model in found for name in read_model(model).images}
     return [name for name in names if name not in placed]
 
 

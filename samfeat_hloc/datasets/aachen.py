@@ -18,8 +18,8 @@ from pathlib import Path
 
 from samfeat_hloc.datasets.queries import Query, read_queries
 
+from ..colmap.model import find_model, read_content
 from ..colmap.poses import Pose, read_poses
-from ..colmap.reference_model import find_model, read_model
 from ..errors import SamfeatError
 
 LIST_SUFFIX = "_time_queries_with_intrinsics.txt"
@@ -72,7 +72,9 @@ class AachenDataset:
             )
         queries = _read_lists(root / "queries")
         reference_model = find_model(root / "3D-models")
-        content = read_model(reference_model)
+        content = read_content(reference_model)
+        if content.num_points == 0:
+            raise SamfeatError(reference_model, "the model has no points", "triangulate it first")
         db_names = list(content.poses)
         _check_files(image_dir, [query.name for query in queries], root / "queries")
         _check_files(image_dir, db_names, reference_model)

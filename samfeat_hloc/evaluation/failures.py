@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..colmap.cameras import Camera
-from ..colmap.map_model import MapModel, is_model, read_map
+from ..colmap.model import Model, is_model, read_model
 from ..colmap.poses import Pose
 from ..datasets.aachen import AachenDataset
 from ..datasets.queries import base_name
@@ -93,7 +93,7 @@ class Diagnosis:
 
 def diagnose(
     query: QueryResult,
-    map_model: MapModel,
+    map_model: Model,
     truth: Pose | None = None,
     camera: Camera | None = None,
     limit: tuple[float, float] = THRESHOLDS[0],
@@ -119,7 +119,7 @@ def diagnose(
 
 
 def diagnose_all(
-    result: LocalizationResult, map_model: MapModel, dataset: AachenDataset | None
+    result: LocalizationResult, map_model: Model, dataset: AachenDataset | None
 ) -> list[Diagnosis]:
     """`diagnose` for all queries, with the true poses and cameras of the dataset."""
     truth: Mapping[str, Pose] = (dataset.ground_truth if dataset else None) or {}
@@ -132,9 +132,7 @@ def diagnose_all(
     ]
 
 
-def read_run(
-    poses: Path, map_dir: Path | None = None
-) -> tuple[LocalizationResult, MapModel] | None:
+def read_run(poses: Path, map_dir: Path | None = None) -> tuple[LocalizationResult, Model] | None:
     """The log and the map that belong to a poses file, or None where they are not beside it.
 
     Raises:
@@ -143,7 +141,7 @@ def read_run(
     map_dir = map_dir or poses.parent / "map"
     if not log_path(poses).is_file() or not is_model(map_dir):
         return None
-    return read_result(poses), read_map(map_dir)
+    return read_result(poses), read_model(map_dir)
 
 
 def failures_table(diagnoses: Sequence[Diagnosis]) -> str:
@@ -161,7 +159,7 @@ def failures_table(diagnoses: Sequence[Diagnosis]) -> str:
     return "\n".join(lines)
 
 
-def share_in_view(name: str, map_model: MapModel, pose: Pose, camera: Camera) -> tuple[float, int]:
+def share_in_view(name: str, map_model: Model, pose: Pose, camera: Camera) -> tuple[float, int]:
     """How much of what a database image sees is also seen from a pose.
 
     Args:
@@ -194,7 +192,7 @@ def share_in_view(name: str, map_model: MapModel, pose: Pose, camera: Camera) ->
 
 
 def _retrieved(
-    query: QueryResult, map_model: MapModel, truth: Pose | None, camera: Camera | None
+    query: QueryResult, map_model: Model, truth: Pose | None, camera: Camera | None
 ) -> list[RetrievedImage]:
     found = []
     for name, num_matches in query.retrieved:

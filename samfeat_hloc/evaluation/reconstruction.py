@@ -11,10 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pycolmap
-
-from ..colmap.map_model import is_model
-from ..colmap.reference_model import read_model
+from ..colmap.model import is_model, open_in_pycolmap
 from ..errors import SamfeatError
 
 
@@ -80,10 +77,7 @@ def evaluate(folder: Path, name: str | None = None) -> ReconstructionFigures:
     """
     folder = Path(folder)
     paths = find_models(folder)
-    opened = []
-    for path in paths:
-        read_model(path)  # finds damage that pycolmap hangs on
-        opened.append(pycolmap.Reconstruction(str(path)))
+    opened = [open_in_pycolmap(path) for path in paths]
     largest = max(opened, key=lambda model: (model.num_reg_images(), model.num_points3D()))
     largest.update_point_3d_errors()
     return ReconstructionFigures(

@@ -161,8 +161,9 @@ class MatchReader(_File):
                         ),
                         "match them again",
                     )
+                matches0 = matches0.astype(np.int64)
                 index = np.flatnonzero(matches0 >= 0)
-                pair = (index, matches0[index].astype(np.int64))
+                pair = (index, matches0[index])
                 return np.stack(pair[::-1] if flipped else pair, axis=1)
         raise SamfeatError(
             self.path, f"no matches of the pair {name0} {name1}", "match this list of pairs first"

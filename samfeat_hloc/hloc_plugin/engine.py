@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..colmap.database import put_in_place, work_folder
-from ..colmap.map_model import is_model
+from ..colmap.model import file_of
 from ..errors import SamfeatError
 from ..feature.extraction import record
 from ..feature.network import SAMFeat
@@ -274,12 +274,7 @@ def _seeded() -> dict[str, Any]:
 
 
 def _model_hash(model: Path) -> str:
-    if not is_model(model):
-        raise SamfeatError(
-            model, "not a COLMAP model", "it needs cameras, images and points3D, .bin or .txt"
-        )
-    binary = model / "images.bin"
-    return provenance.file_hash(binary if binary.is_file() else model / "images.txt")
+    return provenance.file_hash(file_of(model, "images"))
 
 
 def _check_counts(features: Path, names: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..colmap.absolute_pose import ransac_options
 from ..colmap.database import work_folder
-from ..colmap.map_model import read_map
+from ..colmap.model import read_model
 from ..colmap.poses import Pose
 from ..datasets.queries import Query
 from ..errors import SamfeatError
@@ -78,7 +78,7 @@ def localize(
     retrieved: dict[str, list[str]] = {}
     for name, db_name in read_pairs(pairs):
         retrieved.setdefault(name, []).append(db_name)
-    in_map = set(read_map(map_dir).images)
+    in_map = set(read_model(map_dir).images)
     for query in queries:
         if not in_map.intersection(retrieved.get(query.name, ())):
             raise SamfeatError(

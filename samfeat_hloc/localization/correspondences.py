@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..colmap.map_model import MapModel
+from ..colmap.model import Model
 from ..datasets.queries import Query
 from ..errors import SamfeatError
 from ..files.feature_readers import FeatureReader, MatchReader
@@ -41,7 +41,7 @@ def retrieved_images(pairs: Path, queries: Sequence[Query]) -> dict[str, list[st
 
 
 def check_retrieved(
-    map_model: MapModel, map_dir: Path, retrieved: dict[str, list[str]], pairs: Path
+    map_model: Model, map_dir: Path, retrieved: dict[str, list[str]], pairs: Path
 ) -> None:
     for name, db_names in retrieved.items():
         for db_name in db_names:
@@ -80,9 +80,7 @@ class ImageMatches:
     points: np.ndarray
 
 
-def image_matches(
-    map_model: MapModel, name: str, db_name: str, matches: MatchReader
-) -> ImageMatches:
+def image_matches(map_model: Model, name: str, db_name: str, matches: MatchReader) -> ImageMatches:
     """Follow a query's matches with one image to points of the map.
 
     Raises:
@@ -109,7 +107,7 @@ def image_matches(
 
 
 def correspondences(
-    map_model: MapModel, name: str, retrieved: Sequence[str], matches: MatchReader
+    map_model: Model, name: str, retrieved: Sequence[str], matches: MatchReader
 ) -> Correspondences:
     """Follow a query's matches with its retrieved images to points of the map.
 

@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..colmap.absolute_pose import estimate_pose
-from ..colmap.map_model import MapModel, is_model, read_map
+from ..colmap.model import Model, file_of, is_model, read_model
 from ..datasets.queries import Query
 from ..errors import SamfeatError
 from ..files import provenance
@@ -91,7 +91,7 @@ def main(
         return read_result(output)
 
     retrieved = retrieved_images(pairs, queries)
-    map_model = read_map(map_dir)
+    map_model = read_model(map_dir)
     check_retrieved(map_model, map_dir, retrieved, pairs)
     with (
         sole_run(output),
@@ -151,7 +151,7 @@ def main(
 class _Solving:
     """Queries with their retrieved images in, their results out, in a worker of a cluster."""
 
-    map_model: MapModel
+    map_model: Model
     features: Path
     matches: Path
     max_error: float
@@ -170,13 +170,13 @@ def map_hash(map_dir: Path) -> str:
         raise SamfeatError(map_dir, "no map in this folder", "run the mapping first")
     files = [map_dir / "made_by.json"]
     if not files[0].is_file():
-        files = [map_dir / "images.bin", map_dir / "points3D.bin"]
-    parts = [provenance.file_hash(path) for path in files if path.is_file()]
+        files = [file_of(map_dir, "images"), file_of(map_dir, "points3D")]
+    parts = [provenance.file_hash(path) for path in files]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def _localize_query(
-    map_model: MapModel,
+    map_model: Model,
     query: Query,
     retrieved: Sequence[str],
     features: FeatureReader,

@@ -18,8 +18,7 @@ from tqdm import tqdm
 
 from ..colmap.bounded import bounded
 from ..colmap.database import database_errors, put_in_place, quiet_colmap, work_folder, write_model
-from ..colmap.map_model import is_model, read_map
-from ..colmap.reference_model import read_model
+from ..colmap.model import file_of, is_model, open_in_pycolmap, read_model
 from ..colmap.verification import Verifier, verified
 from ..errors import SamfeatError, cause_of
 from ..files import provenance
@@ -153,28 +152,14 @@ def finished(output: Path, made_by: dict[str, object], overwrite: bool) -> bool:
 
 def _model_hashes(model: Path) -> dict[str, str]:
     """Hashes of the files with the cameras and with the poses; the points play no part."""
-    if not model.is_dir():
-        raise SamfeatError(model, "no such folder", "name the folder of the reference model")
-    if not is_model(model):
-        raise SamfeatError(
-            model, "not a COLMAP model", "it needs cameras, images and points3D, .bin or .txt"
-        )
-    ending = "bin" if (model / "images.bin").is_file() else "txt"
     return {
-        f"reference_{part}": provenance.file_hash(model / f"{part}.{ending}")
+        f"reference_{part}": provenance.file_hash(file_of(model, part))
         for part in ("cameras", "images")
     }
 
 
 def _read_reference(path: Path) -> pycolmap.Reconstruction:
-    read_model(path)  # finds damage that pycolmap hangs on
-    try:
-        reference = pycolmap.Reconstruction(str(path))
-    except Exception as error:  # pycolmap raises whatever its C++ does
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SamfeatError(
-            path, f"pycolmap cannot read this model ({reason})", "copy it again"
-        ) from error
+    reference = open_in_pycolmap(path)
     if not any(image.has_pose for image in reference.images.values()):
         raise SamfeatError(path, "the model has no images with poses", "give a registered model")
     return reference
@@ -356,7 +341,7 @@ def _check_verified(verification: Verification, pairs: Path, matches: Path) -> N
 
 
 def _check_map(model: Path, verification: Verification, pairs: Path, matches: Path) -> None:
-    if is_model(model) and len(read_map(model).point_ids):
+    if is_model(model) and len(read_model(model).point_ids):
         return
     raise SamfeatError(
         matches,

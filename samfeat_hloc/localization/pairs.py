@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from samfeat_hloc.colmap.covisibility import most_covisible
 
-from ..colmap.map_model import is_model, read_map
+from ..colmap.model import file_of, read_model
 from ..errors import SamfeatError
 from ..feature.matching import similarities
 from ..files import provenance
@@ -41,17 +41,10 @@ def from_covisibility(
             differently.
     """
     _check_count(num_matched)
-    if not is_model(model):
-        raise SamfeatError(
-            model, "not a COLMAP model", "it needs cameras, images and points3D, .bin or .txt"
-        )
-    images_file = model / "images.bin"
-    if not images_file.is_file():
-        images_file = model / "images.txt"
     made_by = provenance.made_by(
         "pairs",
         {"from": "covisibility", "num_matched": num_matched},
-        {"model": provenance.file_hash(images_file)},
+        {"model": provenance.file_hash(file_of(model, "images"))},
     )
     if provenance.is_made(output, made_by, overwrite=overwrite):
         logger.info("pairs: %s is there already, skipped", output)
@@ -136,20 +129,7 @@ def from_retrieval(
 
 def _observations(model: Path) -> tuple[list[str], list[np.ndarray]]:
     """Image names, and the rows of the points that each one sees, in the order of image ids."""
-    if not (model / "images.bin").is_file():
-        import pycolmap
-
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                pycolmap.Reconstruction(model).write_binary(folder)
-            except Exception as error:  # pycolmap raises several types
-                why = " ".join(str(error).split())
-                raise SamfeatError(
-                    model, f"cannot be read as a COLMAP model ({why})", "copy it again"
-                ) from None
-            content = read_map(Path(folder))
-    else:
-        content = read_map(model)
+    content = read_model(model)
     if len(content.point_ids) == 0:
         raise SamfeatError(model, "the model has no points", "triangulate it first")
     for name in content.images:

@@ -24,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..colmap.absolute_pose import estimate_pose
-from ..colmap.map_model import read_map
+from ..colmap.model import read_model
 from ..colmap.poses import Pose
 from ..datasets.queries import Query
 from ..errors import SamfeatError
@@ -103,7 +103,7 @@ def main(
         logger.info("places: %s is there already, skipped", output)
         return output
     retrieved = retrieved_images(pairs, queries)
-    map_model = read_map(map_dir)
+    map_model = read_model(map_dir)
     check_retrieved(map_model, map_dir, retrieved, pairs)
     with FeatureReader(features) as feature_file, MatchReader(matches) as match_file:
         missing = feature_file.missing([query.name for query in queries])

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..colmap.cameras import Camera
 from ..colmap.database import put_in_place, work_folder
-from ..colmap.map_model import read_cameras, read_map
+from ..colmap.model import read_model
 from ..colmap.poses import Pose
 from ..errors import SamfeatError
 from ..feature.extraction import resized_shape
@@ -56,8 +56,7 @@ def build(
         raise SamfeatError(
             features, "it does not say which network made it", "extract with `samfeat features`"
         )
-    model = read_map(outputs / "map")
-    cameras = read_cameras(outputs / "map")
+    model = read_model(outputs / "map")
     images = []
     with (
         FeatureReader(features) as feature_file,
@@ -93,7 +92,7 @@ def build(
             images.append(
                 FrozenImage(
                     name=name,
-                    camera=cameras[image.camera_id],
+                    camera=model.camera_of(name),
                     pose=image.pose,
                     keypoints=keypoints[kept].astype(np.float32),
                     descriptors=feature_file.descriptors(name)[kept],

@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from ..colmap.map_model import MapModel, read_map
+from ..colmap.model import Model, read_model
 from ..colmap.poses import Pose
 from ..datasets.queries import base_name
 from ..feature.extraction import resize_image
@@ -53,7 +53,7 @@ class QueryMatches:
 
 
 def query_matches(
-    query: QueryResult, map_model: MapModel, features: FeatureReader, matches: MatchReader
+    query: QueryResult, map_model: Model, features: FeatureReader, matches: MatchReader
 ) -> QueryMatches:
     """The matches of a query with the retrieved image that has most inliers.
 
@@ -169,7 +169,7 @@ def ground_plane(poses: Sequence[Pose]) -> np.ndarray:
 
 
 def draw_map(
-    axes: Any, map_model: MapModel, result: LocalizationResult, truth: Mapping[str, Pose] | None
+    axes: Any, map_model: Model, result: LocalizationResult, truth: Mapping[str, Pose] | None
 ) -> None:
     """The map from above: points, database cameras, estimated and (where known) true queries.
 
@@ -215,13 +215,13 @@ def draw_map(
     axes.legend(loc="upper right", fontsize=7, framealpha=0.85)
 
 
-def _trusted(map_model: MapModel) -> np.ndarray:
+def _trusted(map_model: Model) -> np.ndarray:
     """(P, 3) points that three images see, where there are enough of these."""
     seen = map_model.track_lengths >= 3
     return map_model.xyz[seen] if seen.sum() > 100 else map_model.xyz
 
 
-def _frame(map_model: MapModel, plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _frame(map_model: Model, plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Corners of the map's picture: all database cameras and the bulk of the points."""
     db = np.array([image.pose.centre for image in map_model.images.values()]) @ plane[:2].T
     points = _trusted(map_model) @ plane[:2].T
@@ -239,7 +239,7 @@ def write_pictures(run: Run, conf: str) -> list[Path]:
     """
     folder = run.outputs / "pictures"
     folder.mkdir(exist_ok=True)
-    map_model = read_map(run.map_dir)
+    map_model = read_model(run.map_dir)
     truth = run.dataset.ground_truth
     image_dir = run.dataset.image_dir
     written = []
@@ -270,7 +270,7 @@ def write_pictures(run: Run, conf: str) -> list[Path]:
     return written
 
 
-def _map_height(map_model: MapModel) -> float:
+def _map_height(map_model: Model) -> float:
     """Inches that the map needs at the pictures' width, within limits."""
     plane = ground_plane([image.pose for image in map_model.images.values()])
     low, high = _frame(map_model, plane)

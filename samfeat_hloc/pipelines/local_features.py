@@ -21,7 +21,7 @@ from typing import Any
 from samfeat_hloc.files.pair_lists import read_pairs, unique_pairs
 
 from ..colmap.database import VerificationConfig, put_in_place, work_folder
-from ..colmap.map_model import is_model
+from ..colmap.model import is_model
 from ..colmap.poses import Pose, poses_text, read_poses
 from ..colmap.registration import (
     ImageEntry,

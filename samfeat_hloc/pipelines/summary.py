@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from ..colmap.map_model import read_map
+from ..colmap.model import read_model
 from ..datasets.aachen import AachenDataset
 from ..files.provenance import open_hdf5
 
@@ -119,7 +119,7 @@ def count_matches(matches: Path) -> dict[str, Any]:
 
 def map_figures(map_dir: Path) -> dict[str, Any]:
     """Size and quality of a map."""
-    found = read_map(map_dir)
+    found = read_model(map_dir)
     return {
         "images": len(found.images),
         "points": len(found.point_ids),

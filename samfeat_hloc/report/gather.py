@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..colmap.map_model import MapModel, is_model, read_map
+from ..colmap.model import Model, is_model, read_model
 from ..datasets.aachen import AachenDataset
 from ..datasets.queries import base_name
 from ..errors import SamfeatError
@@ -66,7 +66,7 @@ def gather(
     summary = _read_json(outputs / "summary.json")
     dataset = _open_dataset(dataset_dir, summary, notes)
     result = read_result(poses)
-    map_model = read_map(outputs / "map")
+    map_model = read_model(outputs / "map")
     rows = {name: _inlier_rows(query, map_model, outputs) for name, query in result.queries.items()}
     _check_images(result, map_model, outputs)
     evaluation = None
@@ -127,7 +127,7 @@ def _open_dataset(
     return None
 
 
-def _inlier_rows(query: QueryResult, map_model: MapModel, outputs: Path) -> np.ndarray:
+def _inlier_rows(query: QueryResult, map_model: Model, outputs: Path) -> np.ndarray:
     """Rows of the map's points that the query's inliers lie on."""
     last = len(map_model.point_ids) - 1
     rows = np.minimum(np.searchsorted(map_model.point_ids, query.inlier_points), max(last, 0))
@@ -140,7 +140,7 @@ def _inlier_rows(query: QueryResult, map_model: MapModel, outputs: Path) -> np.n
     return rows
 
 
-def _check_images(result: LocalizationResult, map_model: MapModel, outputs: Path) -> None:
+def _check_images(result: LocalizationResult, map_model: Model, outputs: Path) -> None:
     for query in result.queries.values():
         for name, _ in query.retrieved:
             if name not in map_model.images:
@@ -152,7 +152,7 @@ def _check_images(result: LocalizationResult, map_model: MapModel, outputs: Path
 
 
 def _scene(
-    map_model: MapModel,
+    map_model: Model,
     map_fields: Mapping[int, tuple[float, float]],
     result: LocalizationResult,
     dataset: AachenDataset | None,
@@ -189,7 +189,7 @@ def _scene(
 def _query_reports(
     outputs: Path,
     dataset: AachenDataset | None,
-    map_model: MapModel,
+    map_model: Model,
     result: LocalizationResult,
     diagnoses: Sequence[Diagnosis],
     rows: Mapping[str, np.ndarray],
@@ -242,7 +242,7 @@ def _opened(stack: ExitStack, reader: Any, path: Path, notes: list[str], what: s
     return stack.enter_context(reader(path))
 
 
-def _support(query: QueryResult, map_model: MapModel, rows: np.ndarray) -> list[int]:
+def _support(query: QueryResult, map_model: Model, rows: np.ndarray) -> list[int]:
     mine = np.zeros(len(map_model.point_ids) + 1, dtype=bool)  # the last one for keypoints without
     mine[rows] = True
     return [
@@ -282,7 +282,7 @@ def _picture(
     image_dir: Path,
     query: QueryResult,
     db_name: str,
-    map_model: MapModel,
+    map_model: Model,
     rows: np.ndarray,
     features: FeatureReader,
     matches: MatchReader,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..colmap.cameras import CAMERA_MODELS, Camera
-from ..colmap.map_model import MapModel
+from ..colmap.model import Model
 from ..colmap.poses import Pose
 from ..errors import SamfeatError
 
@@ -46,7 +46,7 @@ class Frame:
         return rows
 
 
-def upright_frame(map_model: MapModel) -> Frame:
+def upright_frame(map_model: Model) -> Frame:
     """Up is the mean of the database cameras' upward directions, the origin amid the cameras."""
     cameras = [image.pose for image in map_model.images.values()]
     up = -np.mean([pose.rotation[1] for pose in cameras], axis=0)

@@ -22,7 +22,7 @@ from typing import Generic
 import torch
 from tqdm import tqdm
 
-from ..colmap.map_model import is_model
+from ..colmap.model import is_model
 from ..errors import SamfeatError
 from ..teachers.cache import Taught
 from .keypoint_labels import Labels

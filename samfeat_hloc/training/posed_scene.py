@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,9 +14,8 @@ from tqdm import tqdm
 
 from ..colmap.cameras import CAMERA_MODELS, Camera
 from ..colmap.covisibility import shared_points
-from ..colmap.map_model import is_model, read_cameras, read_map
+from ..colmap.model import read_model
 from ..colmap.poses import Pose
-from ..colmap.reference_model import read_model
 from ..errors import SamfeatError
 from ..files.images import read_image
 from ..teachers.cache import Taught
@@ -162,18 +160,12 @@ def read_scene(
     for folder in (model, images, *([depth] if depth else [])):
         if not folder.is_dir():
             raise SamfeatError(folder, "no such folder", "check the path")
-    if not is_model(model):
-        raise SamfeatError(
-            model, "no COLMAP model (cameras, images and points3D, .bin or .txt)", "check the path"
-        )
-    with tempfile.TemporaryDirectory() as place:
-        binary = model if (model / "points3D.bin").is_file() else _as_binary(model, Path(place))
-        cameras, content = read_cameras(binary), read_map(binary)
+    content = read_model(model)
     good = content.errors <= MOST_ERROR
     posed = []
     for entry in sorted(content.images.values(), key=lambda image: image.name):
-        camera = cameras.get(entry.camera_id)
-        if camera is None or camera.model == "EQUIRECTANGULAR":
+        camera = content.camera_of(entry.name)
+        if camera.model == "EQUIRECTANGULAR":
             raise SamfeatError(
                 model,
                 f"image '{entry.name}' has no camera that a pinhole camera can stand in for",
@@ -244,18 +236,3 @@ def _read_photo(path: Path, camera: Camera) -> np.ndarray:
             "take the photos that the model was made of",
         )
     return photo
-
-
-def _as_binary(model: Path, folder: Path) -> Path:
-    """A text model written anew in binary, checked first: COLMAP's reader aborts on broken ones."""
-    import pycolmap
-
-    read_model(model)
-    try:
-        pycolmap.Reconstruction(str(model)).write_binary(str(folder))
-    except Exception as error:  # pycolmap raises several types
-        why = " ".join(str(error).split())
-        raise SamfeatError(
-            model, f"cannot be read as a COLMAP model ({why})", "copy it again"
-        ) from None
-    return folder

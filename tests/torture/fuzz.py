@@ -103,7 +103,7 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
 
 
 def _parsers(city: City) -> list[tuple[str, Path, Parse]]:
-    from samfeat_hloc.colmap import map_model
+    from samfeat_hloc.colmap.model import read_model
     from samfeat_hloc.colmap.poses import read_poses
     from samfeat_hloc.datasets import aachen
     from samfeat_hloc.feature import checkpoints
@@ -159,8 +159,7 @@ def _parsers(city: City) -> list[tuple[str, Path, Parse]]:
         ("poses with their log", whole / "localize/poses.txt", result),
         ("localization.json", whole / "localize/localization.json", log_of),
         ("COLMAP models", city.model, mapping._read_reference),
-        ("maps", whole / "map/map", lambda path: (map_model.read_map(path),
-                                                  map_model.read_cameras(path))),
+        ("maps", whole / "map/map", read_model),
         ("HDF5 features", city.features, features),
         ("HDF5 matches", city.matches, match_file),
         ("teacher's caches", whole / "teach/teacher.h5", cache),
