@@ -134,19 +134,6 @@ def test_a_batch_equals_its_images_one_by_one(model: SAMFeat, photo: np.ndarray)
         assert (distance < 0.2).float().mean() > 0.95
 
 
-def test_accepted_image_forms(model: SAMFeat, photo: np.ndarray, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    path = tmp_path / "photo.png"
-    cv2.imwrite(str(path), photo[..., ::-1])
-    tensor = torch.from_numpy(photo).permute(2, 0, 1) / 255
-    expected = model.extract(photo)["keypoints"]
-    for form in (path, str(path), tensor):
-        assert torch.equal(model.extract(form)["keypoints"], expected)
-    assert len(model.extract(photo[..., 0])["keypoints"]) > 0
-    for wrong in (photo.astype(np.float64), photo[..., :2], np.zeros((0, 3, 3), np.uint8)):
-        with pytest.raises(SamfeatError, match="image:"):
-            model.extract(wrong)
-
-
 def test_an_empty_wall_has_no_keypoints_and_is_no_error(model: SAMFeat) -> None:
     found = model.extract(np.zeros((64, 64, 3), np.uint8), detection_threshold=0.5)
     assert found["keypoints"].shape == (0, 2)

@@ -369,12 +369,17 @@ def test_intrinsics_come_from_exif(finished: Run, localizer: Localizer, tmp_path
     assert (camera.width, camera.height) == (query.camera.width, query.camera.height)
     assert abs(camera.params[0] / query.camera.params[0] - 1) < 0.03
     found = localizer.localize(photo)
+    theirs = camera.to_pycolmap()
+    for form in (photo, Image.open(photo), read_image(photo)):
+        again = localizer.localize(form, theirs)
+        assert again.camera == camera
+        assert again.num_inliers == found.num_inliers
     assert found.pose is not None
     assert position_error(found.pose, finished.result.queries[query.name].pose) < 1
     without = with_exif(source, tmp_path / "without.jpg", None)
     with pytest.raises(SamfeatError, match=r"without.jpg: no focal length in its EXIF; give .*--c"):
         localizer.localize(without)
-    with pytest.raises(SamfeatError, match="an array has no EXIF"):
+    with pytest.raises(SamfeatError, match=r"camera: .*EXIF"):
         localizer.localize(read_image(source))
     with pytest.raises(SamfeatError, match="unknown camera model 'FISH'"):
         camera_from_text("FISH 1 1 1")

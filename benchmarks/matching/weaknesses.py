@@ -32,6 +32,7 @@ from samfeat_hloc.evaluation.matching import (
 )
 from samfeat_hloc.evaluation.record import measurement
 from samfeat_hloc.feature.extraction import extract_batch
+from samfeat_hloc.feature.local_features import FeatureArrays
 from samfeat_hloc.feature.network import SAMFeat
 from samfeat_hloc.feature.options import ExtractOptions
 from samfeat_hloc.feature.presets import MULTISCALE
@@ -178,7 +179,7 @@ def _rootsift(pair: Pair) -> tuple[Features, Features]:
     return _features(first), _features(second)
 
 
-def _features(found: dict[str, np.ndarray]) -> Features:
+def _features(found: FeatureArrays) -> Features:
     return Features(found["keypoints"].astype(np.float64), found["descriptors"])
 
 

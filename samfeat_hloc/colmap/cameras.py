@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import SamfeatError
 from ..files.textlines import parse_number
+
+if TYPE_CHECKING:
+    import pycolmap
 
 # Name: (id in binary files, number of parameters, how many of them, from the first, are focal
 # lengths). From COLMAP 4.2; 3.13 knows those up to RAD_TAN_THIN_PRISM_FISHEYE.
@@ -48,7 +51,39 @@ class Camera:
     height: int
     params: tuple[float, ...]
 
-    def to_pycolmap(self) -> Any:
+    @classmethod
+    def of(cls, camera: Camera | pycolmap.Camera) -> Camera:
+        """A camera of ours, or pycolmap's made ours.
+
+        Raises:
+            SamfeatError: neither, or a model that is not known here.
+        """
+        if isinstance(camera, cls):
+            return camera
+        theirs: Any = camera
+        try:
+            made = cls(
+                theirs.model.name,
+                int(theirs.width),
+                int(theirs.height),
+                tuple(float(value) for value in theirs.params),
+            )
+        except AttributeError:
+            raise SamfeatError(
+                "camera",
+                f"a {type(camera).__name__} was given",
+                "give a samfeat_hloc.Camera or a pycolmap.Camera",
+            ) from None
+        entry = CAMERA_MODELS.get(made.model)
+        if entry is None or len(made.params) != entry[1]:
+            raise SamfeatError(
+                "camera",
+                f"model {made.model} with {len(made.params)} parameters is not known",
+                f"use one of {', '.join(CAMERA_MODELS)}",
+            )
+        return made
+
+    def to_pycolmap(self) -> pycolmap.Camera:
         """As a ``pycolmap.Camera``."""
         import pycolmap
 

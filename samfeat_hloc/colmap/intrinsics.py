@@ -46,6 +46,4 @@ def camera_from_exif(path: Path) -> Camera:
             "no focal length in its EXIF",
             'give the intrinsics with --camera "MODEL width height params..."',
         )
-    return Camera(
-        camera.model.name, camera.width, camera.height, tuple(float(v) for v in camera.params)
-    )
+    return Camera.of(camera)

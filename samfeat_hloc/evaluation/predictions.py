@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import SamfeatError
+from ..feature.local_features import FeatureArrays
 from ..files import provenance
 from ..files.h5store import Group, SegmentWriter
 from ..files.images import keypoints_to_stored, read_image, to_upright
@@ -178,7 +179,7 @@ def make_features(
     root: Path,
     names: Sequence[str],
     output: Path,
-    extract: Callable[[np.ndarray], dict[str, np.ndarray]],
+    extract: Callable[[np.ndarray], FeatureArrays],
     config: Mapping[str, Any],
     *,
     turns: Mapping[str, int] | None = None,
@@ -214,10 +215,14 @@ def make_features(
             stored = read_image(root / name)
             size = (stored.shape[1], stored.shape[0])
             orientation = _ORIENTATION_OF_TURNS[turns.get(name, 0)]
-            found = dict(extract(to_upright(stored, orientation)))
-            found["keypoints"] = keypoints_to_stored(found["keypoints"], orientation, size)
-            found["image_size"] = np.array(size, dtype=np.int64)
-            writer.add({name: Group(found, {}, sources[name])})
+            found = extract(to_upright(stored, orientation))
+            datasets = {
+                "keypoints": keypoints_to_stored(found["keypoints"], orientation, size),
+                "keypoint_scores": found["keypoint_scores"],
+                "descriptors": found["descriptors"],
+                "image_size": np.array(size, dtype=np.int64),
+            }
+            writer.add({name: Group(datasets, {}, sources[name])})
         everything = [f"{name} {source}" for name, source in writer.done.items()]
         return writer.finish(
             made_by={**record, "inputs": {"images": provenance.names_hash(everything)}}

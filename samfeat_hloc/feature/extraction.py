@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -12,57 +11,56 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import SamfeatError
-from ..files.images import read_image
+from ..files.image_forms import ImageLike, as_rgb
 from .levels import COARSE_COSTS, POOLED_OCTAVES, STRIDE, Network, describe, detect_levels
+from .local_features import Described, FeatureArrays
 from .options import ExtractOptions
 
 
 def extract_batch(
-    model: Network, images: Sequence[np.ndarray | Tensor | str | Path], options: ExtractOptions
-) -> list[dict[str, np.ndarray]]:
+    model: Network, images: Sequence[ImageLike], options: ExtractOptions
+) -> list[FeatureArrays]:
     """Extract from images of any sizes; those that are equally large go through together.
 
     Arguments:
         model: the network, on the device to compute on.
-        images: RGB uint8 arrays (H, W, 3), float tensors (3, H, W) in [0, 1], or paths.
+        images: in any of the forms of :data:`samfeat_hloc.files.image_forms.ImageLike`.
         options: see :class:`ExtractOptions`.
 
     Returns:
-        For each image a dict of arrays: ``keypoints`` (N, 2) float32 xy in pixels of the image as
-        given (centre of the top-left pixel at (0, 0)), best first; ``keypoint_scores`` (N,)
-        float32; ``descriptors`` (128, N) float32; ``image_size`` (2,) int64, width and height.
+        The features of each image, in pixels of the image as given.
 
     Raises:
         SamfeatError: an image that cannot be read or has no pixels.
     """
-    arrays = [as_array(image) for image in images]
+    arrays = [as_rgb(image) for image in images]
     resized = [resize_image(array, options) for array in arrays]
     same_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for index, array in enumerate(resized):
         same_size[array.shape].append(index)
 
     device = next(iter(model.parameters())).device
-    results: list[dict[str, np.ndarray]] = [{} for _ in arrays]
+    results: dict[int, FeatureArrays] = {}
     for indices in same_size.values():
         stacked = np.stack([resized[i] for i in indices])
         batch = torch.from_numpy(stacked).to(device).permute(0, 3, 1, 2).float() / 255
         for i, found in zip(indices, detect_and_describe(model, batch, options), strict=True):
             size = np.array(arrays[i].shape[1::-1])
             scale = (size / np.array(resized[i].shape[1::-1])).astype(np.float32)
-            found_np = {name: value.cpu().numpy() for name, value in found.items()}
-            if options.official:
-                keypoints = found_np["keypoints"] * scale
-            else:
-                keypoints = (found_np["keypoints"] + 0.5) * scale - 0.5
-            results[i] = {**found_np, "keypoints": keypoints, "image_size": size}
-    return results
+            keypoints = found["keypoints"].cpu().numpy()
+            corner = 0.0 if options.official else 0.5
+            keypoints = (keypoints + corner) * scale - corner
+            results[i] = FeatureArrays(
+                keypoints=keypoints,
+                keypoint_scores=found["keypoint_scores"].cpu().numpy(),
+                descriptors=found["descriptors"].cpu().numpy(),
+                image_size=size,
+            )
+    return [results[i] for i in range(len(arrays))]
 
 
 @torch.inference_mode()
-def detect_and_describe(
-    model: Network, image: Tensor, options: ExtractOptions
-) -> list[dict[str, Tensor]]:
+def detect_and_describe(model: Network, image: Tensor, options: ExtractOptions) -> list[Described]:
     """Keypoints and descriptors of a batch at the size it has; ``resize`` plays no part.
 
     Arguments:
@@ -71,8 +69,7 @@ def detect_and_describe(
         options: see :class:`ExtractOptions`.
 
     Returns:
-        For each image a dict of float32 tensors: ``keypoints`` (N, 2) xy in its pixels,
-        ``keypoint_scores`` (N,), ``descriptors`` (128, N).
+        What was found in each image, in pixels of the batch.
     """
     levels = detect_levels(model, image, options)
     return [describe(model, levels, b, options) for b in range(len(image))]
@@ -113,27 +110,3 @@ def resize_image(image: np.ndarray, options: ExtractOptions) -> np.ndarray:
     return cv2.resize(
         image, (width, height), interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR
     )
-
-
-def as_array(image: np.ndarray | Tensor | str | Path) -> np.ndarray:
-    """An image in any accepted form as RGB uint8 (H, W, 3)."""
-    if isinstance(image, (str, Path)):
-        return read_image(Path(image))
-    if isinstance(image, Tensor):
-        if image.ndim != 3 or image.shape[0] not in (1, 3) or not image.is_floating_point():
-            raise SamfeatError(
-                "image",
-                f"a tensor of shape {tuple(image.shape)} and type {image.dtype} was given",
-                "give (3, H, W) floats in [0, 1]",
-            )
-        image = (image.detach().clamp(0, 1) * 255).round().to(torch.uint8)
-        image = image.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
-    if image.ndim == 2:
-        image = np.repeat(image[..., None], 3, axis=2)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise SamfeatError(
-            "image",
-            f"an array of shape {image.shape} and type {image.dtype} was given",
-            "give RGB uint8 (H, W, 3)",
-        )
-    return np.ascontiguousarray(image)

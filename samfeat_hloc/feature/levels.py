@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import detection
+from .local_features import Described
 from .options import ExtractOptions
 
 STRIDE = 16  # sides of the network's input are multiples of it
@@ -20,20 +21,32 @@ POOLED_OCTAVES = 0.5  # sigma over which several scales' logits and descriptors 
 LEAST_SHARE = 0.05  # a level whose weight for a keypoint is below it is left out
 
 
+class EncodedImages(Protocol):
+    """What extraction asks of :class:`samfeat_hloc.feature.network.Encoded`."""
+
+    @property
+    def keypoint_logits(self) -> Tensor: ...
+
+    @property
+    def features(self) -> Tensor: ...
+
+    @property
+    def edges(self) -> Tensor: ...
+
+
 class Network(Protocol):
     """What extraction asks of a network; see :class:`samfeat_hloc.feature.network.SAMFeat`."""
 
-    describe: Any
+    @property
+    def describe(self) -> Callable[[Tensor], Tensor]: ...
 
-    def __call__(self, image: Tensor) -> Any: ...
-
-    def encode(self, image: Tensor) -> Any: ...
+    def encode(self, image: Tensor) -> EncodedImages: ...
 
     def describe_at(self, features: Tensor, keypoints: Tensor) -> Tensor: ...
 
     def attention_map(self, features: Tensor) -> Tensor: ...
 
-    def parameters(self) -> Any: ...
+    def parameters(self) -> Iterator[Tensor]: ...
 
 
 class Level(NamedTuple):
@@ -133,9 +146,7 @@ def choose(levels: Sequence[Level], b: int, options: ExtractOptions) -> Chosen:
     return Chosen(keypoints, scores, own, shares[own])
 
 
-def describe(
-    model: Network, levels: Sequence[Level], b: int, options: ExtractOptions
-) -> dict[str, Tensor]:
+def describe(model: Network, levels: Sequence[Level], b: int, options: ExtractOptions) -> Described:
     """The best keypoints of all levels of image ``b``, and their descriptors.
 
     A descriptor is the mean of those at its place in all levels, with the weights that rank the
@@ -165,11 +176,9 @@ def describe(
             attention[mine] = weights[:, 0]
     assert pooled is not None, "there is a level at least"
     descriptors = F.normalize(pooled, dim=1) * attention[:, None]
-    return {
-        "keypoints": keypoints,
-        "keypoint_scores": scores,
-        "descriptors": descriptors.t().contiguous(),
-    }
+    return Described(
+        keypoints=keypoints, keypoint_scores=scores, descriptors=descriptors.t().contiguous()
+    )
 
 
 def _near(level: Level, b: int, keypoints: Tensor) -> Tensor:

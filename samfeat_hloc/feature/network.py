@@ -11,16 +11,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, overload
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..files.image_forms import ImageLike
 from . import checkpoints, onednn
 from .extraction import extract_batch
-from .options import ExtractOptions
+from .local_features import Features, as_tensors
+from .options import ExtractKeywords, ExtractOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # of typing from Python 3.11 on
 
 DESCRIPTOR_DIM = 128
 FEATURE_DIM = 64 + 64 + 128 + 128  # c1, c2, c3 and c4, stacked at 1/4
@@ -288,34 +292,43 @@ class SAMFeat(nn.Module):
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return model.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
+    @overload  # a str is a sequence of str, but never comes to the second
+    def extract(  # type: ignore[overload-overlap]
+        self, image: ImageLike, **options: Unpack[ExtractKeywords]
+    ) -> Features: ...
+
+    @overload
+    def extract(
+        self, image: Sequence[ImageLike], **options: Unpack[ExtractKeywords]
+    ) -> list[Features]: ...
+
     @torch.inference_mode()
     def extract(
         self,
-        image: np.ndarray | Tensor | str | Path | Sequence[np.ndarray | Tensor | str | Path],
-        **options: Any,
-    ) -> Any:
+        image: ImageLike | Sequence[ImageLike],
+        **options: Unpack[ExtractKeywords],
+    ) -> Features | list[Features]:
         """Keypoints and descriptors of one image, or of a list of images.
 
         Arguments:
-            image: RGB uint8 array (H, W, 3); or a float tensor (3, H, W) in [0, 1]; or a path; or
-                a list of these.
-            options: the fields of :class:`samfeat_hloc.feature.extraction.ExtractOptions`, such as
+            image: a path; a uint8 array (H, W, 3) RGB or (H, W) grey; a Pillow image; a tensor
+                (3, H, W) or (1, H, W), uint8 or floats in [0, 1]; or a list of these.
+            options: the fields of :class:`samfeat_hloc.feature.options.ExtractOptions`, such as
                 ``resize=1024, max_keypoints=4096``.
 
         Returns:
-            A dict of tensors (a list of dicts for a list of images): ``keypoints`` (N, 2) float32
-            xy in pixels of the image given, the centre of its top-left pixel at (0, 0);
-            ``keypoint_scores`` (N,) float32, best first; ``descriptors`` (128, N) float32;
-            ``image_size`` (2,) width and height.
+            A dict of tensors on the CPU (a list of dicts for a list of images): ``keypoints``
+            (N, 2) float32 xy in pixels of the image given, the centre of its top-left pixel at
+            (0, 0); ``keypoint_scores`` (N,) float32, best first; ``descriptors`` (128, N) float32;
+            ``image_size`` (2,) int64 width and height.
 
         Raises:
             SamfeatError: an image that cannot be read, an unknown option.
         """
-        many = isinstance(image, (list, tuple))
-        images: Sequence[Any] = image if many else [image]  # type: ignore[assignment]
-        found = extract_batch(self, images, ExtractOptions.from_keywords(options))
-        results = [{k: torch.from_numpy(v) for k, v in f.items()} for f in found]
-        return results if many else results[0]
+        checked = ExtractOptions.from_keywords(options)
+        if isinstance(image, Sequence) and not isinstance(image, str):
+            return [as_tensors(found) for found in extract_batch(self, image, checked)]
+        return as_tensors(extract_batch(self, [image], checked)[0])
 
 
 def _only_inference(x: Tensor) -> bool:

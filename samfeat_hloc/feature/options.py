@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from ..errors import SamfeatError
 
@@ -77,7 +78,7 @@ class ExtractOptions:
             refuse("precision", "'auto' or 'float32'")
 
     @classmethod
-    def from_keywords(cls, keywords: dict[str, Any]) -> ExtractOptions:
+    def from_keywords(cls, keywords: Mapping[str, Any]) -> ExtractOptions:
         """Options from keyword arguments; ``official=True`` changes the defaults to the release's.
 
         Raises:
@@ -96,6 +97,23 @@ class ExtractOptions:
     def asdict(self) -> dict[str, Any]:
         """The options as plain values, for a configuration file."""
         return {**asdict(self), "scales": list(self.scales)}
+
+
+class ExtractKeywords(TypedDict, total=False):
+    """The fields of :class:`ExtractOptions` as keyword arguments."""
+
+    resize: int | None
+    resize_force: bool
+    scales: Sequence[float]
+    scales_up_to: int | None
+    max_keypoints: int | None
+    detection_threshold: float
+    nms_radius: int
+    border: int
+    descriptor_weighting: Literal["unit", "attention"]
+    subpixel: bool
+    precision: Literal["auto", "float32"]
+    official: bool
 
 
 RELEASE_DEFAULTS: dict[str, Any] = {

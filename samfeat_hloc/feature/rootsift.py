@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
-from .extraction import as_array, resize_image
+from ..files.image_forms import ImageLike, as_rgb
+from .extraction import resize_image
+from .local_features import FeatureArrays
 from .options import ExtractOptions
 
 
@@ -25,13 +26,13 @@ class RootSIFT:
 
 
 def extract_batch(
-    model: Any, images: Sequence[np.ndarray | torch.Tensor | str | Path], options: ExtractOptions
-) -> list[dict[str, np.ndarray]]:
+    model: Any, images: Sequence[ImageLike], options: ExtractOptions
+) -> list[FeatureArrays]:
     """Extract from images of any sizes, as :func:`.extraction.extract_batch` does.
 
     Arguments:
         model: plays no part.
-        images: RGB uint8 arrays (H, W, 3), or what :func:`.extraction.as_array` takes.
+        images: in any of the forms of :data:`samfeat_hloc.files.image_forms.ImageLike`.
         options: ``resize`` and ``max_keypoints`` count (None for 8192), the others do not.
 
     Returns:
@@ -42,7 +43,7 @@ def extract_batch(
     """
     limit = options.max_keypoints or 8192
     return [
-        extract_rootsift(as_array(image), max_keypoints=limit, resize=options.resize)
+        extract_rootsift(as_rgb(image), max_keypoints=limit, resize=options.resize)
         for image in images
     ]
 
@@ -57,7 +58,7 @@ EDGE_THRESHOLD = 20.0
 
 def extract_rootsift(
     image: np.ndarray, *, max_keypoints: int = 2048, resize: int | None = 1024
-) -> dict[str, np.ndarray]:
+) -> FeatureArrays:
     """SIFT of OpenCV with descriptors as in RootSIFT: the square root of their share of the sum.
 
     Arguments:

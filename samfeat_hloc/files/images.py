@@ -107,16 +107,18 @@ def read_photo(path: Path) -> tuple[np.ndarray, int]:
         SamfeatError: as ``read_image``.
     """
     with _opened(path) as image:
-        # Pillow turns TIFFs (and only those) upright while loading and then drops the tag.
-        orientation = _orientation_of(image) if image.format == "TIFF" else None
-        image.load()
-        after = _orientation_of(image)
-        if orientation is None:  # a PNG's may come behind the pixels
-            orientation = after
-        pixels = _as_rgb(image, path)
-        if orientation != after:
-            pixels = to_upright(pixels, {6: 8, 8: 6}.get(orientation, orientation))
-    return np.ascontiguousarray(pixels), orientation
+        return _decoded(image, path)
+
+
+def decode_pillow(image: Image.Image) -> tuple[np.ndarray, int]:
+    """A Pillow image as :func:`read_photo` returns the file that it was opened from.
+
+    Raises:
+        SamfeatError: as ``read_image``.
+    """
+    subject = getattr(image, "filename", "") or "image"
+    with _decoding(subject):
+        return _decoded(image, subject)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -204,19 +206,25 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise SamfeatError(path, "no such image", "check the name and the image folder")
     if path.stat().st_size == 0:
         raise SamfeatError(path, "the image file is empty (0 bytes)", "fetch it again")
+    with _decoding(path), path.open("rb") as stream, _header(stream) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise SamfeatError(
+                path,
+                (
+                    f"its header claims {width} x {height} pixels, more than the "
+                    f"{MAX_PIXELS // 1000000} megapixels allowed"
+                ),
+                "scale it down or remove it",
+            )
+        yield image
+
+
+@contextmanager
+def _decoding(path: object) -> Iterator[None]:
+    """Any failure in the block is a SamfeatError that names the image."""
     try:
-        with path.open("rb") as stream, _header(stream) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise SamfeatError(
-                    path,
-                    (
-                        f"its header claims {width} x {height} pixels, more than the "
-                        f"{MAX_PIXELS // 1000000} megapixels allowed"
-                    ),
-                    "scale it down or remove it",
-                )
-            yield image
+        yield
     except SamfeatError:
         raise
     except UnidentifiedImageError:
@@ -246,7 +254,21 @@ def _header(stream: object) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _as_rgb(image: Image.Image, path: Path) -> np.ndarray:
+def _decoded(image: Image.Image, path: object) -> tuple[np.ndarray, int]:
+    """The pixels of a Pillow image as they are stored, RGB uint8, and its EXIF orientation."""
+    # Pillow turns TIFFs (and only those) upright while loading and then drops the tag.
+    orientation = _orientation_of(image) if image.format == "TIFF" else None
+    image.load()
+    after = _orientation_of(image)
+    if orientation is None:  # a PNG's may come behind the pixels
+        orientation = after
+    pixels = _as_rgb(image, path)
+    if orientation != after:
+        pixels = to_upright(pixels, {6: 8, 8: 6}.get(orientation, orientation))
+    return np.ascontiguousarray(pixels), orientation
+
+
+def _as_rgb(image: Image.Image, path: object) -> np.ndarray:
     """A loaded Pillow image as uint8 (H, W, 3) RGB."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         values = np.asarray(image)

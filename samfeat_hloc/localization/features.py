@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ..errors import SamfeatError
 from ..feature.extraction import extract_batch, record, resized_shape
+from ..feature.local_features import FeatureArrays
 from ..feature.options import ExtractOptions
 from ..files import images, provenance
 from ..files.h5store import Group, SegmentWriter
@@ -43,7 +44,7 @@ class Model(Protocol):
     def parameters(self) -> Any: ...
 
 
-Extract = Callable[[Any, Sequence[np.ndarray], ExtractOptions], list[dict[str, np.ndarray]]]
+Extract = Callable[[Any, Sequence[np.ndarray], ExtractOptions], list[FeatureArrays]]
 
 
 @dataclass(frozen=True)
@@ -292,9 +293,7 @@ def _out_of_memory(photos: Sequence[Photo]) -> SamfeatError:
     )
 
 
-def _group(
-    photo: Photo, found: dict[str, np.ndarray], options: ExtractOptions, storage: str
-) -> Group:
+def _group(photo: Photo, found: FeatureArrays, options: ExtractOptions, storage: str) -> Group:
     keypoints = found["keypoints"].astype(np.float32).reshape(-1, 2)
     if photo.orientation != 1:
         keypoints = images.keypoints_to_stored(keypoints, photo.orientation, photo.stored_size)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pycolmap
 import torch
 
 from ..colmap.absolute_pose import estimate_pose
@@ -32,7 +33,8 @@ from ..feature.extraction import extract_batch
 from ..feature.matching import nearest_neighbours
 from ..feature.network import SAMFeat
 from ..feature.options import ExtractOptions
-from ..files.images import keypoints_to_stored, read_photo, to_upright
+from ..files.image_forms import ImageLike, as_photo
+from ..files.images import keypoints_to_stored, to_upright
 from ..localization.correspondences import Correspondences, ImageMatches, merged
 from ..localization.global_descriptors import vlad
 from ..localization.places import agreeing
@@ -203,12 +205,13 @@ class Localizer:
         return other
 
     def localize(
-        self, image: str | Path | np.ndarray, camera: Camera | None = None
+        self, image: ImageLike, camera: Camera | pycolmap.Camera | None = None
     ) -> Localization:
         """The pose of one photo.
 
         Arguments:
-            image: a file, or RGB uint8 (H, W, 3) as it is stored.
+            image: a path, array, Pillow image or tensor (see
+                :data:`samfeat_hloc.files.image_forms.ImageLike`), as it is stored.
             camera: its intrinsics; None takes them from the EXIF of a file.
 
         Raises:
@@ -217,7 +220,10 @@ class Localizer:
         return self.localize_features(*self._extracted(image, camera))[0]
 
     def localize_features(
-        self, features: Features, camera: Camera, seconds: dict[str, float] | None = None
+        self,
+        features: Features,
+        camera: Camera | pycolmap.Camera,
+        seconds: dict[str, float] | None = None,
     ) -> tuple[Localization, Correspondences, np.ndarray]:
         """As :meth:`localize`, from features; also all correspondences and which are inliers."""
         clock = _Clock(seconds)
@@ -230,13 +236,14 @@ class Localizer:
     def solve(
         self,
         features: Features,
-        camera: Camera,
+        camera: Camera | pycolmap.Camera,
         retrieved: Sequence[FrozenImage],
         pairs: Sequence[tuple[np.ndarray, np.ndarray]],
         seconds: dict[str, float] | None = None,
     ) -> tuple[Localization, Correspondences, np.ndarray]:
         """As :meth:`localize_features`, from the matches with each retrieved image."""
         clock = _Clock(seconds)
+        camera = Camera.of(camera)
         intrinsics = camera.to_pycolmap()
         images = [with_points(*found) for found in zip(retrieved, pairs, strict=True)]
         solved = None
@@ -270,7 +277,7 @@ class Localizer:
         return localization, found, inliers
 
     def extract_with_camera(
-        self, image: str | Path | np.ndarray, camera: Camera | None = None
+        self, image: ImageLike, camera: Camera | pycolmap.Camera | None = None
     ) -> tuple[Features, Camera]:
         """Features of a photo and its intrinsics, as :meth:`localize` takes them."""
         return self._extracted(image, camera)[:2]
@@ -299,17 +306,19 @@ class Localizer:
         return torch.from_numpy(descriptors).to(self._device).float().t()
 
     def _extracted(
-        self, image: str | Path | np.ndarray, camera: Camera | None
+        self, image: ImageLike, camera: Camera | pycolmap.Camera | None
     ) -> tuple[Features, Camera, dict[str, float]]:
         clock = _Clock()
         with clock.stage("read"):
-            if isinstance(image, np.ndarray):
-                stored, orientation = image, 1
+            stored, orientation = as_photo(image)
+            if camera is not None:
+                camera = Camera.of(camera)
+            elif isinstance(image, (str, Path)):
+                camera = camera_from_exif(Path(image))
             else:
-                stored, orientation = read_photo(Path(image))
-                camera = camera or camera_from_exif(Path(image))
-            if camera is None:
-                raise SamfeatError("camera", "an array has no EXIF", "give the intrinsics")
+                raise SamfeatError(
+                    "camera", "none was given, and only files have EXIF to read it from", "give it"
+                )
             _check_size(image, camera, (stored.shape[1], stored.shape[0]))
         with clock.stage("extract"):
             features = self._features(stored, orientation)
@@ -338,12 +347,12 @@ def with_points(image: FrozenImage, pair: tuple[np.ndarray, np.ndarray]) -> Imag
     return ImageMatches(image.name, image.points[image.points >= 0], pair[0][seen], rows[seen])
 
 
-def _check_size(image: str | Path | np.ndarray, camera: Camera, size: tuple[int, int]) -> None:
+def _check_size(image: ImageLike, camera: Camera, size: tuple[int, int]) -> None:
     """A SamfeatError where intrinsics are not those of a photo of this size as it is stored."""
     wanted = (camera.width, camera.height)
     if size == wanted:
         return
-    name = "the image" if isinstance(image, np.ndarray) else str(image)
+    name = str(image) if isinstance(image, (str, Path)) else "the image"
     mend = "give the intrinsics of the image as it is stored"
     raise SamfeatError(
         name,

@@ -90,7 +90,7 @@ def draw_pair(model: Network, batch: PairBatch) -> dict[str, np.ndarray]:
     found = [
         detect_and_describe(model, image, options)[0] for image in (batch.image0, batch.image1)
     ]
-    edges = model(batch.network_input).edges.float()
+    edges = model.encode(batch.network_input).edges.float()
     side = images[0].shape[0]
     joined = np.hstack([cv2.resize(_as_picture(e), (side, side)) for e in edges])
     canvas = np.hstack(images)
