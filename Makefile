@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint torture clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python benchmarks/aachen/run.py --demo
+	$(BIN)/samfeat demo
 
 test: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest --durations=10
@@ -19,6 +19,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

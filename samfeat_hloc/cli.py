@@ -5,11 +5,12 @@ from __future__ import annotations
 import faulthandler
 import logging
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import Annotated
 
 import typer
 
-from . import __version__
 from .commands import (
     doctor,
     evaluation,
@@ -23,15 +24,14 @@ from .commands import (
     training,
     visualization,
 )
+from .commands import run as run_commands
+from .commands.application import Application
 from .errors import SamfeatError, cause_of
+from .version import __version__
 
-app = typer.Typer(
-    help="SAMFeat local features for visual localization with hloc and COLMAP.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = Application(help="SAMFeat local features for visual localization with hloc and COLMAP.")
 for commands in (
+    run_commands,
     stages,
     localization,
     maps,
@@ -47,25 +47,50 @@ for commands in (
     commands.register(app)
 
 
-@app.command()
-def version() -> None:
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback(no_args_is_help=True)
+def _samfeat(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=_print_version,
+            help="Print the version and exit.",
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("version", hidden=True)
+def _version() -> None:
     """Print the version."""
     typer.echo(__version__)
 
 
-def main() -> None:
-    """Run the command line; an error that people can mend is one line and exit code 1."""
-    run(app)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; an error that people can mend is one line and exit code 1.
+
+    Arguments:
+        arguments: in place of those that the program was called with.
+    """
+    run(app, arguments)
 
 
-def run(command: typer.Typer) -> None:
+def run(command: typer.Typer, arguments: Sequence[str] | None = None) -> None:
     """Run a typer application with logging on standard error and one-line errors."""
     with suppress(OSError, ValueError, AttributeError):  # standard error is not a file
         # a library that crashes takes the process with it: say at least of what and where
         faulthandler.enable(all_threads=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        command()
+        command(arguments)
     except SamfeatError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)

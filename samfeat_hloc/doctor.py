@@ -16,9 +16,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from . import __version__
 from .errors import SamfeatError
 from .hloc_plugin import HLOC_ADDRESS, hloc_installed, register
+from .version import __version__
 
 Level = Literal["ok", "note", "wrong"]
 # In a process of its own: where pycolmap's zlib and the system's mix, this one dies.
@@ -87,7 +87,7 @@ def _python() -> list[Finding]:
 
 
 def _package() -> list[Finding]:
-    from . import checkpoints
+    from .feature import checkpoints
 
     findings = [Finding("ok", "samfeat_hloc", f"{__version__} in {Path(__file__).parent}")]
     try:
@@ -102,7 +102,7 @@ def _package() -> list[Finding]:
 def _torch() -> list[Finding]:
     import torch
 
-    from .levels import fast_bfloat16
+    from .feature.levels import fast_bfloat16
 
     def device(name: str, what: str) -> str:
         bf16 = "fast bfloat16" if fast_bfloat16(torch.device(name)) else "no fast bfloat16"
@@ -151,9 +151,9 @@ def _opencv() -> list[Finding]:
 def _extraction() -> list[Finding]:
     import numpy as np
 
-    from .extract import extract_batch
-    from .extract_options import ExtractOptions
-    from .network import SAMFeat
+    from .feature.extraction import extract_batch
+    from .feature.network import SAMFeat
+    from .feature.options import ExtractOptions
 
     image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
     model = SAMFeat()  # random weights: the checkpoint has its own line

@@ -40,11 +40,42 @@ _NO_MEMORY = (
 
 
 class SamfeatError(Exception):
-    """Something a user can put right.
+    """Something a user can put right, in three parts.
 
-    The message is one line, ``"<file or option>: what is wrong; how to mend it"``. The command
-    line prints it as ``error: ...`` and exits with code 1, without a traceback.
+    Its text is one line, ``"<subject>: <problem>; <mend>"``. The command line prints it as
+    ``error: ...`` and exits with code 1, without a traceback.
+
+    Attributes:
+        subject: the file, with its line where there is one, or the option.
+        problem: what is wrong with it.
+        mend: what to do about it; "" where the problem says it.
     """
+
+    subject: str
+    problem: str
+    mend: str
+
+    def __init__(self, subject: object, problem: object, mend: str | None = None) -> None:
+        """
+        Arguments:
+            subject: is made a string.
+            problem: is made a string. Another SamfeatError lends its parts: something within the
+                subject is wrong. Without a mend, the text after its last ``"; "`` is the mend.
+            mend: see above.
+        """
+        if isinstance(problem, SamfeatError):
+            within = f"{problem.subject}: " if problem.subject else ""
+            mend = problem.mend if mend is None else mend
+            problem = within + problem.problem
+        elif mend is None:
+            problem, _, mend = str(problem).rpartition("; ")
+            problem, mend = (problem, mend) if problem else (mend, "")
+        self.subject, self.problem, self.mend = str(subject), str(problem), mend
+        super().__init__(self.subject, self.problem, self.mend)  # which pickles it whole
+
+    def __str__(self) -> str:
+        said = f"{self.subject}: {self.problem}" if self.subject else self.problem
+        return f"{said}; {self.mend}" if self.mend else said
 
 
 def cause_of(error: BaseException) -> str | None:
@@ -114,4 +145,4 @@ def writing(path: Path) -> Iterator[None]:
             why = f"cannot be written or read ({error.strerror or error}); check the folder"
         if why is None:
             raise
-        raise SamfeatError(f"{path}: {why}") from error
+        raise SamfeatError(path, why) from error

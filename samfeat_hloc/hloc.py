@@ -45,7 +45,7 @@ def run(
         SamfeatError: no hloc, no such module, or one without a command line.
     """
     if not register(quiet=True):
-        raise SamfeatError(f"hloc: {NOT_INSTALLED}")
+        raise SamfeatError("hloc", NOT_INSTALLED)
     full_name = "hloc." + module_name.removeprefix("hloc.")
     try:
         spec = importlib.util.find_spec(full_name)
@@ -53,12 +53,12 @@ def run(
         spec = None
     if spec is None or spec.origin is None:
         raise SamfeatError(
-            f"{module_name}: hloc has no such module; choose from {', '.join(module_names())}"
+            module_name, "hloc has no such module", f"choose from {', '.join(module_names())}"
         )
     code = main_block(full_name)
     if code is None:
         raise SamfeatError(
-            f"{module_name}: has no command line; choose from {', '.join(module_names())}"
+            module_name, "has no command line", f"choose from {', '.join(module_names())}"
         )
     module = importlib.import_module(full_name)
     if weights is not None:

@@ -11,8 +11,9 @@ import pycolmap
 import synthetic_scene
 from synthetic_scene import FOCAL, HEIGHT, WIDTH, Scene
 
+from samfeat_hloc.colmap.cameras import Camera
+from samfeat_hloc.datasets.queries import Query
 from samfeat_hloc.localization import matches
-from samfeat_hloc.localization.dataset import Camera, Query
 
 DB = [f"db/{i}.jpg" for i in range(8)]
 QUERIES = ["query/day/a.jpg", "query/night/b.jpg", "query/night/blind.jpg"]

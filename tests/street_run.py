@@ -14,13 +14,8 @@ import cv2
 import h5py
 import numpy as np
 
-from samfeat_hloc.localization.localization_result import (
-    FALLBACK,
-    LOCALIZED,
-    QueryResult,
-    write_result,
-)
-from samfeat_hloc.localization.poses import Pose, write_poses
+from samfeat_hloc.colmap.poses import Pose, write_poses
+from samfeat_hloc.localization.result import FALLBACK, LOCALIZED, QueryResult, write_result
 
 WIDTH, HEIGHT, FOCAL = 320, 240, 300.0
 SPACING = 4.0  # metres between database images

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from samfeat_hloc.localization.poses import Pose
+from samfeat_hloc.colmap.poses import Pose
 
 WIDTH, HEIGHT, FOCAL = 640, 480, 560.0
 _NOISE = 0.3  # pixels

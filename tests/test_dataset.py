@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_dataset import CAMERA, build
 
+from samfeat_hloc.colmap.cameras import CAMERA_MODELS
+from samfeat_hloc.colmap.model import find_model, read_content
+from samfeat_hloc.colmap.poses import Pose, read_poses, write_poses
+from samfeat_hloc.datasets.aachen import AachenDataset
+from samfeat_hloc.datasets.queries import read_queries
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.localization.dataset import AachenDataset, read_queries
-from samfeat_hloc.localization.poses import Pose, read_poses, write_poses
-from samfeat_hloc.localization.reference_model import CAMERA_MODELS, find_model, read_model
 
 DAY = "queries/day_time_queries_with_intrinsics.txt"
 
@@ -174,7 +176,7 @@ def test_a_reference_model_without_images_or_points(root: Path, tmp_path: Path) 
     empty.mkdir()
     pycolmap.Reconstruction().write_binary(str(empty))
     with pytest.raises(SamfeatError, match="no images"):
-        read_model(empty)
+        read_content(empty)
 
 
 def test_camera_models_are_pycolmaps() -> None:
@@ -193,7 +195,7 @@ def test_a_text_model_says_the_same_as_the_binary_one(town_model: Path, tmp_path
     text = tmp_path / "text"
     text.mkdir()
     pycolmap.Reconstruction(str(town_model)).write_text(str(text))
-    from_binary, from_text = read_model(town_model), read_model(text)
+    from_binary, from_text = read_content(town_model), read_content(text)
     assert from_binary.poses.keys() == from_text.poses.keys()
     assert from_binary.num_points == from_text.num_points
     for name, pose in from_text.poses.items():
@@ -208,9 +210,9 @@ def test_broken_binaries_are_refused_before_colmap_sees_them(town_model: Path, n
     for broken in (b"", data[:5], data[: len(data) // 2], data[:-1], data + b"\0", many):
         path.write_bytes(broken)
         with pytest.raises(SamfeatError, match=f"{name}.bin: .*copy the model again"):
-            read_model(town_model)
+            read_content(town_model)
     path.write_bytes(data)
-    assert read_model(town_model).num_points == 9236
+    assert read_content(town_model).num_points == 9236
 
 
 def test_rigs_of_several_sensors_are_walked(town_model: Path) -> None:
@@ -223,7 +225,7 @@ def test_rigs_of_several_sensors_are_walked(town_model: Path) -> None:
     rig.add_sensor(second.sensor_id, pycolmap.Rigid3d())
     model.add_rig(rig)
     model.write_binary(str(town_model))
-    assert read_model(town_model).num_points == 9236
+    assert read_content(town_model).num_points == 9236
 
 
 @settings(max_examples=100, deadline=None)
@@ -238,7 +240,7 @@ def test_any_bytes_in_a_model_are_a_clear_error(
     (model / "images.bin").write_bytes(struct.pack("<Q", 1) + data)
     (model / "points3D.bin").write_bytes(struct.pack("<Q", 1) + data)
     with pytest.raises(SamfeatError):
-        read_model(model)
+        read_content(model)
 
 
 WORDS = [
@@ -297,7 +299,7 @@ def test_any_text_in_a_model_is_read_or_a_clear_error(
     kept = path.read_bytes()
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     try:
-        read_model(model)
+        read_content(model)
     except SamfeatError as error:
         assert "\n" not in str(error)
     finally:

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from tiny_dataset import build
 from typer.testing import CliRunner
 
+from samfeat_hloc.colmap.poses import Pose, write_poses
 from samfeat_hloc.commands import submission as commands
+from samfeat_hloc.datasets.aachen import AachenDataset
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation.localization import (
     by_base_name,
@@ -23,8 +25,6 @@ from samfeat_hloc.evaluation.localization import (
     rotation_error,
     summarize,
 )
-from samfeat_hloc.localization.dataset import AachenDataset
-from samfeat_hloc.localization.poses import Pose, write_poses
 
 IDENTITY = np.array([1.0, 0, 0, 0])
 

@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samfeat_hloc import detection
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.extract import extract_batch, resized_shape
-from samfeat_hloc.extract_options import ExtractOptions
-from samfeat_hloc.levels import COARSE_COSTS, POOLED_OCTAVES
-from samfeat_hloc.network import SAMFeat
-from samfeat_hloc.presets import PRESETS
+from samfeat_hloc.feature import detection
+from samfeat_hloc.feature.extraction import extract_batch, resized_shape
+from samfeat_hloc.feature.levels import COARSE_COSTS, POOLED_OCTAVES
+from samfeat_hloc.feature.network import SAMFeat
+from samfeat_hloc.feature.options import ExtractOptions
+from samfeat_hloc.feature.presets import PRESETS
 
 
 @pytest.fixture(scope="module")
@@ -132,19 +132,6 @@ def test_a_batch_equals_its_images_one_by_one(model: SAMFeat, photo: np.ndarray)
         assert len(found["keypoints"]) == 200
         distance = torch.cdist(found["keypoints"], alone["keypoints"]).amin(1)
         assert (distance < 0.2).float().mean() > 0.95
-
-
-def test_accepted_image_forms(model: SAMFeat, photo: np.ndarray, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    path = tmp_path / "photo.png"
-    cv2.imwrite(str(path), photo[..., ::-1])
-    tensor = torch.from_numpy(photo).permute(2, 0, 1) / 255
-    expected = model.extract(photo)["keypoints"]
-    for form in (path, str(path), tensor):
-        assert torch.equal(model.extract(form)["keypoints"], expected)
-    assert len(model.extract(photo[..., 0])["keypoints"]) > 0
-    for wrong in (photo.astype(np.float64), photo[..., :2], np.zeros((0, 3, 3), np.uint8)):
-        with pytest.raises(SamfeatError, match="image:"):
-            model.extract(wrong)
 
 
 def test_an_empty_wall_has_no_keypoints_and_is_no_error(model: SAMFeat) -> None:

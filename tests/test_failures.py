@@ -10,7 +10,10 @@ import street_run
 import typer
 from typer.testing import CliRunner
 
+from samfeat_hloc.colmap.cameras import Camera
+from samfeat_hloc.colmap.model import read_model
 from samfeat_hloc.commands import submission as commands
+from samfeat_hloc.datasets.aachen import AachenDataset
 from samfeat_hloc.evaluation.failures import (
     Reason,
     diagnose,
@@ -20,8 +23,6 @@ from samfeat_hloc.evaluation.failures import (
     share_in_view,
 )
 from samfeat_hloc.evaluation.localization_curves import cumulative, error_figure
-from samfeat_hloc.localization.dataset import AachenDataset, Camera
-from samfeat_hloc.localization.map_model import read_map
 
 CAMERA = Camera("PINHOLE", 320, 240, (300.0, 300.0, 160.0, 120.0))
 
@@ -70,7 +71,7 @@ def test_a_limit_of_choice(street: tuple[Path, Path]) -> None:
 
 
 def test_share_in_view(street: tuple[Path, Path]) -> None:
-    map_model = read_map(street[1] / "map")
+    map_model = read_model(street[1] / "map")
     name = "db/00005.jpg"
     own = map_model.images[name].pose
     assert share_in_view(name, map_model, own, CAMERA) == (1.0, 200)

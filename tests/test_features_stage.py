@@ -14,13 +14,14 @@ import torch
 from PIL import Image
 from test_h5store import assert_equal
 
-from samfeat_hloc import extract
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.extract import extract_batch
-from samfeat_hloc.extract_options import ExtractOptions
-from samfeat_hloc.localization import features, matches, provenance
-from samfeat_hloc.localization.feature_readers import FeatureReader
-from samfeat_hloc.network import SAMFeat
+from samfeat_hloc.feature import extraction
+from samfeat_hloc.feature.extraction import extract_batch
+from samfeat_hloc.feature.network import SAMFeat
+from samfeat_hloc.feature.options import ExtractOptions
+from samfeat_hloc.files import provenance
+from samfeat_hloc.files.feature_readers import FeatureReader
+from samfeat_hloc.localization import features, matches
 
 OPTIONS = ExtractOptions(resize=64, max_keypoints=100, detection_threshold=0.0, precision="float32")
 
@@ -146,7 +147,7 @@ def test_features_pooled_otherwise_are_not_taken(
     pooled = replace(OPTIONS, scales=(0.7, 1.0))
     run(photos, one, model)
     run(photos, several, model, options=pooled)
-    monkeypatch.setattr(extract, "COARSE_COSTS", extract.COARSE_COSTS + 1)
+    monkeypatch.setattr(extraction, "COARSE_COSTS", extraction.COARSE_COSTS + 1)
     run(photos, one, model, extract=Counting(fail_after=0))  # of one scale it is as it was
     with pytest.raises(SamfeatError, match="coarse_costs"):
         run(photos, several, model, options=pooled)

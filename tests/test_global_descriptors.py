@@ -10,6 +10,7 @@ import pytest
 from test_h5store import assert_equal
 
 from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.files.pair_lists import read_pairs
 from samfeat_hloc.localization import global_descriptors, pairs
 from samfeat_hloc.localization.global_descriptors import vlad
 
@@ -56,7 +57,7 @@ def test_finds_the_place(features: Path, tmp_path: Path) -> None:
         assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
         assert file.attrs["vocabulary"].shape == (8, 16)
     found = pairs.from_retrieval(output, QUERIES, DB, tmp_path / "p.txt", num_matched=3)
-    for query, name in pairs.read_pairs(found):
+    for query, name in read_pairs(found):
         assert query.split("/")[1][0] == name.split("/")[1][0]
 
 

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from samfeat_hloc.localization.h5arrays import read_unpacked
+from samfeat_hloc.files.h5arrays import read_unpacked
 
 
 def test_arrays_of_every_layout(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.localization import h5store, provenance
-from samfeat_hloc.localization.h5arrays import group_names
-from samfeat_hloc.localization.h5store import Group, SegmentWriter
+from samfeat_hloc.files import h5store, provenance
+from samfeat_hloc.files.h5arrays import group_names
+from samfeat_hloc.files.h5store import Group, SegmentWriter
 
 MADE_BY = provenance.made_by("test", {"size": 1}, {"input": "a"})
 OTHER = provenance.made_by("test", {"size": 2}, {"input": "a"})
@@ -166,7 +166,7 @@ def test_full_disk_keeps_what_is_done(tmp_path: Path) -> None:
         from pathlib import Path
         import numpy as np
         from samfeat_hloc.errors import SamfeatError
-        from samfeat_hloc.localization.h5store import Group, SegmentWriter
+        from samfeat_hloc.files.h5store import Group, SegmentWriter
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         with SegmentWriter(Path({str(tmp_path / "f.h5")!r}), {MADE_BY!r}) as writer:
             writer.add({{"a": Group({{"x": np.zeros(1000)}})}})
@@ -192,7 +192,7 @@ LOOP = f"""
 import sys, time
 from pathlib import Path
 import numpy as np
-from samfeat_hloc.localization import h5store
+from samfeat_hloc.files import h5store
 h5store.SEGMENT_SECONDS = 0
 final = Path(sys.argv[1])
 with h5store.SegmentWriter(final, {MADE_BY!r}) as writer:

@@ -14,17 +14,19 @@ import h5py
 import numpy as np
 import pytest
 
+from samfeat_hloc.colmap.model import read_model
+from samfeat_hloc.datasets.aachen import AachenDataset
+from samfeat_hloc.datasets.queries import Query
 from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.files.feature_readers import MatchReader
+from samfeat_hloc.files.pair_lists import read_pairs
 from samfeat_hloc.hloc_plugin import hloc_installed
 from samfeat_hloc.localization import localize, mapping, matches, pairs
-from samfeat_hloc.localization.dataset import AachenDataset, Query
-from samfeat_hloc.localization.feature_readers import MatchReader
-from samfeat_hloc.localization.map_model import read_map
 
 if not hloc_installed():
     pytest.skip("hloc is not installed (it is on no package index)", allow_module_level=True)
 
-from samfeat_hloc.localization import hloc_engine
+from samfeat_hloc.hloc_plugin import engine
 
 LONGER_SIDE = 640
 NUM_QUERIES = 3
@@ -71,18 +73,18 @@ def made(
     out = tmp_path_factory.mktemp("hloc")
     names = [*town.db_names, *[query.name for query in queries]]
     features = write_root_sift(town.image_dir, names, out / "features.h5")
-    pairs_db = hloc_engine.pairs_from_covisibility(
+    pairs_db = engine.pairs_from_covisibility(
         town.reference_model, out / "pairs-db.txt", num_matched=4
     )
-    matches_db = hloc_engine.matches(pairs_db, features, out / "matches-db.h5")
-    map_dir = hloc_engine.mapping(
+    matches_db = engine.matches(pairs_db, features, out / "matches-db.h5")
+    map_dir = engine.mapping(
         town.reference_model, town.image_dir, pairs_db, features, matches_db, out / "map"
     )
     pairs_query = out / "pairs-query.txt"
     fountain = [name for name in town.db_names if "fountain" in name]
     pairs_query.write_text("".join(f"{q.name} {name}\n" for q in queries for name in fountain))
-    matches_query = hloc_engine.matches(pairs_query, features, out / "matches-query.h5")
-    result = hloc_engine.localize(
+    matches_query = engine.matches(pairs_query, features, out / "matches-query.h5")
+    result = engine.localize(
         map_dir, queries, pairs_query, features, matches_query, out / "poses.txt"
     )
     return {
@@ -101,7 +103,7 @@ def test_same_pairs_from_covisibility(
     town: AachenDataset, made: dict[str, Any], tmp_path: Path
 ) -> None:
     native = pairs.from_covisibility(town.reference_model, tmp_path / "pairs.txt", num_matched=4)
-    assert set(pairs.read_pairs(native)) == set(pairs.read_pairs(made["pairs_db"]))
+    assert set(read_pairs(native)) == set(read_pairs(made["pairs_db"]))
 
 
 def test_same_pairs_from_retrieval(
@@ -115,20 +117,20 @@ def test_same_pairs_from_retrieval(
             file.create_group(name)["global_descriptor"] = vector / np.linalg.norm(vector)
     for count in (5, 50):  # more than there are: hloc by itself fails there
         arguments = (tmp_path / "global.h5", names, town.db_names)
-        hloc = hloc_engine.pairs_from_retrieval(
+        hloc = engine.pairs_from_retrieval(
             *arguments, tmp_path / f"hloc-{count}.txt", num_matched=count
         )
         native = pairs.from_retrieval(
             *arguments, tmp_path / f"native-{count}.txt", num_matched=count
         )
-        assert pairs.read_pairs(hloc) == pairs.read_pairs(native)
-        assert len(pairs.read_pairs(hloc)) == len(names) * min(count, len(town.db_names))
+        assert read_pairs(hloc) == read_pairs(native)
+        assert len(read_pairs(hloc)) == len(names) * min(count, len(town.db_names))
 
 
 def test_identical_matches(made: dict[str, Any], tmp_path: Path) -> None:
     native = matches.main(made["pairs_query"], made["features"], tmp_path / "matches.h5")
     with MatchReader(native) as ours, MatchReader(made["matches_query"]) as theirs:
-        for name0, name1 in pairs.read_pairs(made["pairs_query"]):
+        for name0, name1 in read_pairs(made["pairs_query"]):
             np.testing.assert_array_equal(ours.matches(name0, name1), theirs.matches(name0, name1))
 
 
@@ -143,7 +145,7 @@ def test_map_and_poses_agree(
         made["matches_db"],
         tmp_path / "map",
     )
-    native, hloc = read_map(ours), read_map(made["map"])
+    native, hloc = read_model(ours), read_model(made["map"])
     assert len(hloc.point_ids) > 500
     assert len(native.point_ids) == len(hloc.point_ids)
     np.testing.assert_allclose(native.xyz, hloc.xyz, atol=1e-6)
@@ -202,21 +204,21 @@ def test_work_done_is_skipped_and_other_work_refused(
         made["matches_query"],
         made["out"] / "poses.txt",
     )
-    hloc_engine.pairs_from_covisibility(*covisibility, num_matched=4)
-    hloc_engine.matches(*matching)
-    hloc_engine.mapping(*mapped)
-    again = hloc_engine.localize(*localized)
+    engine.pairs_from_covisibility(*covisibility, num_matched=4)
+    engine.matches(*matching)
+    engine.mapping(*mapped)
+    again = engine.localize(*localized)
     assert again.skipped and list(again.queries) == [query.name for query in queries]
     for name, found in made["result"].queries.items():
         np.testing.assert_allclose(again.queries[name].pose.tvec, found.pose.tvec)
 
     config = matches.MatchConfig(distance_threshold=0.5)
     with pytest.raises(SamfeatError, match=r"pairs-db\.txt"):
-        hloc_engine.pairs_from_covisibility(*covisibility, num_matched=3)
+        engine.pairs_from_covisibility(*covisibility, num_matched=3)
     with pytest.raises(SamfeatError, match=r"matches-db\.h5"):
-        hloc_engine.matches(*matching, config=config)
+        engine.matches(*matching, config=config)
     with pytest.raises(SamfeatError, match=r"poses\.txt"):
-        hloc_engine.localize(*localized, max_error=5.0)
+        engine.localize(*localized, max_error=5.0)
     with pytest.raises(SamfeatError, match="matches-db"):  # another engine's file
         matches.main(*matching)
     after = {path: path.stat().st_mtime_ns for path in made["out"].rglob("*") if path.is_file()}
@@ -227,20 +229,20 @@ def test_work_done_is_skipped_and_other_work_refused(
 def model() -> Any:
     import torch
 
-    from samfeat_hloc.network import SAMFeat
+    from samfeat_hloc.feature.network import SAMFeat
 
     torch.manual_seed(0)
     return SAMFeat().eval()
 
 
 def test_features_are_the_native_ones(town: AachenDataset, model: Any, tmp_path: Path) -> None:
+    from samfeat_hloc.feature.presets import PRESETS
     from samfeat_hloc.localization import features
-    from samfeat_hloc.presets import PRESETS
 
     names = [name for name in town.db_names if "entry" in name][:2]
     options = replace(PRESETS["samfeat_fast"], resize=320, max_keypoints=300)
     keywords = {"model": model, "options": options}
-    hloc = hloc_engine.features(town.image_dir, names, tmp_path / "hloc.h5", **keywords)
+    hloc = engine.features(town.image_dir, names, tmp_path / "hloc.h5", **keywords)
     native = features.main(town.image_dir, names, tmp_path / "native.h5", **keywords)
     with h5py.File(hloc, "r") as theirs, h5py.File(native, "r") as ours:
         for name in names:
@@ -256,11 +258,11 @@ def test_features_are_the_native_ones(town: AachenDataset, model: Any, tmp_path:
             assert uncertainty[0] == pytest.approx(uncertainty[1])
     with pytest.raises(SamfeatError, match=r"hloc\.h5.*max_keypoints"):
         keywords["options"] = replace(options, max_keypoints=200)
-        hloc_engine.features(town.image_dir, names, tmp_path / "hloc.h5", **keywords)
+        engine.features(town.image_dir, names, tmp_path / "hloc.h5", **keywords)
 
 
 def test_interrupted_extraction_goes_on(town: AachenDataset, model: Any, tmp_path: Path) -> None:
-    from samfeat_hloc.extract_options import ExtractOptions
+    from samfeat_hloc.feature.options import ExtractOptions
 
     names = [name for name in town.db_names if "entry" in name][:2]
     output = tmp_path / "features.h5"
@@ -271,11 +273,11 @@ def test_interrupted_extraction_goes_on(town: AachenDataset, model: Any, tmp_pat
     broken.write_bytes(b"not an image")
     keywords = {"model": model, "options": ExtractOptions(resize=320, max_keypoints=100)}
     with pytest.raises(SamfeatError) as error:
-        hloc_engine.features(tmp_path / "images", names, output, **keywords)
+        engine.features(tmp_path / "images", names, output, **keywords)
     assert names[1] in str(error.value) and len(str(error.value).splitlines()) == 1
     assert not output.exists()
     broken.write_bytes((town.image_dir / names[1]).read_bytes())
-    hloc_engine.features(tmp_path / "images", names, output, **keywords)
+    engine.features(tmp_path / "images", names, output, **keywords)
     with h5py.File(output, "r") as file:
         assert all(name in file for name in names)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["features.h5", "images"]

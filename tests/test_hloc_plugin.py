@@ -213,8 +213,8 @@ def test_runner_refuses(module: str, says: str, stand_in: Path) -> None:
 
 
 def test_configurations_are_the_presets() -> None:
+    from samfeat_hloc.feature.presets import MATCH_DISTANCE_THRESHOLD, PRESETS
     from samfeat_hloc.hloc_plugin import configurations
-    from samfeat_hloc.presets import MATCH_DISTANCE_THRESHOLD, PRESETS
 
     confs = configurations.extractors()
     assert set(confs) == set(PRESETS)
@@ -291,8 +291,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of random weights."""
     import torch
 
-    from samfeat_hloc.checkpoints import write_checkpoint
-    from samfeat_hloc.network import SAMFeat
+    from samfeat_hloc.feature.checkpoints import write_checkpoint
+    from samfeat_hloc.feature.network import SAMFeat
 
     torch.manual_seed(0)
     model = SAMFeat()
@@ -339,10 +339,10 @@ def test_hloc_extracts_what_we_extract(
     import torch
     from hloc import extract_features
 
-    from samfeat_hloc.extract import detect_and_describe
+    from samfeat_hloc.feature.extraction import detect_and_describe
+    from samfeat_hloc.feature.network import SAMFeat
+    from samfeat_hloc.feature.presets import PRESETS
     from samfeat_hloc.hloc_plugin import configurations, register
-    from samfeat_hloc.network import SAMFeat
-    from samfeat_hloc.presets import PRESETS
 
     register()
     images = shared / "data" / "town" / "images_upright"

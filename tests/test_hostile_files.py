@@ -15,13 +15,13 @@ from hypothesis.extra import numpy as arrays
 from safetensors.torch import save
 from street_run import pose_at, write_map
 
-from samfeat_hloc import checkpoints
+from samfeat_hloc.colmap.model import read_content, read_model
 from samfeat_hloc.errors import SamfeatError, cause_of
-from samfeat_hloc.localization.feature_readers import FeatureReader, MatchReader
-from samfeat_hloc.localization.localization_result import log_path, read_result
-from samfeat_hloc.localization.map_model import read_cameras, read_map
+from samfeat_hloc.feature import checkpoints
+from samfeat_hloc.files.feature_readers import FeatureReader, MatchReader
+from samfeat_hloc.files.provenance import read_sidecar, sidecar
 from samfeat_hloc.localization.matches import DescriptorCache
-from samfeat_hloc.localization.provenance import read_sidecar, sidecar
+from samfeat_hloc.localization.result import log_path, read_result
 from samfeat_hloc.training.recipe import read_recipe
 
 RECIPE = (Path(__file__).parents[1] / "configs" / "homographies.yaml").read_text()
@@ -113,7 +113,7 @@ def small_map(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("map") / "good"
     xyz = np.random.default_rng(0).uniform(-3, 3, (12, 3))
     write_map(folder, xyz, ["db/a.jpg", "db/b.jpg"], [pose_at(0.0), pose_at(1.0)])
-    assert len(read_map(folder).images) == 2
+    assert len(read_model(folder).images) == 2
     return folder
 
 
@@ -126,7 +126,7 @@ def test_a_damaged_map_is_read_or_refused(
     shutil.copytree(small_map, folder, dirs_exist_ok=True)
     file = folder / f"{which}.bin"
     file.write_bytes(data.draw(damaged(file.read_bytes())))
-    for read in (read_map, read_cameras):
+    for read in (read_model, read_content):
         try:
             read(folder)
         except SamfeatError as error:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.images import (
+from samfeat_hloc.files.images import (
     check_name,
     exif_orientation,
     keypoints_to_stored,

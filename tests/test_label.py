@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from samfeat_hloc.cli import app
 from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.geometry.homographies import transform
 from samfeat_hloc.training import label
 from samfeat_hloc.training.detectors import SuperPointScores, load_detector
-from samfeat_hloc.training.homographies import transform
 from samfeat_hloc.training.keypoint_labels import KeypointLabels
 from samfeat_hloc.training.label import LabelOptions, adaptation_views, label_photo
 

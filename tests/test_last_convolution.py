@@ -10,11 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from samfeat_hloc import checkpoints
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.extract import detect_and_describe
-from samfeat_hloc.extract_options import ExtractOptions
-from samfeat_hloc.network import SAMFeat
+from samfeat_hloc.feature import checkpoints
+from samfeat_hloc.feature.extraction import detect_and_describe
+from samfeat_hloc.feature.network import SAMFeat
+from samfeat_hloc.feature.options import ExtractOptions
 from samfeat_hloc.training import projection, whitening
 from samfeat_hloc.training.homography_pairs import HomographySource
 from samfeat_hloc.training.last_convolution import multiply_in

@@ -13,18 +13,19 @@ import pytest
 import synthetic_scene
 from synthetic_scene import FOCAL, HEIGHT, WIDTH, Scene
 
+from samfeat_hloc.colmap.poses import read_poses, write_poses
+from samfeat_hloc.colmap.registration import read_database
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation.localization import position_error, rotation_error
-from samfeat_hloc.localization import local_features_protocol, pairs
-from samfeat_hloc.localization.local_features_protocol import (
+from samfeat_hloc.files.pair_lists import read_pairs
+from samfeat_hloc.pipelines import local_features
+from samfeat_hloc.pipelines.local_features import (
     DATABASE,
     PAIRS,
     ProtocolOptions,
     ProtocolRun,
     run,
 )
-from samfeat_hloc.localization.poses import read_poses, write_poses
-from samfeat_hloc.localization.registration import read_database
 
 DB = [f"db/{i}.jpg" for i in range(6)]
 DAY = ["query/day/d0.jpg"]
@@ -80,7 +81,7 @@ def outputs(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
             synthetic_scene.write_features(scene, output, frozenset({NIGHT[2]}))
         return output
 
-    monkeypatch.setattr(local_features_protocol, "extract", extract)
+    monkeypatch.setattr(local_features, "extract", extract)
     return tmp_path / "outputs"
 
 
@@ -205,6 +206,6 @@ def test_metadata_of_aachen(shared: Path) -> None:
         "SIMPLE_RADIAL", 1600, 1063,
     )  # fmt: skip
     assert entry.camera.params[1:3] == (800, 531.5)
-    listed = pairs.read_pairs(folder / PAIRS)
+    listed = read_pairs(folder / PAIRS)
     assert {name for pair in listed for name in pair} <= entries.keys()
     assert {name for pair in listed for name in pair} >= set(queries)

@@ -14,21 +14,17 @@ import pytest
 from mapped_scene import BLIND, CAMERA, DB, QUERIES, Files
 from synthetic_scene import FOCAL, HEIGHT, WIDTH, project
 
+from samfeat_hloc.colmap.absolute_pose import estimate_pose
+from samfeat_hloc.colmap.model import read_model
+from samfeat_hloc.colmap.poses import read_poses
+from samfeat_hloc.datasets.queries import Query
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation.localization import position_error, rotation_error
+from samfeat_hloc.files.feature_readers import MatchReader
 from samfeat_hloc.localization import localize, mapping
 from samfeat_hloc.localization import matches as matching
-from samfeat_hloc.localization.absolute_pose import estimate_pose
 from samfeat_hloc.localization.correspondences import correspondences
-from samfeat_hloc.localization.dataset import Query
-from samfeat_hloc.localization.feature_readers import MatchReader
-from samfeat_hloc.localization.localization_result import (
-    FALLBACK,
-    LOCALIZED,
-    LocalizationResult,
-)
-from samfeat_hloc.localization.map_model import read_map
-from samfeat_hloc.localization.poses import read_poses
+from samfeat_hloc.localization.result import FALLBACK, LOCALIZED, LocalizationResult
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +70,7 @@ def test_poses_are_right(files: Files, tmp_path: Path) -> None:
 def test_inliers_project_onto_their_keypoints(files: Files, tmp_path: Path) -> None:
     """The stored indices and ids are what pictures and reports build on."""
     result = run(files, tmp_path / "poses.txt")
-    model = read_map(files.root / "map")
+    model = read_model(files.root / "map")
     query = result.queries[QUERIES[0]]
     rows = np.searchsorted(model.point_ids, query.inlier_points)
     assert (model.point_ids[rows] == query.inlier_points).all()
@@ -145,7 +141,7 @@ def test_done_is_skipped_and_read_back(files: Files, tmp_path: Path) -> None:
 
 def test_correspondences_are_hlocs(files: Files) -> None:
     """The arrays against the plain loops over matches that they stand for."""
-    model = read_map(files.root / "map")
+    model = read_model(files.root / "map")
     with MatchReader(files.matches("query")) as matches:
         found = correspondences(model, QUERIES[0], DB, matches)
         expected, counts = set(), []

@@ -16,18 +16,19 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from samfeat_hloc.cli import app
+from samfeat_hloc.colmap.cameras import Camera
+from samfeat_hloc.colmap.intrinsics import camera_from_exif, camera_from_text
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation.localization import position_error, rotation_error
-from samfeat_hloc.images import read_image
-from samfeat_hloc.localization import frozen_map, map_building, pipeline
-from samfeat_hloc.localization.dataset import Camera
-from samfeat_hloc.localization.feature_readers import FeatureReader
+from samfeat_hloc.feature.network import SAMFeat
+from samfeat_hloc.files.feature_readers import FeatureReader
+from samfeat_hloc.files.images import read_image
 from samfeat_hloc.localization.global_descriptors import vlad
-from samfeat_hloc.localization.intrinsics import camera_from_exif, camera_from_text
-from samfeat_hloc.localization.localizer import Features, Localization, Localizer
-from samfeat_hloc.localization.pipeline import Run
-from samfeat_hloc.localization.run_options import RunOptions
-from samfeat_hloc.network import SAMFeat
+from samfeat_hloc.maps import building, saved_map
+from samfeat_hloc.maps.localizer import Features, Localization, Localizer
+from samfeat_hloc.pipelines import run
+from samfeat_hloc.pipelines.run import Run
+from samfeat_hloc.pipelines.run_options import RunOptions
 from samfeat_hloc.scenes import write_demo
 
 
@@ -36,13 +37,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     torch.set_num_threads(2)
     root = tmp_path_factory.mktemp("demo")
     dataset = write_demo(root / "dataset", num_db=10, num_queries=2, size=(320, 240))
-    return pipeline.run(dataset, root / "outputs", RunOptions(conf="samfeat_fast"))
+    return run.run(dataset, root / "outputs", RunOptions(conf="samfeat_fast"))
 
 
 @pytest.fixture(scope="module")
 def map_dir(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("maps") / "demo.map"
-    map_building.build(finished.outputs, folder)
+    building.build(finished.outputs, folder)
     return folder
 
 
@@ -179,7 +180,7 @@ def test_images_join_and_leave_without_touching_the_rest(
     cameras[queries[2].name] = queries[2].camera
     assert finished.dataset.ground_truth is not None
     posed = {queries[2].name: finished.dataset.ground_truth[queries[2].base_name]}
-    added = map_building.add(
+    added = building.add(
         folder, localizer, finished.dataset.image_dir, cameras, poses=posed, min_inliers=10
     )
     assert all(entry.refused is None and entry.observations > 10 for entry in added)
@@ -188,7 +189,7 @@ def test_images_join_and_leave_without_touching_the_rest(
         "manifest.json", *(f"points-0000/{part}.npy" for part in ("xyz", "ids", "seen"))
     }  # fmt: skip
 
-    larger = Localizer(frozen_map.read(folder), localizer.model)
+    larger = Localizer(saved_map.read(folder), localizer.model)
     assert len(larger.map.images) == 13
     assert [image.name for image in larger.map.images[10:]] == list(cameras)
     count = len(localizer.map.xyz)
@@ -200,7 +201,7 @@ def test_images_join_and_leave_without_touching_the_rest(
         seen = image.points >= 0
         views[image.points[seen]] += 1
         added_to = seen & ((image.points >= count) | (image.name in cameras))
-        errors = map_building.reprojection_errors(
+        errors = building.reprojection_errors(
             image.keypoints[added_to].astype(float), larger.map.xyz[image.points[added_to]],
             image.pose, image.camera,
         )  # fmt: skip
@@ -219,13 +220,13 @@ def test_images_join_and_leave_without_touching_the_rest(
     assert position_error(found.pose, larger.map.images[10].pose) < 0.05
 
     with pytest.raises(SamfeatError, match="in this map already; remove it first"):
-        map_building.add(folder, larger, finished.dataset.image_dir, cameras)
-    frozen_map.drop(folder, list(cameras))
+        building.add(folder, larger, finished.dataset.image_dir, cameras)
+    saved_map.drop(folder, list(cameras))
     without = content(folder)
     assert {name for name in before if before[name] != without.get(name)} == {
         "manifest.json", *(f"points-0000/{part}.npy" for part in ("xyz", "ids", "seen"))
     }  # fmt: skip
-    left = frozen_map.read(folder)
+    left = saved_map.read(folder)
     assert not set(cameras) & {image.name for image in left.images}
     assert not any(path.name == "images-0001" for path in folder.iterdir())
     assert (left.xyz[:count] == localizer.map.xyz).all()  # and what others see of the new points
@@ -244,8 +245,8 @@ def test_removed_images_are_gone(localizer: Localizer, map_dir: Path, tmp_path: 
     folder = tmp_path / "map"
     shutil.copytree(map_dir, folder)
     names = [image.name for image in localizer.map.images]
-    frozen_map.drop(folder, names[:1])
-    left = frozen_map.read(folder)
+    saved_map.drop(folder, names[:1])
+    left = saved_map.read(folder)
     assert [image.name for image in left.images] == names[1:]
     assert left.global_descriptors.shape[0] == 9
     assert names[0].encode() not in b"".join(
@@ -262,9 +263,9 @@ def test_removed_images_are_gone(localizer: Localizer, map_dir: Path, tmp_path: 
     assert views.min() >= 2
     assert len(left.xyz) < len(localizer.map.xyz)
     with pytest.raises(SamfeatError, match=f"no image {names[0]} in this map"):
-        frozen_map.drop(folder, names[:1])
+        saved_map.drop(folder, names[:1])
     with pytest.raises(SamfeatError, match="all its images"):
-        frozen_map.drop(folder, names[1:])
+        saved_map.drop(folder, names[1:])
 
 
 def test_a_kill_while_adding_leaves_the_old_map(
@@ -279,25 +280,25 @@ def test_a_kill_while_adding_leaves_the_old_map(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(frozen_map, "_write_manifest", killed)
+        patch.setattr(saved_map, "_write_manifest", killed)
         with pytest.raises(KeyboardInterrupt):
-            frozen_map.extend(folder, larger)
+            saved_map.extend(folder, larger)
     assert (folder / "images-0001").is_dir()
-    assert len(frozen_map.read(folder).images) == 10
-    frozen_map.extend(folder, larger)
-    assert len(frozen_map.read(folder).images) == 11
+    assert len(saved_map.read(folder).images) == 10
+    saved_map.extend(folder, larger)
+    assert len(saved_map.read(folder).images) == 11
     with pytest.raises(SamfeatError, match="the map was changed meanwhile"):
-        frozen_map.extend(folder, localizer.map)
+        saved_map.extend(folder, localizer.map)
 
 
 def test_a_compact_map_has_observations_alone(
     localizer: Localizer, finished: Run, tmp_path: Path
 ) -> None:
-    compact = map_building.build(finished.outputs, tmp_path / "map", compact=True)
+    compact = building.build(finished.outputs, tmp_path / "map", compact=True)
     for image, whole in zip(compact.images, localizer.map.images, strict=True):
         assert (image.points == whole.points[whole.points >= 0]).all()
         assert len(image.keypoints) == len(image.descriptors) == len(image.points)
-    small = Localizer(frozen_map.read(tmp_path / "map"), localizer.model)
+    small = Localizer(saved_map.read(tmp_path / "map"), localizer.model)
     assert all(found.num_inliers > 20 for found in localize_all(small, finished))
 
 
@@ -333,7 +334,7 @@ def test_damage_is_told(damage: object, message: str, map_dir: Path, tmp_path: P
     shutil.copytree(map_dir, folder)
     damage(folder)  # type: ignore[operator]
     with pytest.raises(SamfeatError, match=message):
-        frozen_map.read(folder)
+        saved_map.read(folder)
 
 
 def test_no_array_of_a_map_is_a_pickle(map_dir: Path, tmp_path: Path) -> None:
@@ -345,7 +346,7 @@ def test_no_array_of_a_map_is_a_pickle(map_dir: Path, tmp_path: Path) -> None:
     manifest["files"]["points-0000/xyz.npy"] = hashlib.sha256(evil.read_bytes()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(SamfeatError, match="not a map of version 2"):
-        frozen_map.read(folder)
+        saved_map.read(folder)
 
 
 def with_exif(path: Path, target: Path, focal_in_35mm: int | None) -> Path:
@@ -368,12 +369,17 @@ def test_intrinsics_come_from_exif(finished: Run, localizer: Localizer, tmp_path
     assert (camera.width, camera.height) == (query.camera.width, query.camera.height)
     assert abs(camera.params[0] / query.camera.params[0] - 1) < 0.03
     found = localizer.localize(photo)
+    theirs = camera.to_pycolmap()
+    for form in (photo, Image.open(photo), read_image(photo)):
+        again = localizer.localize(form, theirs)
+        assert again.camera == camera
+        assert again.num_inliers == found.num_inliers
     assert found.pose is not None
     assert position_error(found.pose, finished.result.queries[query.name].pose) < 1
     without = with_exif(source, tmp_path / "without.jpg", None)
     with pytest.raises(SamfeatError, match=r"without.jpg: no focal length in its EXIF; give .*--c"):
         localizer.localize(without)
-    with pytest.raises(SamfeatError, match="an array has no EXIF"):
+    with pytest.raises(SamfeatError, match=r"camera: .*EXIF"):
         localizer.localize(read_image(source))
     with pytest.raises(SamfeatError, match="unknown camera model 'FISH'"):
         camera_from_text("FISH 1 1 1")

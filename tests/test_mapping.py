@@ -14,10 +14,12 @@ import pytest
 from mapped_scene import DB, Files
 from synthetic_scene import HEIGHT, WIDTH, project
 
+from samfeat_hloc.colmap import verification
+from samfeat_hloc.colmap.epipolar import epipolar_errors
+from samfeat_hloc.colmap.model import read_model
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.localization import h5store, mapping, matches, verification
-from samfeat_hloc.localization.epipolar import epipolar_errors
-from samfeat_hloc.localization.map_model import read_map
+from samfeat_hloc.files import h5store
+from samfeat_hloc.localization import mapping, matches
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def test_poses_cameras_and_ids_are_the_reference_models(files: Files, mapped: Pa
 
 def test_points_are_where_they_are(files: Files, mapped: Path) -> None:
     """Half a pixel of offset would show: the scene's noise is 0.3 px, averaged over tracks."""
-    model = read_map(mapped)
+    model = read_model(mapped)
     world = files.scene.points
     assert len(model.point_ids) > 0.8 * len(world)
     distance = np.linalg.norm(model.xyz[:, None] - world[None], axis=2).min(axis=1)
@@ -78,7 +80,7 @@ def test_points_are_where_they_are(files: Files, mapped: Path) -> None:
 
 
 def test_the_arrays_are_pycolmaps(mapped: Path) -> None:
-    model, reference = read_map(mapped), pycolmap.Reconstruction(str(mapped))
+    model, reference = read_model(mapped), pycolmap.Reconstruction(str(mapped))
     assert len(model.point_ids) == reference.num_points3D()
     assert model.num_observations == reference.compute_num_observations()
     assert np.isclose(model.mean_track_length, reference.compute_mean_track_length())
@@ -102,8 +104,8 @@ def test_a_text_reference_model_gives_the_same_map(
     text = tmp_path / "text"
     text.mkdir()
     pycolmap.Reconstruction(str(files.reference)).write_text(str(text))
-    model = read_map(build_map(files, tmp_path / "map", reference_model=text))
-    assert len(model.point_ids) == len(read_map(mapped).point_ids)
+    model = read_model(build_map(files, tmp_path / "map", reference_model=text))
+    assert len(model.point_ids) == len(read_model(mapped).point_ids)
 
 
 def test_skipped_when_done_refused_when_different(
@@ -173,7 +175,7 @@ def test_wrong_matches_are_left_out(files: Files, tmp_path: Path) -> None:
                 half = random.permutation(rows)[: len(rows) // 2]
                 matches0[half] = random.permutation(matches0[half])
                 pair["matches0"][...] = matches0
-    model = read_map(build_map(files, tmp_path / "map", matches=wrong))
+    model = read_model(build_map(files, tmp_path / "map", matches=wrong))
     distance = np.linalg.norm(model.xyz[:, None] - files.scene.points[None], axis=2).min(axis=1)
     assert len(model.point_ids) > 0.7 * len(files.scene.points)
     assert np.median(distance) < 0.02
@@ -187,7 +189,7 @@ def test_an_image_without_keypoints_is_mapped_around(files: Files, tmp_path: Pat
     )  # fmt: skip
     pair_file = tmp_path / "matches.h5"
     matches.main(files.pairs("db"), none, pair_file)
-    model = read_map(build_map(files, tmp_path / "map", features=none, matches=pair_file))
+    model = read_model(build_map(files, tmp_path / "map", features=none, matches=pair_file))
     assert len(model.images) == len(DB)
     assert len(model.images[DB[3]].points) == 0
     assert len(model.point_ids) > 200
@@ -268,7 +270,7 @@ def test_poses_that_do_not_fit_the_photos_give_no_map(files: Files, tmp_path: Pa
         counts = [len(file[name]["keypoints"]) for name in names]
     assert min(counts) > 100
     try:
-        model = read_map(build_map(files, tmp_path / "map", reference_model=reference))
+        model = read_model(build_map(files, tmp_path / "map", reference_model=reference))
     except SamfeatError as error:
         assert "0 points" in str(error)
     else:
@@ -304,7 +306,7 @@ def test_sift_on_photos_of_the_fountain(shared: Path, tmp_path: Path) -> None:
     reference = town / "3D-models" / "aachen_v_1_1"
     output = tmp_path / "map"
     mapping.main(reference, town / "images_upright", pairs, features, pair_file, output)
-    model = read_map(output)
+    model = read_model(output)
     assert len(model.point_ids) > 700
     assert model.mean_track_length > 2.5
     assert model.mean_reprojection_error < 1.0

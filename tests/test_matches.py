@@ -16,10 +16,10 @@ import torch
 from test_h5store import assert_equal
 
 from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.feature.matching import nearest_neighbours
+from samfeat_hloc.files.feature_readers import MatchReader, pair_name
 from samfeat_hloc.localization import matches
-from samfeat_hloc.localization.feature_readers import MatchReader, pair_name
 from samfeat_hloc.localization.matches import MatchConfig, for_locality
-from samfeat_hloc.matching import nearest_neighbours
 
 THRESHOLDS = [
     {},
@@ -84,7 +84,7 @@ def plain(a: np.ndarray, b: np.ndarray, config: dict) -> tuple[np.ndarray, np.nd
 def test_follows_the_definition(
     config: dict, counts: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("samfeat_hloc.matching._CHUNK", {"cpu": 1000})  # several chunks
+    monkeypatch.setattr("samfeat_hloc.feature.matching._CHUNK", {"cpu": 1000})  # several chunks
     a, b = descriptors(1, counts[0]), descriptors(2, counts[1])
     found, scores = nearest_neighbours(a, b, **config)
     expected, expected_scores = plain(a.double().numpy(), b.double().numpy(), config)
@@ -233,7 +233,8 @@ def test_order_keeps_images_in_the_cache(tmp_path: Path) -> None:
 KILLED = """
 import sys
 from pathlib import Path
-from samfeat_hloc.localization import h5store, matches
+from samfeat_hloc.files import h5store
+from samfeat_hloc.localization import matches
 h5store.SEGMENT_SECONDS = 0
 print("started", flush=True)
 matches.main(*map(Path, sys.argv[1:]), device="cpu")

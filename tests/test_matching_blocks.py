@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from samfeat_hloc import matching, onednn
 from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.feature import matching, onednn
+from samfeat_hloc.feature.matching import nearest_neighbours
 from samfeat_hloc.localization.matches import MatchConfig, match_many
-from samfeat_hloc.matching import nearest_neighbours
 
 
 def searched(rows0: Tensor, rows1: Tensor) -> Tensor:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from samfeat_hloc import checkpoints, levels
-from samfeat_hloc.detection import sample
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.network import SAMFeat
+from samfeat_hloc.feature import checkpoints, levels
+from samfeat_hloc.feature.detection import sample
+from samfeat_hloc.feature.network import SAMFeat
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from samfeat_hloc.checkpoints import write_checkpoint
 from samfeat_hloc.commands import visualization
 from samfeat_hloc.commands.evaluation import extract_options
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation.matching import Features
-from samfeat_hloc.network import SAMFeat
-from samfeat_hloc.pair_pictures import RIGHT, WRONG, guidance_maps, matches_figure
+from samfeat_hloc.feature.checkpoints import write_checkpoint
+from samfeat_hloc.feature.network import SAMFeat
+from samfeat_hloc.pictures.pairs import RIGHT, WRONG, guidance_maps, matches_figure
 
 
 def test_right_and_wrong_differ_in_colour_and_line() -> None:

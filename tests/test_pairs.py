@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samfeat_hloc.colmap.covisibility import most_covisible
 from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.files.pair_lists import read_pairs, unique_pairs
 from samfeat_hloc.localization import pairs
-from samfeat_hloc.localization.pairs import most_covisible, read_pairs, unique_pairs
 
 MODEL = Path("data/town/3D-models/aachen_v_1_1")
 
@@ -107,7 +108,7 @@ def test_covisibility_equals_hloc(shared: Path, tmp_path: Path) -> None:
 
 
 def test_covisibility_of_bad_models(shared: Path, tmp_path: Path) -> None:
-    with pytest.raises(SamfeatError, match="not a COLMAP model"):
+    with pytest.raises(SamfeatError, match="no COLMAP model"):
         pairs.from_covisibility(tmp_path, tmp_path / "p.txt")
     for part in ("cameras", "images", "points3D"):
         content = (shared / MODEL / f"{part}.bin").read_bytes()

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 
+from samfeat_hloc.colmap.poses import Pose
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.localization import pipeline, submission
-from samfeat_hloc.localization.pipeline import Run
-from samfeat_hloc.localization.poses import Pose
-from samfeat_hloc.localization.run_options import RunOptions
-from samfeat_hloc.pictures import ground_plane, write_pictures
+from samfeat_hloc.localization import submission
+from samfeat_hloc.pictures.run import ground_plane, write_pictures
+from samfeat_hloc.pipelines import run as pipeline
+from samfeat_hloc.pipelines.run import Run
+from samfeat_hloc.pipelines.run_options import RunOptions
 from samfeat_hloc.scenes import write_demo
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -142,10 +143,10 @@ def test_pairs_that_cannot_work_are_refused_before_anything_is_made(
     ("options", "wrong"),
     [
         ({"engine": "colmap"}, "--engine colmap: choose from native, hloc"),
-        ({"conf": "sift"}, "--conf sift: choose from samfeat_aachen"),
+        ({"conf": "sift"}, "--preset sift: choose from samfeat_aachen"),
         ({"num_retrieved": 0}, "--num-retrieved"),
-        ({"features": "orb"}, "--features orb: choose from samfeat, rootsift"),
-        ({"features": "rootsift", "engine": "hloc"}, "--features rootsift: only the native"),
+        ({"features": "orb"}, "--feature-type orb: choose from samfeat, rootsift"),
+        ({"features": "rootsift", "engine": "hloc"}, "--feature-type rootsift: only the native"),
         ({"features": "rootsift", "weights": Path("a")}, "--weights: RootSIFT has none"),
         ({"storage": "tiny"}, "--storage tiny: choose from full, half, quantised"),
         ({"storage": "full", "engine": "hloc"}, "--storage full: only the native engine"),
@@ -195,7 +196,7 @@ def test_the_ground_is_level() -> None:
 def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
     script = str(ROOT / "benchmarks" / "aachen" / "run.py")
     for arguments, wrong in (
-        ([], "error: --dataset and --outputs: give both, or --demo"),
+        ([], "error: DATASET and --outputs: give both"),
         (["--dataset", str(tmp_path / "none"), "--outputs", str(tmp_path / "out")],
          "no such dataset folder"),
     ):  # fmt: skip

@@ -9,12 +9,12 @@ import h5py
 import numpy as np
 import pycolmap
 
-from samfeat_hloc.localization.absolute_pose import estimate_pose
+from samfeat_hloc.colmap.absolute_pose import estimate_pose
+from samfeat_hloc.colmap.model import Model, ModelImage
+from samfeat_hloc.colmap.poses import Pose
+from samfeat_hloc.files.feature_readers import MatchReader
 from samfeat_hloc.localization.correspondences import ImageMatches, image_matches, merged
-from samfeat_hloc.localization.feature_readers import MatchReader
-from samfeat_hloc.localization.map_model import MapImage, MapModel
 from samfeat_hloc.localization.places import agreeing, places_of
-from samfeat_hloc.localization.poses import Pose
 
 QUERY = "query/q.jpg"
 CAMERA = pycolmap.Camera(model="PINHOLE", width=640, height=480, params=[500, 500, 320, 240])
@@ -24,7 +24,7 @@ POINTS = 300
 FAR = np.array([1000.0, 0, 0])
 
 
-def build(tmp_path: Path, alike: float) -> tuple[MapModel, np.ndarray, MatchReader]:
+def build(tmp_path: Path, alike: float) -> tuple[Model, np.ndarray, MatchReader]:
     """A query in front of a facade, and elsewhere a street of which a share ``alike`` is the same.
 
     Both places have the facade's points in the map, ``there`` 1 km away and seen by three times as
@@ -38,7 +38,7 @@ def build(tmp_path: Path, alike: float) -> tuple[MapModel, np.ndarray, MatchRead
     matches = {}
     for i, name in enumerate([*HERE, *THERE]):
         rows = np.arange(POINTS) + (0 if name in HERE else POINTS)
-        images[name] = MapImage(i, 1, name, pose, rows.astype(np.int32))
+        images[name] = ModelImage(i, 1, name, pose, rows.astype(np.int32))
         found = np.full(POINTS, -1, np.int32)
         chosen = random.permutation(POINTS)[:200]
         right = chosen[: int(200 * (0.9 if name in HERE else alike))]
@@ -51,16 +51,14 @@ def build(tmp_path: Path, alike: float) -> tuple[MapModel, np.ndarray, MatchRead
             group = file.create_group(f"{QUERY.replace('/', '-')}/{name.replace('/', '-')}")
             group["matches0"] = found
     count = 2 * POINTS
-    model = MapModel(
+    model = Model(
         images, np.arange(count), np.concatenate([xyz, xyz + FAR]),
-        np.zeros((count, 3), np.uint8), np.ones(count), np.full(count, 3),
+        np.zeros((count, 3), np.uint8), np.ones(count), np.full(count, 3), {},
     )  # fmt: skip
     return model, keypoints, MatchReader(path)
 
 
-def kept(
-    model: MapModel, keypoints: np.ndarray, names: list[str], matches: MatchReader
-) -> list[str]:
+def kept(model: Model, keypoints: np.ndarray, names: list[str], matches: MatchReader) -> list[str]:
     images = [image_matches(model, QUERY, name, matches) for name in names]
     found = agreeing(images, model.xyz, CAMERA, keypoints)
     if found.solved is not None:  # the pose found on the way is that of the images kept
@@ -132,9 +130,9 @@ def seconds(keypoints: np.ndarray, points: np.ndarray, least: int) -> float:
 
 def test_parts_of_one_place_that_share_no_points_agree(tmp_path: Path) -> None:
     model, keypoints, reader = build(tmp_path, alike=0.6)
-    same = MapModel(
+    same = Model(
         model.images, model.point_ids, np.concatenate([model.xyz[:POINTS]] * 2), model.colors,
-        model.errors, model.track_lengths,
+        model.errors, model.track_lengths, model.cameras,
     )  # fmt: skip
     with reader as matches:
         assert kept(same, keypoints, [*HERE, *THERE], matches) == [*HERE, *THERE]

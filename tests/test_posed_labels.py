@@ -11,8 +11,8 @@ import posed_city
 import pytest
 import torch
 
+from samfeat_hloc.colmap.cameras import Camera
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.localization.dataset import Camera
 from samfeat_hloc.training.keypoint_labels import KeypointLabels, Labels
 from samfeat_hloc.training.megadepth import MegadepthSource
 from samfeat_hloc.training.pairs import PairBatch, PairOptions

@@ -12,12 +12,12 @@ import posed_city
 import pytest
 import torch
 
+from samfeat_hloc.colmap.cameras import Camera
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.localization.dataset import Camera
+from samfeat_hloc.geometry.homographies import pixel_grid
 from samfeat_hloc.scenes import correspond
 from samfeat_hloc.training.corners import gaussian_blur
 from samfeat_hloc.training.depth_maps import find_depth_map, read_depth_map
-from samfeat_hloc.training.homographies import pixel_grid
 from samfeat_hloc.training.pairs import PairBatch, PairOptions
 from samfeat_hloc.training.posed_pairs import PosedSource, reprojection
 from samfeat_hloc.training.posed_scene import PosedImage, PosedScene, read_scene

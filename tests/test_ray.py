@@ -20,10 +20,11 @@ from PIL import Image
 from test_h5store import assert_equal
 
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.extract_options import ExtractOptions
-from samfeat_hloc.localization import distributed, features, localize, mapping, matches
-from samfeat_hloc.localization.distributed import Cluster
-from samfeat_hloc.network import SAMFeat
+from samfeat_hloc.feature.network import SAMFeat
+from samfeat_hloc.feature.options import ExtractOptions
+from samfeat_hloc.localization import features, localize, mapping, matches
+from samfeat_hloc.parallel import cluster
+from samfeat_hloc.parallel.cluster import Cluster
 
 OPTIONS = ExtractOptions(resize=64, max_keypoints=100, detection_threshold=0.0, precision="float32")
 
@@ -133,8 +134,9 @@ def test_a_killed_worker_changes_nothing(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from samfeat_hloc.localization import h5store, matches
-from samfeat_hloc.localization.distributed import Cluster
+from samfeat_hloc.files import h5store
+from samfeat_hloc.localization import matches
+from samfeat_hloc.parallel.cluster import Cluster
 h5store.SEGMENT_SECONDS = 0
 flush = h5store.SegmentWriter.flush
 def flush_and_die(writer):
@@ -193,21 +195,21 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
         pytest.raises(SamfeatError, match=r"--workers ray: .*pip install 'samfeat-hloc\[ray\]'"),
-        distributed.chosen("ray"),
+        cluster.chosen("ray"),
     ):
         pass
 
 
 def test_options() -> None:
-    with distributed.chosen(None) as found:
+    with cluster.chosen(None) as found:
         assert found == (None, None)
-    with distributed.chosen("3") as found:
+    with cluster.chosen("3") as found:
         assert found == (3, None)
     for workers in ("0", "-1", "many", "2.5"):
         with (
             pytest.raises(SamfeatError, match="give a number from 1, or ray"),
-            distributed.chosen(workers),
+            cluster.chosen(workers),
         ):
             pass
-    with pytest.raises(SamfeatError, match="--ray-address"), distributed.chosen("2", "auto"):
+    with pytest.raises(SamfeatError, match="--ray-address"), cluster.chosen("2", "auto"):
         pass

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from samfeat_hloc.network import SAMFeat
+from samfeat_hloc.feature.network import SAMFeat
 from samfeat_hloc.teachers import dinov2, teach
 from samfeat_hloc.teachers.cache import TeacherCache
 from samfeat_hloc.teachers.registry import TEACHERS, TeacherOptions

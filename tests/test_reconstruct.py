@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +18,20 @@ from synthetic_scene import Scene
 from typer.testing import CliRunner
 
 from samfeat_hloc.cli import app
+from samfeat_hloc.colmap import structure_from_motion
+from samfeat_hloc.colmap.model import read_model
+from samfeat_hloc.colmap.structure_from_motion import SfmConfig
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation import reconstruction
-from samfeat_hloc.localization import matches, pairs, structure_from_motion
-from samfeat_hloc.localization.map_model import read_map
-from samfeat_hloc.localization.reconstruct import (
+from samfeat_hloc.files.pair_lists import read_pairs
+from samfeat_hloc.localization import matches
+from samfeat_hloc.parallel.workers import Hung
+from samfeat_hloc.pipelines.reconstruct import (
     ReconstructOptions,
     choose_pairs,
     exhaustive_pairs,
     run,
 )
-from samfeat_hloc.localization.structure_from_motion import SfmConfig
 
 NAMES = [f"walk/{i}.jpg" for i in range(6)]
 
@@ -58,7 +63,7 @@ def reconstruct(root: Path, config: SfmConfig | None = None, sparse: str = "spar
 
 def shape_error(scene: Scene, model: Path) -> float:
     """Largest distance of a camera centre to the true one, after the best similarity, metres."""
-    found = read_map(model).images
+    found = read_model(model).images
     names = sorted(found)
     a = np.array([found[name].pose.centre for name in names])
     b = np.array([scene.poses[name].centre for name in names])
@@ -72,8 +77,8 @@ def shape_error(scene: Scene, model: Path) -> float:
 def test_shape_of_a_known_scene(scene: Scene, folder: Path) -> None:
     models = structure_from_motion.models(folder / "sparse")
     assert [path.name for path in models] == ["0"]
-    assert len(read_map(models[0]).images) == len(NAMES)
-    assert len(read_map(models[0]).point_ids) > 250
+    assert len(read_model(models[0]).images) == len(NAMES)
+    assert len(read_model(models[0]).point_ids) > 250
     assert shape_error(scene, models[0]) < 0.1  # on an arc of 9 m
 
 
@@ -99,7 +104,7 @@ def test_another_beginning_where_the_first_was_bad(
     monkeypatch.setattr(structure_from_motion, "_incremental", incremental)
     with caplog.at_level("INFO"):
         models = reconstruct(folder, sparse="again")
-    assert len(read_map(models[0]).images) == len(NAMES)
+    assert len(read_model(models[0]).images) == len(NAMES)
     assert len(firsts) == 2  # not once more when all are registered
     assert f"0 of {len(NAMES)} connected images; again, beginning with walk/" in caplog.text
 
@@ -107,14 +112,14 @@ def test_another_beginning_where_the_first_was_bad(
 @pytest.mark.skipif(not hasattr(pycolmap, "global_mapping"), reason="needs pycolmap 4's mapper")
 def test_global_mapper(scene: Scene, folder: Path) -> None:
     models = reconstruct(folder, SfmConfig(global_mapper=True), "global")
-    assert len(read_map(models[0]).images) == len(NAMES)
+    assert len(read_model(models[0]).images) == len(NAMES)
     assert shape_error(scene, models[0]) < 0.1
 
 
 def test_figures_agree_with_own_counts(folder: Path) -> None:
     model = folder / "sparse" / "0"
     figures = reconstruction.evaluate(folder)
-    own = read_map(model)
+    own = read_model(model)
     seen = [image.points[image.points >= 0] for image in own.images.values()]
     assert figures.registered_images == len(own.images)
     assert figures.points == len(own.point_ids)
@@ -191,7 +196,7 @@ def test_pairs_by_retrieval_and_by_a_list(folder: Path, tmp_path: Path) -> None:
     """Each photo with those most like it, where that is asked for; a list counts before both."""
     features = folder / "features.h5"
     options = ReconstructOptions(pairing="retrieval", num_retrieved=2)
-    retrieved = pairs.read_pairs(choose_pairs(NAMES, tmp_path, features, options))
+    retrieved = read_pairs(choose_pairs(NAMES, tmp_path, features, options))
     assert 0 < len(retrieved) <= 2 * len(NAMES)
     assert {first for first, _ in retrieved} == set(NAMES)
     assert all(first != second for first, second in retrieved)
@@ -206,7 +211,7 @@ def test_pairs_by_retrieval_and_by_a_list(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "orb"}, "--method orb: choose from samfeat, rootsift"),
+        ({"method": "orb"}, "--feature-type orb: choose from samfeat, rootsift"),
         ({"pairing": "some"}, "--pairing some: choose from"),
         ({"num_retrieved": 0}, "--num-retrieved: give a number from 1"),
         ({"method": "rootsift", "weights": Path("a")}, "--weights: RootSIFT has none"),
@@ -255,3 +260,40 @@ def test_sacre_coeur_by_rootsift(shared: Path, tmp_path: Path) -> None:
     (row,) = json.loads(figures.read_text())["reconstructions"]
     assert row["points"] > 100
     assert 2 < row["mean_track_length"] <= row["registered_images"]
+
+
+def test_two_places_and_a_stranger_give_two_models(
+    shared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Photos that fit nowhere once took COLMAP most of a minute each, in every beginning."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    fountain = sorted((shared / "data/town/images_upright/db").glob("fountain*.jpg"))
+    facade = sorted((shared / "data/sacre_coeur/mapping").glob("*.jpg"))
+    stranger = shared / "data/photos/in_n01440764.jpg"
+    for path in [*fountain, *facade, stranger]:
+        image = Image.open(path)
+        image.thumbnail((640, 640))
+        image.save(photos / path.name, quality=95)
+    options = ReconstructOptions(conf="samfeat_fast", workers=1)
+    began = time.monotonic()
+    with caplog.at_level("WARNING"):
+        done = run(photos, tmp_path / "outputs", options)
+    assert time.monotonic() - began < 240  # minutes; it was more than 36
+    found = [set(read_model(model).images) for model in done.models]
+    assert found[0] == {path.name for path in facade}
+    assert found[1] == {path.name for path in fountain}
+    assert done.left_out == [stranger.name]
+    assert done.as_json()["left_out"] == [stranger.name]
+    assert f"1 of {len(fountain) + len(facade) + 1} photos" in caplog.text
+
+
+def test_a_call_into_colmap_that_hangs_ends(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    monkeypatch.setenv("SAMFEAT_PATIENCE", "0.3")
+    monkeypatch.setattr(pycolmap, "incremental_mapping", lambda *_, **__: release.wait(60))
+    with pytest.raises(Hung) as caught:
+        reconstruct(folder, sparse="hung")
+    release.set()
+    assert "mapper" in caught.value.subject
+    assert not (folder / "hung").exists()

@@ -19,9 +19,9 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+from samfeat_hloc.colmap.model import read_model
 from samfeat_hloc.commands import report as command
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.localization.map_model import read_map
 from samfeat_hloc.report.gather import choose_pictures, gather, worst_first
 from samfeat_hloc.report.page import page_content, render, write_report
 from samfeat_hloc.report.photos import encode, relative
@@ -66,7 +66,7 @@ def test_points_are_chosen_fairly() -> None:
 
 
 def test_the_frame_is_upright_and_ignores_outliers(street: tuple[Path, Path]) -> None:
-    map_model = read_map(street[1] / "map")
+    map_model = read_model(street[1] / "map")
     frame = upright_frame(map_model)
     np.testing.assert_allclose(frame.rotation[2], [0, 0, 1], atol=1e-12)
     np.testing.assert_allclose(frame.rotation @ frame.rotation.T, np.eye(3), atol=1e-12)

@@ -10,9 +10,10 @@ import numpy as np
 import pycolmap
 import pytest
 
+from samfeat_hloc.colmap.cameras import Camera
+from samfeat_hloc.colmap.poses import Pose
+from samfeat_hloc.datasets.aachen import AachenDataset
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.localization.dataset import AachenDataset, Camera
-from samfeat_hloc.localization.poses import Pose
 from samfeat_hloc.scenes import (
     DAY,
     NIGHT,

@@ -12,7 +12,7 @@ from torch import nn
 
 from samfeat_hloc.evaluation import speed
 from samfeat_hloc.evaluation.speed import Row, Times
-from samfeat_hloc.network import SAMFeat
+from samfeat_hloc.feature.network import SAMFeat
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks" / "speed"
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tiny_dataset import CAMERA, build
 from typer.testing import CliRunner
 
+from samfeat_hloc.colmap.poses import Pose, read_poses, write_poses
 from samfeat_hloc.commands import submission as commands
+from samfeat_hloc.datasets.aachen import AachenDataset
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.localization.dataset import AachenDataset
-from samfeat_hloc.localization.poses import Pose, read_poses, write_poses
 from samfeat_hloc.localization.submission import check, make
 
 

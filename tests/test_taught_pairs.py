@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.localization.h5store import SegmentWriter
-from samfeat_hloc.localization.provenance import made_by
-from samfeat_hloc.teachers.cache import FORMAT, Taught, TeacherCache, pack
-from samfeat_hloc.training.homographies import (
+from samfeat_hloc.files.h5store import SegmentWriter
+from samfeat_hloc.files.provenance import made_by
+from samfeat_hloc.geometry.homographies import (
     HomographyOptions,
     pixel_grid,
     sample_views,
     transform,
 )
+from samfeat_hloc.teachers.cache import FORMAT, Taught, TeacherCache, pack
 from samfeat_hloc.training.homography_pairs import HomographySource
 from samfeat_hloc.training.keypoint_labels import KeypointLabels, labels_in_views
 from samfeat_hloc.training.pairs import PairOptions

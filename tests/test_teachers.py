@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from samfeat_hloc.cli import app
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.localization.h5store import Group
-from samfeat_hloc.relation_pictures import name_in
+from samfeat_hloc.files.h5store import Group
+from samfeat_hloc.pictures.relations import name_in
 from samfeat_hloc.teachers import dinov2, teach
 from samfeat_hloc.teachers.cache import BUDGET, Taught, TeacherCache, pack
 from samfeat_hloc.teachers.labels import read_label_map
@@ -68,7 +68,7 @@ def test_the_budget_holds_where_the_error_cannot(tmp_path: Path) -> None:
     flat = np.random.default_rng(0).normal(size=(256, 64, 64)).astype(np.float32)
     groups = np.repeat(np.arange(400)[:, None], 480, axis=1) // 7
     group = pack(Taught(flat, groups, borders(groups)), (960, 800), "")
-    from samfeat_hloc.localization.h5store import SegmentWriter
+    from samfeat_hloc.files.h5store import SegmentWriter
 
     with SegmentWriter(tmp_path / "c.h5", {"stage": "teach"}) as writer:
         writer.add({"a.jpg": group})

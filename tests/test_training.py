@@ -17,15 +17,15 @@ from typer.testing import CliRunner
 
 from samfeat_hloc.cli import app
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.network import SAMFeat
-from samfeat_hloc.training import ablation, corners, losses, trainer
-from samfeat_hloc.training.homographies import (
+from samfeat_hloc.feature.network import SAMFeat
+from samfeat_hloc.geometry.homographies import (
     HomographyOptions,
     homography_from_points,
     pixel_grid,
     transform,
     warp,
 )
+from samfeat_hloc.training import ablation, corners, losses, trainer
 from samfeat_hloc.training.homography_pairs import make_pairs
 from samfeat_hloc.training.pairs import PairOptions
 from samfeat_hloc.training.photos import PhotoSet

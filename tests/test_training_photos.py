@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.images import read_image
-from samfeat_hloc.localization.file_lock import sole_run
+from samfeat_hloc.files.images import read_image
+from samfeat_hloc.files.locks import sole_run
+from samfeat_hloc.geometry.homographies import HomographyOptions
 from samfeat_hloc.training import photos
-from samfeat_hloc.training.homographies import HomographyOptions
 from samfeat_hloc.training.homography_pairs import make_pairs
 from samfeat_hloc.training.pairs import PairOptions
 from samfeat_hloc.training.photos import LONGEST, PackedPhotos, PhotoFolder, PhotoSet, pack

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.network import SAMFeat
+from samfeat_hloc.feature.network import SAMFeat
+from samfeat_hloc.geometry.homographies import transform
 from samfeat_hloc.teachers.cache import Taught
 from samfeat_hloc.training import synthetic_pairs
-from samfeat_hloc.training.homographies import transform
 from samfeat_hloc.training.megadepth import MegadepthSource
 from samfeat_hloc.training.mtldesc import MtldescSource
 from samfeat_hloc.training.pairs import PairBatch, PairOptions, PairSource
@@ -260,7 +260,7 @@ class Counting:
 
     def batch(self, count: int, options: PairOptions, generator: torch.Generator) -> PairBatch:
         if self.fail:
-            raise SamfeatError("photo.jpg: broken")
+            raise SamfeatError("photo.jpg", "broken")
         drawn = torch.rand((count,), generator=generator)
         return drawn + self.number  # type: ignore[return-value]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.network import SAMFeat
+from samfeat_hloc.feature.network import SAMFeat
 from samfeat_hloc.training import ablation, journal
 from samfeat_hloc.training.recipe import read_recipe
 from samfeat_hloc.training.run_state import recipe_hash

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from samfeat_hloc.errors import SamfeatError, cause_of
-from samfeat_hloc.workers import PATIENCE, Workers, patience, sharing_torch
+from samfeat_hloc.parallel.workers import PATIENCE, Workers, patience, sharing_torch
 
 
 def test_results_in_order_and_as_they_come() -> None:
@@ -76,7 +76,7 @@ def test_the_process_ends_although_a_worker_hangs() -> None:
     """Threads of concurrent.futures would keep it."""
     script = (
         "import sys, time\n"
-        "from samfeat_hloc.workers import Workers\n"
+        "from samfeat_hloc.parallel.workers import Workers\n"
         "from samfeat_hloc.errors import SamfeatError\n"
         "try:\n"
         "    with Workers(1, 'decoding') as pool:\n"
@@ -98,7 +98,7 @@ def test_a_failing_worker_names_its_item_and_the_machine_is_not_blamed_on_it() -
         if name == "c.jpg":
             raise OSError(errno.EMFILE, "Too many open files")
         if name == "d.jpg":
-            raise SamfeatError("d.jpg: not an image")
+            raise SamfeatError("d.jpg", "not an image")
         return name
 
     with Workers(2, "decoding") as pool:
@@ -186,7 +186,7 @@ def test_torch_without_files_to_open() -> None:
 def test_what_came_before_an_error_of_the_items_is_kept() -> None:
     def items() -> Iterator[int]:
         yield from range(5)
-        raise SamfeatError("the sixth is broken")
+        raise SamfeatError("the sixth", "it is broken")
 
     kept = []
     with Workers(2, "counting") as pool, pytest.raises(SamfeatError, match="the sixth"):

@@ -36,7 +36,7 @@ from samfeat_hloc.evaluation.homography import RANSAC_THRESHOLD
 from samfeat_hloc.evaluation.photo_pairs import make_pairs
 from samfeat_hloc.evaluation.predictions import FeatureFile
 from samfeat_hloc.evaluation.record import measurement
-from samfeat_hloc.localization.textlines import write_atomically
+from samfeat_hloc.files.textlines import write_atomically
 
 PAPER = "published for the 108 sequences: SAMFeat MMA@3 82.1 (its paper)"
 
@@ -69,9 +69,11 @@ def main(
         made = outputs / f"photos-seed{seed}"
         folders.append(make_pairs(photos, made, seed=seed, count=count, overwrite=overwrite))
     if not folders:
-        raise SamfeatError("folders: none given; give folders in HPatches' layout, or --photos DIR")
+        raise SamfeatError(
+            "folders", "none given", "give folders in HPatches' layout, or --photos DIR"
+        )
     if len({folder.resolve().name for folder in folders}) < len(folders):
-        raise SamfeatError("folders: two have the same name; rename one, or measure them apart")
+        raise SamfeatError("folders", "two have the same name", "rename one, or measure them apart")
     measured: dict[str, list[matching.PairResult]] = {}
     notes: list[str] = []
     for folder in folders:

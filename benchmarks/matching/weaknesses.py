@@ -21,6 +21,8 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from samfeat_hloc.cli import run as run_application
+from samfeat_hloc.colmap.cameras import Camera
+from samfeat_hloc.colmap.poses import Pose
 from samfeat_hloc.evaluation import curves
 from samfeat_hloc.evaluation.matching import (
     Features,
@@ -28,16 +30,15 @@ from samfeat_hloc.evaluation.matching import (
     mutual_nearest,
     reprojection_errors,
 )
-from samfeat_hloc.evaluation.predictions import extract_rootsift
 from samfeat_hloc.evaluation.record import measurement
-from samfeat_hloc.extract import extract_batch
-from samfeat_hloc.extract_options import ExtractOptions
-from samfeat_hloc.localization.dataset import Camera
-from samfeat_hloc.localization.poses import Pose
-from samfeat_hloc.localization.textlines import write_atomically
-from samfeat_hloc.network import SAMFeat
-from samfeat_hloc.pair_pictures import RIGHT_WITHIN, matches_figure
-from samfeat_hloc.presets import MULTISCALE
+from samfeat_hloc.feature.extraction import extract_batch
+from samfeat_hloc.feature.local_features import FeatureArrays
+from samfeat_hloc.feature.network import SAMFeat
+from samfeat_hloc.feature.options import ExtractOptions
+from samfeat_hloc.feature.presets import MULTISCALE
+from samfeat_hloc.feature.rootsift import extract_rootsift
+from samfeat_hloc.files.textlines import write_atomically
+from samfeat_hloc.pictures.pairs import RIGHT_WITHIN, matches_figure
 from samfeat_hloc.scenes.city import City, build_city
 from samfeat_hloc.scenes.demo import Shot, plan_shots
 from samfeat_hloc.scenes.lighting import (
@@ -178,7 +179,7 @@ def _rootsift(pair: Pair) -> tuple[Features, Features]:
     return _features(first), _features(second)
 
 
-def _features(found: dict[str, np.ndarray]) -> Features:
+def _features(found: FeatureArrays) -> Features:
     return Features(found["keypoints"].astype(np.float64), found["descriptors"])
 
 

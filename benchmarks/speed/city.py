@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from samfeat_hloc.localization import pairs, provenance
-from samfeat_hloc.localization.dataset import Query, read_queries
-from samfeat_hloc.localization.feature_readers import FeatureReader, pair_name
-from samfeat_hloc.localization.h5store import Group, SegmentWriter
+from samfeat_hloc.datasets.queries import Query, read_queries
+from samfeat_hloc.files import provenance
+from samfeat_hloc.files.feature_readers import FeatureReader, pair_name
+from samfeat_hloc.files.h5store import Group, SegmentWriter
+from samfeat_hloc.files.pair_lists import read_pairs, unique_pairs
 
 COLMAP_MODELS = {0: "SIMPLE_PINHOLE", 1: "PINHOLE", 2: "SIMPLE_RADIAL", 3: "RADIAL", 4: "OPENCV"}
 QUERY_CAMERA = "SIMPLE_RADIAL 1600 1200 1450 800 600 -0.03"  # the metadata lacks those by day
@@ -26,7 +27,7 @@ WRONG = 3  # of its matches with that image, beside them
 
 def write_city(aachen: Path, work: Path, size: float) -> None:
     """The lists and the reference model (cameras and made-up poses) of a city."""
-    listed = pairs.read_pairs(aachen / "pairs-query-netvlad50.txt")
+    listed = read_pairs(aachen / "pairs-query-netvlad50.txt")
     with sqlite3.connect(
         f"file:{aachen / 'database_v1_1.db'}?mode=ro&immutable=1", uri=True
     ) as database:
@@ -45,8 +46,8 @@ def write_city(aachen: Path, work: Path, size: float) -> None:
     everything = [name for name in cameras if not name.startswith("query/")]
     images = list(dict.fromkeys(name for _, name in listed)) if size < 1 else everything
     kept_images = set(images)
-    listed_db = pairs.read_pairs(aachen / "image_pairs_to_match_v1_1.txt")
-    of_database = pairs.unique_pairs([p for p in listed_db if kept_images.issuperset(p)])
+    listed_db = read_pairs(aachen / "image_pairs_to_match_v1_1.txt")
+    of_database = unique_pairs([p for p in listed_db if kept_images.issuperset(p)])
     copies = max(1, round(size))
     prefixes = ["", *(f"copy{i}/" for i in range(1, copies))]
     _write_pairs(work / "pairs-query.txt", listed, prefixes)
@@ -90,7 +91,7 @@ def write_map(work: Path, features: Path, keypoints: int) -> None:
     has taken; none, once all are), and WRONG more of its matches go to keypoints at random.
     """
     random = np.random.default_rng(1)
-    listed = pairs.read_pairs(work / "pairs-query.txt")
+    listed = read_pairs(work / "pairs-query.txt")
     reference = pycolmap.Reconstruction(str(work / "reference"))
     number = {image.name: image_id for image_id, image in reference.images.items()}
     seen = {name: np.full(keypoints, -1, dtype=np.int64) for name in number}

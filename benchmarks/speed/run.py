@@ -28,24 +28,26 @@ import typer
 from tqdm import tqdm
 
 from samfeat_hloc.cli import run as run_application
+from samfeat_hloc.datasets.aachen import AachenDataset
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation import speed
 from samfeat_hloc.evaluation.record import measurement
 from samfeat_hloc.evaluation.speed import Row, Times
-from samfeat_hloc.extract import extract_batch
-from samfeat_hloc.extract_options import ExtractOptions
+from samfeat_hloc.feature.extraction import extract_batch
+from samfeat_hloc.feature.network import SAMFeat
+from samfeat_hloc.feature.options import ExtractOptions
+from samfeat_hloc.feature.presets import PRESETS
+from samfeat_hloc.files.feature_readers import FeatureReader, MatchReader
+from samfeat_hloc.files.images import read_image
+from samfeat_hloc.files.pair_lists import read_pairs, unique_pairs
+from samfeat_hloc.files.textlines import write_atomically
 from samfeat_hloc.hloc_plugin import hloc_installed
-from samfeat_hloc.images import read_image
-from samfeat_hloc.localization import localize, map_building, mapping, matches, pipeline
-from samfeat_hloc.localization.dataset import AachenDataset
-from samfeat_hloc.localization.feature_readers import FeatureReader, MatchReader
-from samfeat_hloc.localization.localizer import Localizer
+from samfeat_hloc.localization import localize, mapping, matches
 from samfeat_hloc.localization.matches import MatchConfig
-from samfeat_hloc.localization.pairs import read_pairs, unique_pairs
-from samfeat_hloc.localization.run_options import RunOptions
-from samfeat_hloc.localization.textlines import write_atomically
-from samfeat_hloc.network import SAMFeat
-from samfeat_hloc.presets import PRESETS
+from samfeat_hloc.maps import building
+from samfeat_hloc.maps.localizer import Localizer
+from samfeat_hloc.pipelines import run
+from samfeat_hloc.pipelines.run_options import RunOptions
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 NO_HLOC = {"hloc": "hloc is not installed"}
@@ -80,7 +82,7 @@ def main(
         torch.set_num_threads(threads)
     wanted = rows.split(",")
     if unknown := [name for name in wanted if name not in ROWS]:
-        raise SamfeatError(f"--rows {unknown[0]}: choose from {', '.join(ROWS)}")
+        raise SamfeatError(f"--rows {unknown[0]}", f"choose from {', '.join(ROWS)}")
     before = speed.load()
     rates = speed.matrix_rates()
     found: list[Row] = []
@@ -260,7 +262,7 @@ def _localizer(
     dataset: AachenDataset, run: Path, work: Path, repeats: int, weights: Path | None
 ) -> Row:
     """Photos to poses, one after another, as a camera would ask: 640 pixels, 1,024 keypoints."""
-    map_building.build(run, work / "map")
+    building.build(run, work / "map")
     fast = PRESETS["samfeat_fast"]
     localizer = Localizer.load(work / "map", weights=weights, options=fast, num_retrieved=20)
     queries = dataset.queries[:: max(1, len(dataset.queries) // 10)]
@@ -366,7 +368,7 @@ def _whole_run(dataset: Path, work: Path, conf: str, repeats: int) -> Row:
 
         def go(outputs: Path = outputs, options: Any = options) -> None:
             shutil.rmtree(outputs, ignore_errors=True)
-            done = pipeline.run(dataset, outputs, options)
+            done = run.run(dataset, outputs, options)
             typer.echo(f"{options.engine}\n{done.summary.table()}")
             if done.evaluation is not None:
                 typer.echo(done.evaluation.table())

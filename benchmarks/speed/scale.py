@@ -34,18 +34,12 @@ from samfeat_hloc.cli import run as run_application
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation import speed
 from samfeat_hloc.evaluation.record import measurement
-from samfeat_hloc.localization import (
-    global_descriptors,
-    localize,
-    mapping,
-    matches,
-    pairs,
-    places,
-    provenance,
-)
-from samfeat_hloc.localization.feature_readers import FeatureReader, MatchReader
-from samfeat_hloc.localization.h5store import Group, SegmentWriter
-from samfeat_hloc.localization.textlines import write_atomically
+from samfeat_hloc.files import provenance
+from samfeat_hloc.files.feature_readers import FeatureReader, MatchReader
+from samfeat_hloc.files.h5store import Group, SegmentWriter
+from samfeat_hloc.files.pair_lists import read_pairs
+from samfeat_hloc.files.textlines import write_atomically
+from samfeat_hloc.localization import global_descriptors, localize, mapping, matches, pairs, places
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 DIM = 128
@@ -140,7 +134,7 @@ def _in_its_process(aachen: Path, work: Path, keypoints: int, stage: str) -> dic
                "--keypoints", str(keypoints), "--stage", stage]  # fmt: skip
     finished = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if finished.returncode:
-        raise SamfeatError(f"{work}: stage {stage} failed; its error is above")
+        raise SamfeatError(work, f"stage {stage} failed", "its error is above")
     size = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
     entry: dict[str, Any] = json.loads(finished.stdout.split(b"\n")[-2])
     return {**entry, "disk_mb": size / 2**20}
@@ -224,7 +218,7 @@ def _match(features: Path, work: Path) -> tuple[int, str]:
 
 def _verify(features: Path, work: Path) -> tuple[int, str]:
     reference = pycolmap.Reconstruction(str(work / "reference"))
-    listed = pairs.read_pairs(work / "pairs-db.txt")
+    listed = read_pairs(work / "pairs-db.txt")
     with FeatureReader(features) as read, MatchReader(work / "matches-db.h5") as matched:
         mapping.fill_database(
             work / "database.db", reference, listed, read, matched, mapping.MappingConfig()
@@ -249,7 +243,7 @@ def _localize(features: Path, work: Path) -> tuple[int, str]:
         q.localized and float(np.linalg.norm(q.pose.centre)) < 0.01 for q in found.queries.values()
     ]
     if not all(right):
-        raise SamfeatError(f"{work}: {right.count(False)} queries are not where they should be")
+        raise SamfeatError(work, f"{right.count(False)} queries are not where they should be")
     return len(queries), "queries"
 
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import SamfeatError
-from ..localization.textlines import write_atomically
-from .submission import _group
+from ..files.textlines import write_atomically
+from .application import group
 
 if TYPE_CHECKING:
     from ..evaluation.predictions import Predictions
-    from ..extract_options import ExtractOptions
-    from ..network import SAMFeat
+    from ..feature.network import SAMFeat
+    from ..feature.options import ExtractOptions
 
 METHODS = ("samfeat", "samfeat-multiscale", "rootsift")
 
@@ -42,9 +42,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Extract features a
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application's ``eval`` group."""
-    group = _group(app, "eval", "Measure results against ground truth.")
-    group.command("hpatches")(_hpatches)
-    group.command("pairs")(_pairs)
+    results = group(app, "eval", "Measure results against ground truth.")
+    results.command("hpatches")(_hpatches)
+    results.command("pairs")(_pairs)
 
 
 def _hpatches(
@@ -89,12 +89,16 @@ def _hpatches(
     from ..evaluation.record import measurement
 
     if not root.is_dir():
-        raise SamfeatError(f"{root}: no such folder; give the folder of the sequences")
+        raise SamfeatError(root, "no such folder", "give the folder of the sequences")
     missing = hpatches.missing_sequences(root)
     if missing and not partial:
         raise SamfeatError(
-            f"{root}: {len(missing)} of the {len(hpatches.SEQUENCES)} sequences are missing: "
-            f"{', '.join(missing)}; complete the folder, or give --partial to measure what is there"
+            root,
+            (
+                f"{len(missing)} of the {len(hpatches.SEQUENCES)} sequences are missing: "
+                f"{', '.join(missing)}"
+            ),
+            "complete the folder, or give --partial to measure what is there",
         )
     pairs = hpatches.read_pairs(root, skip_incomplete=partial)
     if not missing:
@@ -177,7 +181,7 @@ def _pairs(
     from ..evaluation import relative_pose
     from ..evaluation.hpatches import of_size
     from ..evaluation.record import measurement
-    from ..images import image_size
+    from ..files.images import image_size
 
     estimator = estimator or relative_pose.default_estimator()
     relative_pose.check_estimator(estimator)
@@ -187,8 +191,9 @@ def _pairs(
         for name, turn in zip(pair.names, pair.turns, strict=True):
             if turns.setdefault(name, turn) != turn:
                 raise SamfeatError(
-                    f"{pairs}: {name} is turned by {turns[name]} and by {turn}; an image has one "
-                    "way to stand upright"
+                    pairs,
+                    f"{name} is turned by {turns[name]} and by {turn}",
+                    "an image has one way to stand upright",
                 )
     sizes = {name: image_size(images / name) for name in turns if (images / name).is_file()}
     summaries, per_pair = {}, {}
@@ -231,8 +236,8 @@ def extract_options(
     limit: int | None, resize: int | None, official: bool, *, multiscale: bool = False
 ) -> ExtractOptions:
     """Options of SAMFeat's extraction; ``official`` as the public release does it."""
-    from ..extract_options import ExtractOptions
-    from ..presets import MULTISCALE
+    from ..feature.options import ExtractOptions
+    from ..feature.presets import MULTISCALE
 
     keywords: dict[str, Any] = {"resize": resize, "max_keypoints": limit}
     if official:
@@ -254,9 +259,9 @@ def named_files(options: Sequence[str] | None, option: str) -> list[tuple[str, P
         if not equals:
             name, path = Path(text).stem, text
         if name in found:
-            raise SamfeatError(f"{option}: '{name}' is given twice; write NAME=FILE with two names")
+            raise SamfeatError(option, f"'{name}' is given twice", "write NAME=FILE with two names")
         if not name or not Path(path).is_file():
-            raise SamfeatError(f"{option} {text}: no such file; write NAME=FILE")
+            raise SamfeatError(f"{option} {text}", "no such file", "write NAME=FILE")
         found[name] = Path(path)
     return list(found.items())
 
@@ -293,6 +298,7 @@ def open_methods(
         SamfeatError: unknown methods, missing files, a name twice.
     """
     from ..evaluation import predictions
+    from ..feature.rootsift import extract_rootsift, rootsift_config
 
     chosen = list(dict.fromkeys(method or []))
     if not (chosen or features or npz):
@@ -300,14 +306,18 @@ def open_methods(
     for name in chosen:
         if name not in METHODS:
             raise SamfeatError(
-                f"--method {name}: unknown; choose from {', '.join(METHODS)}, and give other "
-                "features with --features NAME=FILE"
+                f"--method {name}",
+                "unknown",
+                (
+                    f"choose from {', '.join(METHODS)}, and give other features with "
+                    "--features NAME=FILE"
+                ),
             )
     opened: dict[str, Predictions] = {}
 
     def add(name: str, found: Any) -> None:
         if name in opened:
-            raise SamfeatError(f"'{name}' is given twice; write --features OTHERNAME=FILE")
+            raise SamfeatError(f"'{name}'", "it is given twice", "write --features OTHERNAME=FILE")
         opened[name] = found
 
     files = named_files(features, "--features")
@@ -317,10 +327,10 @@ def open_methods(
             most = limit or 100_000
             predictions.make_features(
                 root, names, path,
-                lambda image, most=most: predictions.extract_rootsift(  # type: ignore[misc]
+                lambda image, most=most: extract_rootsift(  # type: ignore[misc]
                     image, max_keypoints=most, resize=resize
                 ),
-                predictions.rootsift_config(most, resize), turns=turns, overwrite=overwrite,
+                rootsift_config(most, resize), turns=turns, overwrite=overwrite,
             )  # fmt: skip
         else:
             multiscale = name == "samfeat-multiscale"
@@ -341,9 +351,9 @@ def _make_samfeat(
     turns: dict[str, int] | None, overwrite: bool,
 ) -> None:  # fmt: skip
     from ..evaluation.predictions import make_features
-    from ..extract import extract_batch
+    from ..feature.extraction import extract_batch
+    from ..feature.network import SAMFeat
     from ..localization import features
-    from ..network import SAMFeat
 
     model: SAMFeat = SAMFeat.from_pretrained(weights, official=options.official)
     if not any((turns or {}).values()):
@@ -367,15 +377,20 @@ def _with_features(
         missing = missing_features(pairs, predictions)
         if missing and not partial:
             raise SamfeatError(
-                f"{name}: no features of {len(missing)} images ({', '.join(missing[:3])}…); "
-                "extract them (images are named as below --root), or give --partial"
+                name,
+                f"no features of {len(missing)} images ({', '.join(missing[:3])}…)",
+                "extract them (images are named as below --root), or give --partial",
             )
         lacking.update(missing)
     kept = [pair for pair in pairs if not lacking & set(pair.images)]
     if not kept:
         raise SamfeatError(
-            f"features: there is no pair of which {', '.join(methods)} all have both images "
-            f"(missing: {', '.join(sorted(lacking)[:3])}…); name images as below --root"
+            "features",
+            (
+                f"there is no pair of which {', '.join(methods)} all have both images "
+                f"(missing: {', '.join(sorted(lacking)[:3])}…)"
+            ),
+            "name images as below --root",
         )
     dropped = len(pairs) - len(kept)
     return kept, f"{dropped} pairs left out, not all methods have features" if dropped else ""

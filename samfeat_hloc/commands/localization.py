@@ -10,7 +10,7 @@ import typer
 from .stages import RayAddress
 
 if TYPE_CHECKING:
-    from ..localization.dataset import Query
+    from ..datasets.queries import Query
 
 _Pairs = Annotated[Path, typer.Option(help="List of pairs, 'name0 name1' lines.")]
 _Features = Annotated[Path, typer.Option(help="Feature file, HDF5 in hloc's format.")]
@@ -44,7 +44,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Triangulate features into a COLMAP model with known poses."""
         from ..localization import mapping as stage
-        from ..localization.summary import map_figures
+        from ..pipelines.summary import map_figures
 
         stage.main(
             reference_model, image_dir, pairs, features, matches, output, overwrite=overwrite
@@ -92,10 +92,10 @@ def register(app: typer.Typer) -> None:
         overwrite: _Overwrite = False,
     ) -> None:
         """Localize queries in a map: PnP with LO-RANSAC and refinement."""
-        from ..localization import distributed
         from ..localization import localize as stage
+        from ..parallel.cluster import chosen
 
-        with distributed.chosen(workers, ray_address) as (threads, cluster):
+        with chosen(workers, ray_address) as (threads, cluster):
             result = stage.main(
                 map_dir, _read(queries), pairs, features, matches, output,
                 max_error=max_error, overwrite=overwrite, workers=threads or 1, cluster=cluster,
@@ -107,7 +107,8 @@ def register(app: typer.Typer) -> None:
 
 
 def _read(lists: list[Path]) -> list[Query]:
-    from ..localization.dataset import LIST_SUFFIX, read_queries
+    from ..datasets.aachen import LIST_SUFFIX
+    from ..datasets.queries import read_queries
 
     return [
         query for path in lists for query in read_queries(path, path.name.removesuffix(LIST_SUFFIX))

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import SamfeatError
+from .application import Application
 
 _Map = Annotated[Path, typer.Option("--map", help="Folder of the saved map.")]
 _Weights = Annotated[
@@ -25,7 +26,7 @@ _NumRetrieved = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    maps = typer.Typer(help="Saved maps, to localize single photos in.", no_args_is_help=True)
+    maps = Application(help="Saved maps, to localize single photos in.")
     maps.command("build")(_build)
     maps.command("add")(_add)
     maps.command("remove")(_remove)
@@ -47,9 +48,9 @@ def _build(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a map.")] = False,
 ) -> None:
     """Save the map of a finished run in one folder."""
-    from ..localization import map_building
+    from ..maps import building
 
-    frozen = map_building.build(outputs, map_dir, compact=compact, overwrite=overwrite)
+    frozen = building.build(outputs, map_dir, compact=compact, overwrite=overwrite)
     size = sum(path.stat().st_size for path in map_dir.rglob("*") if path.is_file())
     typer.echo(
         f"{map_dir}: {len(frozen.images)} images, {len(frozen.xyz)} points, "
@@ -81,11 +82,12 @@ def _add(
 ) -> None:
     """Add photos to a map, localized in it unless their poses are given, and points that only
     they show; nothing that is there is recomputed."""
-    from ..images import list_images
-    from ..localization import map_building
-    from ..localization.dataset import Camera, read_queries
-    from ..localization.localizer import Localizer
-    from ..localization.poses import read_poses
+    from ..colmap.cameras import Camera
+    from ..colmap.poses import read_poses
+    from ..datasets.queries import read_queries
+    from ..files.images import list_images
+    from ..maps import building
+    from ..maps.localizer import Localizer
 
     cameras: dict[str, Camera | None]
     if listed is None:
@@ -93,14 +95,12 @@ def _add(
     else:
         cameras = {query.name: query.camera for query in read_queries(listed, "")}
     if not cameras:
-        raise SamfeatError(f"{images}: no photos to add; check the folder")
+        raise SamfeatError(images, "no photos to add", "check the folder")
     known = {} if poses is None else read_poses(poses)
     localizer = Localizer.load(
         map_dir, weights=weights, official_weights=official_weights, num_retrieved=num_retrieved
     )
-    added = map_building.add(
-        map_dir, localizer, images, cameras, poses=known, min_inliers=min_inliers
-    )
+    added = building.add(map_dir, localizer, images, cameras, poses=known, min_inliers=min_inliers)
     for entry in added:
         typer.echo(
             f"{entry.name}: left out, {entry.refused}"
@@ -110,7 +110,7 @@ def _add(
     count = sum(entry.refused is None for entry in added)
     typer.echo(f"{map_dir}: {count} of {len(added)} images added")
     if not count:
-        raise SamfeatError(f"{images}: no photo could be added; give their poses with --poses")
+        raise SamfeatError(images, "no photo could be added", "give their poses with --poses")
 
 
 def _remove(
@@ -118,19 +118,19 @@ def _remove(
     names: Annotated[list[str], typer.Argument(help="Names of the images, as db/1.jpg.")],
 ) -> None:
     """Remove images from a map: poses, keypoints and descriptors."""
-    from ..localization import frozen_map
+    from ..maps import saved_map
 
-    frozen_map.drop(map_dir, names)
+    saved_map.drop(map_dir, names)
     typer.echo(f"{map_dir}: {len(set(names))} images removed")
 
 
 def _info(map_dir: _Map) -> None:
     """Say what a map holds, after comparing its files with their hashes."""
-    from ..localization import frozen_map
+    from ..maps import saved_map
 
-    frozen = frozen_map.read(map_dir)
+    frozen = saved_map.read(map_dir)
     typer.echo(
-        f"{map_dir}: version {frozen_map.VERSION}, {len(frozen.images)} images, "
+        f"{map_dir}: version {saved_map.VERSION}, {len(frozen.images)} images, "
         f"{len(frozen.xyz)} points, {frozen.num_observations} observations, "
         f"weights {frozen.weights_sha256[:12]}"
     )
@@ -163,8 +163,8 @@ def _localize(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Localize one photo in a saved map; writes nothing."""
-    from ..localization.intrinsics import camera_from_text
-    from ..localization.localizer import Localizer
+    from ..colmap.intrinsics import camera_from_text
+    from ..maps.localizer import Localizer
 
     given = None if camera is None else camera_from_text(camera)
     localizer = Localizer.load(
@@ -193,6 +193,7 @@ def _localize(
         typer.echo(f"seconds: {stages}")
     if found.pose is None:
         raise SamfeatError(
-            f"{image}: no pose found, {found.num_correspondences} correspondences with the map; "
-            "raise --num-retrieved, or check the intrinsics and that the map shows this place"
+            image,
+            f"no pose found, {found.num_correspondences} correspondences with the map",
+            ("raise --num-retrieved, or check the intrinsics and that the map shows this place"),
         )

@@ -8,15 +8,13 @@ from typing import Annotated
 
 import typer
 
-from .submission import _group
+from .application import group
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command("reconstruct")(_reconstruct)
-    _group(app, "eval", "Measure results against ground truth.").command("reconstruction")(
-        _evaluate
-    )
+    group(app, "eval", "Measure results against ground truth.").command("reconstruction")(_evaluate)
 
 
 def _reconstruct(
@@ -51,9 +49,9 @@ def _reconstruct(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make everything anew.")] = False,
 ) -> None:
     """Structure from motion on photos without poses."""
-    from ..evaluation.reconstruction import table
-    from ..localization.reconstruct import ReconstructOptions, run, with_method
-    from ..localization.structure_from_motion import SfmConfig
+    from ..colmap.structure_from_motion import SfmConfig
+    from ..evaluation.reconstruction import evaluate, table
+    from ..pipelines.reconstruct import ReconstructOptions, run, with_method
 
     options = ReconstructOptions(
         method=method,
@@ -74,7 +72,13 @@ def _reconstruct(
     first = done[0]
     typer.echo(f"{first.models[0]}: {first.figures.registered_images} of {first.num_images} images")
     for model in first.models[1:]:
-        typer.echo(f"{model}: photos that do not connect to it")
+        count = evaluate(model).registered_images
+        typer.echo(f"{model}: {count} of {first.num_images} images, which do not connect to it")
+    if first.left_out:
+        typer.echo(
+            f"in no model: {len(first.left_out)} of {first.num_images} images,"
+            f" {', '.join(first.left_out)}"
+        )
 
 
 def _evaluate(
@@ -88,7 +92,7 @@ def _evaluate(
     """Print the figures of the ETH local-feature benchmark, a row a model."""
     from ..evaluation.reconstruction import evaluate, table
     from ..evaluation.record import measurement
-    from ..localization.textlines import write_atomically
+    from ..files.textlines import write_atomically
 
     rows = [evaluate(path) for path in models]
     typer.echo(table(rows))

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import SamfeatError
+from .application import Application
 
 _Output = Annotated[Path, typer.Option("--output", help="File to write.")]
 _Features = Annotated[Path, typer.Option("--features", help="Feature file.")]
@@ -41,7 +42,7 @@ def register(app: typer.Typer) -> None:
     app.command("features")(_features)
     app.command("global-descriptors")(_global_descriptors)
     app.command("matches")(_matches)
-    pairs = typer.Typer(help="Lists of image pairs to match.", no_args_is_help=True)
+    pairs = Application(help="Lists of image pairs to match.")
     pairs.command("covisibility")(_covisibility)
     pairs.command("retrieval")(_retrieval)
     app.add_typer(pairs, name="pairs")
@@ -79,20 +80,23 @@ def _features(
     overwrite: _Overwrite = False,
 ) -> None:
     """Extract local features of all images of a folder, or of those listed."""
-    from ..images import list_images
-    from ..localization import distributed, features
-    from ..network import SAMFeat
-    from ..presets import PRESETS
+    from ..feature.network import SAMFeat
+    from ..feature.presets import PRESETS
+    from ..files.images import list_images
+    from ..localization import features
+    from ..parallel.cluster import chosen
 
     if config not in PRESETS:
-        raise SamfeatError(f"--config {config}: no such preset; choose from {', '.join(PRESETS)}")
+        raise SamfeatError(
+            f"--config {config}", "no such preset", f"choose from {', '.join(PRESETS)}"
+        )
     options = PRESETS[config]
     if resize is not None:
         options = replace(options, resize=resize)
     if max_keypoints is not None:
         options = replace(options, max_keypoints=max_keypoints)
     names = list_images(images) if lists is None else _names_in(lists)
-    with distributed.chosen(workers, ray_address) as (threads, cluster):
+    with chosen(workers, ray_address) as (threads, cluster):
         model = SAMFeat.from_pretrained(weights, official=official_weights)
         features.main(
             images,
@@ -183,13 +187,14 @@ def _matches(
     overwrite: _Overwrite = False,
 ) -> None:
     """Match the features of image pairs."""
-    from ..localization import distributed, matches
-    from ..presets import MATCH_DISTANCE_THRESHOLD
+    from ..feature.presets import MATCH_DISTANCE_THRESHOLD
+    from ..localization import matches
+    from ..parallel.cluster import chosen
 
     if distance_threshold is None:
         distance_threshold = MATCH_DISTANCE_THRESHOLD
     config = matches.MatchConfig(mutual, distance_threshold, ratio_threshold)
-    with distributed.chosen(workers, ray_address) as (threads, cluster):
+    with chosen(workers, ray_address) as (threads, cluster):
         matches.main(
             pairs,
             features,
@@ -206,28 +211,29 @@ def _chosen(
     what: str, file: Path, dataset: str, lists: list[Path] | None, prefix: str | None
 ) -> list[str]:
     """Names from lists, or those in an HDF5 file that start with a prefix ("db/", "query/")."""
-    from ..localization.h5arrays import group_names
-    from ..localization.provenance import open_hdf5
+    from ..files.h5arrays import group_names
+    from ..files.provenance import open_hdf5
 
     if lists is not None:
         if prefix is not None:
-            raise SamfeatError(f"--{what}-prefix: give it or --{what}-list, not both")
+            raise SamfeatError(f"--{what}-prefix", f"give it or --{what}-list, not both")
         return _names_in(lists)
     prefix = f"{what}/" if prefix is None else prefix
     with open_hdf5(file) as opened:
         names = [name for name in group_names(opened, dataset) if name.startswith(prefix)]
     if not names:
         raise SamfeatError(
-            f"{file}: no image whose name starts with '{prefix}'; give --{what}-list or"
-            f" --{what}-prefix"
+            file,
+            f"no image whose name starts with '{prefix}'",
+            f"give --{what}-list or --{what}-prefix",
         )
     return names
 
 
 def _names_in(lists: list[Path]) -> list[str]:
     """The first words of the lines of lists; lists of queries with intrinsics are such lists."""
-    from ..images import check_name
-    from ..localization.textlines import data_lines
+    from ..files.images import check_name
+    from ..files.textlines import data_lines
 
     names = []
     for path in lists:
@@ -235,7 +241,7 @@ def _names_in(lists: list[Path]) -> list[str]:
             try:
                 names.append(check_name(tokens[0]))
             except SamfeatError as error:
-                raise SamfeatError(f"{path}:{number}: {error}") from None
+                raise SamfeatError(f"{path}:{number}", error) from None
     if not names:
-        raise SamfeatError(f"{lists[0]}: there is no image name in it; check the list")
+        raise SamfeatError(lists[0], "there is no image name in it", "check the list")
     return names

@@ -9,31 +9,22 @@ from typing import Annotated
 
 import typer
 
-from samfeat_hloc.evaluation.localization import by_base_name, evaluate, within
-from samfeat_hloc.localization.dataset import AachenDataset
-from samfeat_hloc.localization.poses import read_poses
-from samfeat_hloc.localization.submission import check, make
-from samfeat_hloc.localization.textlines import write_atomically
+from ..colmap.poses import read_poses
+from ..datasets.aachen import AachenDataset
+from ..evaluation.localization import by_base_name, evaluate, within
+from ..files.textlines import write_atomically
+from ..localization.submission import check, make
+from .application import group
 
 _Dataset = Annotated[Path, typer.Option("--dataset", help="Dataset folder in Aachen's layout.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    submission = _group(app, "submission", "Write and check the benchmark's submission file.")
+    submission = group(app, "submission", "Write and check the benchmark's submission file.")
     submission.command("make")(_make)
     submission.command("check")(_check)
-    _group(app, "eval", "Measure results against ground truth.").command("localization")(_evaluate)
-
-
-def _group(app: typer.Typer, name: str, purpose: str) -> typer.Typer:
-    """The sub-application of that name, shared with whoever has added it before."""
-    for group in app.registered_groups:
-        if group.name == name and group.typer_instance is not None:
-            return group.typer_instance
-    group_app = typer.Typer(help=purpose, no_args_is_help=True)
-    app.add_typer(group_app, name=name)
-    return group_app
+    group(app, "eval", "Measure results against ground truth.").command("localization")(_evaluate)
 
 
 def _make(
@@ -80,7 +71,7 @@ def _evaluate(
 
     The reasons of failures are read off localization.json and map/ beside a run's poses.txt.
     """
-    from samfeat_hloc.evaluation import failures
+    from ..evaluation import failures
 
     poses_file = results / "poses.txt" if results.is_dir() else results
     opened = AachenDataset.open(dataset)
@@ -101,12 +92,12 @@ def _evaluate(
             "localization.json and map/ beside it"
         )
     if plot is not None:
-        from samfeat_hloc.evaluation.curves import save
-        from samfeat_hloc.evaluation.localization_curves import error_figure
+        from ..evaluation.curves import save
+        from ..evaluation.localization_curves import error_figure
 
         save(error_figure(evaluation.errors_by_condition(opened)), plot)
     if json_file is not None:
-        from samfeat_hloc.evaluation.record import measurement
+        from ..evaluation.record import measurement
 
         content = {
             **evaluation.as_json(),

@@ -84,7 +84,7 @@ def _probe(
     Each region's label is guessed by its nearest regions in other photos.
     """
     from ..evaluation.record import measurement
-    from ..localization.textlines import write_atomically
+    from ..files.textlines import write_atomically
     from ..teachers.cache import TeacherCache
     from ..teachers.probe import probe
 

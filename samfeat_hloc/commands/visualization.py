@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .application import group
 from .evaluation import Official, Weights, extract_options
-from .submission import _group
 
 if TYPE_CHECKING:
-    from ..extract_options import ExtractOptions
-    from ..network import SAMFeat
+    from ..feature.network import SAMFeat
+    from ..feature.options import ExtractOptions
 
 _Output = Annotated[Path, typer.Option("--output", help="The picture: .png, .pdf or .svg.")]
 _MaxKeypoints = Annotated[int, typer.Option("--max-keypoints", min=1, help="The best so many.")]
@@ -23,10 +23,10 @@ _Resize = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application's ``viz`` group."""
-    group = _group(app, "viz", "Draw single pictures.")
-    group.command("keypoints")(_keypoints)
-    group.command("matches")(_matches)
-    group.command("relations")(_relations)
+    pictures = group(app, "viz", "Draw single pictures.")
+    pictures.command("keypoints")(_keypoints)
+    pictures.command("matches")(_matches)
+    pictures.command("relations")(_relations)
 
 
 def _keypoints(
@@ -38,16 +38,16 @@ def _keypoints(
     resize: _Resize = 1024,
 ) -> None:
     """Draw keypoints over a photo and over the network's edge and attention maps."""
-    from .. import pair_pictures
     from ..evaluation import curves
-    from ..extract import extract_batch
-    from ..images import read_image
+    from ..feature.extraction import extract_batch
+    from ..files.images import read_image
+    from ..pictures import pairs
 
     pixels = read_image(image)
     model, options = _model(weights, official, max_keypoints, resize)
     found = extract_batch(model, [pixels], options)[0]
-    figure = pair_pictures.keypoints_figure(
-        pixels, found["keypoints"], *pair_pictures.guidance_maps(model, pixels, options), image.name
+    figure = pairs.keypoints_figure(
+        pixels, found["keypoints"], *pairs.guidance_maps(model, pixels, options), image.name
     )
     typer.echo(f"written: {curves.save(figure, output)}")
 
@@ -72,10 +72,10 @@ def _matches(
     lines: Annotated[int, typer.Option("--lines", min=1, help="Draw at most so many.")] = 300,
 ) -> None:
     """Draw the matches of two photos; with a homography, which are right and which are wrong."""
-    from .. import pair_pictures
     from ..evaluation import curves
     from ..evaluation.homography import read_homography
-    from ..images import read_image
+    from ..files.images import read_image
+    from ..pictures import pairs
 
     matrix = None if homography is None else read_homography(homography)
     pixels = (read_image(image0), read_image(image1))
@@ -84,7 +84,7 @@ def _matches(
     else:
         found = _extracted(pixels, *_model(weights, official, max_keypoints, resize))
     title = f"{image0.parent.name}/{image0.name} and {image1.parent.name}/{image1.name}"
-    figure = pair_pictures.matches_figure(pixels, found, title, matrix, most=lines)
+    figure = pairs.matches_figure(pixels, found, title, matrix, most=lines)
     typer.echo(f"written: {curves.save(figure, output)}")
 
 
@@ -103,17 +103,17 @@ def _relations(
     official: Official = False,
 ) -> None:
     """Draw what the teacher and the student find alike: relation matrices, and one cell's map."""
-    from .. import relation_pictures
     from ..evaluation import curves
-    from ..images import read_image
-    from ..network import SAMFeat
+    from ..feature.network import SAMFeat
+    from ..files.images import read_image
+    from ..pictures import relations
     from ..teachers.cache import TeacherCache
 
     pixels = read_image(image)
     opened = TeacherCache(cache)
-    found = relation_pictures.name_in(opened, image, name)
+    found = relations.name_in(opened, image, name)
     model = SAMFeat.from_pretrained(weights, official=official)
-    figure = relation_pictures.relations_figure(pixels, opened.read(found).embedding, model, at,
+    figure = relations.relations_figure(pixels, opened.read(found).embedding, model, at,
                                                 opened.teacher, found)  # fmt: skip
     typer.echo(f"written: {curves.save(figure, output)}")
 
@@ -121,7 +121,7 @@ def _relations(
 def _model(
     weights: Path | None, official: bool, max_keypoints: int, resize: int
 ) -> tuple[SAMFeat, ExtractOptions]:
-    from ..network import SAMFeat
+    from ..feature.network import SAMFeat
 
     model = SAMFeat.from_pretrained(weights, official=official)
     return model, extract_options(max_keypoints, resize or None, official)
@@ -129,7 +129,7 @@ def _model(
 
 def _extracted(pixels: tuple[Any, Any], model: SAMFeat, options: ExtractOptions) -> Any:
     from ..evaluation.matching import Features
-    from ..extract import extract_batch
+    from ..feature.extraction import extract_batch
 
     return tuple(
         Features(found["keypoints"].astype(float), found["descriptors"])
@@ -152,14 +152,19 @@ def _of_file(
                 name = image.resolve().relative_to((image_dir or Path()).resolve()).as_posix()
             except ValueError:
                 raise SamfeatError(
-                    f"{image}: not below {image_dir or 'this folder'}; give --images FOLDER, the "
-                    f"folder that the names in {path.name} start from"
+                    image,
+                    f"not below {image_dir or 'this folder'}",
+                    f"give --images FOLDER, the folder that the names in {path.name} start from",
                 ) from None
             features = file.read(name)
             if features.image_size not in (None, picture.shape[1::-1]):
                 raise SamfeatError(
-                    f"{image}: it has {picture.shape[1]} x {picture.shape[0]} pixels, but "
-                    f"{path.name} was made from {features.image_size}; extract from this image"
+                    image,
+                    (
+                        f"it has {picture.shape[1]} x {picture.shape[0]} pixels, but {path.name} "
+                        f"was made from {features.image_size}"
+                    ),
+                    "extract from this image",
                 )
             found.append(features)
     return tuple(found)

@@ -84,7 +84,7 @@ def save(figure: Figure, path: Path, metadata: Mapping[str, str] | None = None) 
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "pdf", "svg"):
-        raise SamfeatError(f"{path}: pictures are written as .png, .pdf or .svg; name such a file")
+        raise SamfeatError(path, "pictures are written as .png, .pdf or .svg", "name such a file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def save(figure: Figure, path: Path, metadata: Mapping[str, str] | None = None) 
         temporary.replace(path)
     except OSError as error:
         raise SamfeatError(
-            f"{path}: cannot be written ({error.strerror}); check the folder and the free space"
+            path, f"cannot be written ({error.strerror})", "check the folder and the free space"
         ) from None
     finally:
         temporary.unlink(missing_ok=True)

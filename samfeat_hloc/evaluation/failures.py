@@ -17,15 +17,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..localization.dataset import AachenDataset, Camera, base_name
-from ..localization.localization_result import (
-    LocalizationResult,
-    QueryResult,
-    log_path,
-    read_result,
-)
-from ..localization.map_model import MapModel, is_model, read_map
-from ..localization.poses import Pose
+from ..colmap.cameras import Camera
+from ..colmap.model import Model, is_model, read_model
+from ..colmap.poses import Pose
+from ..datasets.aachen import AachenDataset
+from ..datasets.queries import base_name
+from ..localization.result import LocalizationResult, QueryResult, log_path, read_result
 from .localization import THRESHOLDS, position_error, rotation_error, within
 
 MIN_CORRESPONDENCES = 30  # hloc users take a pose from fewer with caution
@@ -96,7 +93,7 @@ class Diagnosis:
 
 def diagnose(
     query: QueryResult,
-    map_model: MapModel,
+    map_model: Model,
     truth: Pose | None = None,
     camera: Camera | None = None,
     limit: tuple[float, float] = THRESHOLDS[0],
@@ -122,7 +119,7 @@ def diagnose(
 
 
 def diagnose_all(
-    result: LocalizationResult, map_model: MapModel, dataset: AachenDataset | None
+    result: LocalizationResult, map_model: Model, dataset: AachenDataset | None
 ) -> list[Diagnosis]:
     """`diagnose` for all queries, with the true poses and cameras of the dataset."""
     truth: Mapping[str, Pose] = (dataset.ground_truth if dataset else None) or {}
@@ -135,9 +132,7 @@ def diagnose_all(
     ]
 
 
-def read_run(
-    poses: Path, map_dir: Path | None = None
-) -> tuple[LocalizationResult, MapModel] | None:
+def read_run(poses: Path, map_dir: Path | None = None) -> tuple[LocalizationResult, Model] | None:
     """The log and the map that belong to a poses file, or None where they are not beside it.
 
     Raises:
@@ -146,7 +141,7 @@ def read_run(
     map_dir = map_dir or poses.parent / "map"
     if not log_path(poses).is_file() or not is_model(map_dir):
         return None
-    return read_result(poses), read_map(map_dir)
+    return read_result(poses), read_model(map_dir)
 
 
 def failures_table(diagnoses: Sequence[Diagnosis]) -> str:
@@ -164,7 +159,7 @@ def failures_table(diagnoses: Sequence[Diagnosis]) -> str:
     return "\n".join(lines)
 
 
-def share_in_view(name: str, map_model: MapModel, pose: Pose, camera: Camera) -> tuple[float, int]:
+def share_in_view(name: str, map_model: Model, pose: Pose, camera: Camera) -> tuple[float, int]:
     """How much of what a database image sees is also seen from a pose.
 
     Args:
@@ -197,7 +192,7 @@ def share_in_view(name: str, map_model: MapModel, pose: Pose, camera: Camera) ->
 
 
 def _retrieved(
-    query: QueryResult, map_model: MapModel, truth: Pose | None, camera: Camera | None
+    query: QueryResult, map_model: Model, truth: Pose | None, camera: Camera | None
 ) -> list[RetrievedImage]:
     found = []
     for name, num_matches in query.retrieved:

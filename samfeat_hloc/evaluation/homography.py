@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from ..errors import SamfeatError
-from ..localization.textlines import data_lines, parse_number
+from ..files.textlines import data_lines, parse_number
 
 RANSAC_THRESHOLD = 3.0  # pixels
 RANSAC_ITERATIONS = 10_000
@@ -35,7 +35,7 @@ def read_homography(path: Path) -> np.ndarray:
     lines = data_lines(path)
     if len(lines) != 3:
         raise SamfeatError(
-            f"{path}: {len(lines)} lines of numbers where a homography has 3; write a 3x3 matrix"
+            path, f"{len(lines)} lines of numbers where a homography has 3", "write a 3x3 matrix"
         )
     for number, tokens in lines:
         try:
@@ -43,7 +43,7 @@ def read_homography(path: Path) -> np.ndarray:
                 raise ValueError(f"{len(tokens)} numbers where a homography has 3")
             rows.append([parse_number(token) for token in tokens])
         except ValueError as error:
-            raise SamfeatError(f"{path}:{number}: {error}; write a 3x3 matrix") from None
+            raise SamfeatError(f"{path}:{number}", error, "write a 3x3 matrix") from None
     return check_homography(np.array(rows), str(path))
 
 
@@ -55,12 +55,13 @@ def check_homography(matrix: np.ndarray, name: str) -> np.ndarray:
     """
     matrix = np.asarray(matrix, dtype=np.float64)
     if matrix.shape != (3, 3) or not np.isfinite(matrix).all():
-        raise SamfeatError(f"{name}: not a finite 3x3 matrix; a homography is needed")
+        raise SamfeatError(name, "not a finite 3x3 matrix", "a homography is needed")
     singular = np.linalg.svd(matrix, compute_uv=False)
     if singular[2] <= SMALLEST_RCOND * singular[0]:
         raise SamfeatError(
-            f"{name}: the homography is singular (it maps the image to a line or a point); "
-            "check the file"
+            name,
+            "the homography is singular (it maps the image to a line or a point)",
+            "check the file",
         )
     return matrix
 

@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..errors import SamfeatError
-from ..images import EXTENSIONS, check_name, exif_orientation
+from ..files.images import EXTENSIONS, check_name, exif_orientation
 from . import matching
 from .homography import RANSAC_THRESHOLD, read_homography
 from .matching import HOMOGRAPHY_THRESHOLDS, MatchingResult, PairResult
@@ -88,7 +88,7 @@ def read_pairs(root: Path, *, skip_incomplete: bool = False) -> list[Pair]:
     """
     root = Path(root)
     if not root.is_dir():
-        raise SamfeatError(f"{root}: no such folder; give the folder of the sequences")
+        raise SamfeatError(root, "no such folder", "give the folder of the sequences")
     pairs = []
     sizes: dict[str, tuple[int, int]] = {}
     folders = sorted(f for f in root.iterdir() if f.is_dir() and f.name not in EXCLUDED)
@@ -111,8 +111,9 @@ def read_pairs(root: Path, *, skip_incomplete: bool = False) -> list[Pair]:
             pairs.append(Pair((names[0], names[1]), kind, read_homography(path), both))
     if not pairs:
         raise SamfeatError(
-            f"{root}: no sequences in HPatches' layout (folders with 1.ppm, 2.ppm, H_1_2); "
-            "check the path"
+            root,
+            "no sequences in HPatches' layout (folders with 1.ppm, 2.ppm, H_1_2)",
+            "check the path",
         )
     return pairs
 
@@ -250,9 +251,13 @@ def of_size(
     """The features themselves; a SamfeatError where they are of an image of another size."""
     if size is not None and found.image_size is not None and found.image_size != size:
         raise SamfeatError(
-            f"{name}: the image has {size[0]} x {size[1]} pixels, but {label or 'its features'} "
-            f"were made from {found.image_size[0]} x {found.image_size[1]}; extract from the "
-            "same images"
+            name,
+            (
+                f"the image has {size[0]} x {size[1]} pixels, but "
+                f"{label or 'its features'} were made from {found.image_size[0]} x "
+                f"{found.image_size[1]}"
+            ),
+            "extract from the same images",
         )
     return found
 
@@ -264,7 +269,7 @@ def _images(folder: Path, number: int) -> list[Path]:
 def _only(folder: Path, number: int, images: Sequence[Path]) -> str:
     if len(images) != 1:
         wrong = ", ".join(path.name for path in images) or "no image of that number"
-        raise SamfeatError(f"{folder}: {wrong} for {number}; keep one image {number}.*")
+        raise SamfeatError(folder, f"{wrong} for {number}", f"keep one image {number}.*")
     return check_name(f"{folder.name}/{images[0].name}")
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.localization.dataset import AachenDataset, base_name
-from samfeat_hloc.localization.poses import Pose
+from ..colmap.poses import Pose
+from ..datasets.aachen import AachenDataset
+from ..datasets.queries import base_name
+from ..errors import SamfeatError
 
 # (metres, degrees): the benchmark's, and finer ones that still tell good methods apart.
 THRESHOLDS = ((0.25, 2.0), (0.5, 5.0), (5.0, 10.0))
@@ -161,15 +162,17 @@ def evaluate(
     truth_file = dataset.root / "queries" / "ground_truth.txt"
     if dataset.ground_truth is None:
         raise SamfeatError(
-            f"{truth_file}: no such file; without ground truth, upload the submission to the "
-            "evaluation server instead"
+            truth_file,
+            "no such file",
+            ("without ground truth, upload the submission to the evaluation server instead"),
         )
     by_base = dataset.queries_by_base_name()
     truth = {name: dataset.ground_truth[name] for name in by_base if name in dataset.ground_truth}
     if not truth:
         raise SamfeatError(
-            f"{truth_file}: it has a pose for none of the {len(by_base)} queries; it has to name "
-            "queries by their base names"
+            truth_file,
+            f"it has a pose for none of the {len(by_base)} queries",
+            "it has to name queries by their base names",
         )
     errors = {
         name: (
@@ -206,7 +209,7 @@ def by_base_name(poses: Mapping[str, Pose]) -> dict[str, Pose]:
         base = base_name(name)
         if base in result:
             raise SamfeatError(
-                f"poses of '{full[base]}' and '{name}': they have the same base name; keep one"
+                f"poses of '{full[base]}' and '{name}'", "they have the same base name", "keep one"
             )
         result[base], full[base] = pose, name
     return result

@@ -85,7 +85,7 @@ def mutual_nearest(descriptors1: np.ndarray, descriptors2: np.ndarray) -> np.nda
     """Mutual nearest neighbours by dot product of (D, N1) and (D, N2): (M, 2) int64 indices."""
     import torch
 
-    from ..matching import nearest_neighbours
+    from ..feature.matching import nearest_neighbours
 
     first = torch.from_numpy(np.ascontiguousarray(descriptors1, dtype=np.float32))
     second = torch.from_numpy(np.ascontiguousarray(descriptors2, dtype=np.float32))

@@ -17,9 +17,9 @@ import torch
 from tqdm import tqdm
 
 from ..errors import SamfeatError
-from ..images import list_images, read_image
-from ..localization import provenance
-from ..training import homographies, photometric
+from ..files import provenance
+from ..files.images import list_images, read_image
+from ..geometry import homographies, photometric
 
 KINDS = ("i", "n", "v")
 LARGEST_SIDE = 480  # pixels
@@ -55,7 +55,7 @@ def make_pairs(
             otherwise.
     """
     if count < 1:
-        raise SamfeatError(f"count: {count} is not possible; give a number from 1")
+        raise SamfeatError("count", f"{count} is not possible", "give a number from 1")
     names = sorted(list_images(photos), key=lambda name: _digest(seed, name))
     record = provenance.made_by(
         "photo-pairs",
@@ -85,14 +85,14 @@ def make_pairs(
                     break
         if not made:
             raise SamfeatError(
-                f"{photos}: no photo with a shorter side of {SMALLEST_SIDE} pixels; give larger"
+                photos, f"no photo with a shorter side of {SMALLEST_SIDE} pixels", "give larger"
             )
         shutil.rmtree(output, ignore_errors=True)
         provenance.write_sidecar(temporary, record)
         temporary.replace(output)
     except OSError as error:
         raise SamfeatError(
-            f"{output}: cannot be written ({error.strerror}); check the folder and the free space"
+            output, f"cannot be written ({error.strerror})", "check the folder and the free space"
         ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -9,26 +9,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from ..errors import SamfeatError
-from ..extract import resize_image
-from ..extract_options import ExtractOptions
-from ..images import keypoints_to_stored, read_image, to_upright
-from ..localization import provenance
-from ..localization.h5store import Group, SegmentWriter
+from ..feature.local_features import FeatureArrays
+from ..files import provenance
+from ..files.h5store import Group, SegmentWriter
+from ..files.images import keypoints_to_stored, read_image, to_upright
 from .matching import Features
 
 logger = logging.getLogger(__name__)
 
 _ORIENTATION_OF_TURNS = {0: 1, 1: 8, 2: 3, 3: 6}  # quarter turns counter-clockwise, EXIF's numbers
-
-# Looser than OpenCV's 0.04 and 10, which leave too few keypoints in night photos. With them this
-# is the RootSIFT of the tables that the shipped weights are compared with.
-CONTRAST_THRESHOLD = 0.01
-EDGE_THRESHOLD = 20.0
 
 
 class Predictions(Protocol):
@@ -80,14 +73,14 @@ class FeatureFile:
         """
         group = self._group(name)
         if group is None:
-            raise SamfeatError(f"{self.path}: no features of {name}; extract them first")
+            raise SamfeatError(self.path, f"no features of {name}", "extract them first")
         try:
             group = self._file[group]
             arrays = {key: np.asarray(group[key][()]) for key in group}
         except (OSError, KeyError, TypeError) as error:
             why = " ".join(str(error).split())
             raise SamfeatError(
-                f"{self.path}: features of {name} cannot be read ({why}); extract them again"
+                self.path, f"features of {name} cannot be read ({why})", "extract them again"
             ) from None
         scores = arrays.get("keypoint_scores", arrays.get("scores"))
         size = arrays.get("image_size")
@@ -124,13 +117,13 @@ class NpzFiles:
         """
         path = self._path(name)
         if not path.is_file():
-            raise SamfeatError(f"{path}: no such file; extract the features of {name} first")
+            raise SamfeatError(path, "no such file", f"extract the features of {name} first")
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {key: np.asarray(file[key]) for key in file.files}
         except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile):
             raise SamfeatError(
-                f"{path}: not an .npz file of plain arrays; extract the features of {name} again"
+                path, "not an .npz file of plain arrays", f"extract the features of {name} again"
             ) from None
         descriptors = arrays.get("descriptors")
         if descriptors is not None and descriptors.ndim == 2:
@@ -150,29 +143,31 @@ def _checked(
 ) -> Features:  # fmt: skip
     """Arrays of a file as features, the best ``limit`` of them."""
     if keypoints is None or descriptors is None:
-        raise SamfeatError(f"{where}: they need keypoints and descriptors; extract them again")
+        raise SamfeatError(where, "they need keypoints and descriptors", "extract them again")
     if keypoints.ndim != 2 or keypoints.shape[1] < 2:
         if keypoints.size:
             raise SamfeatError(
-                f"{where}: keypoints of shape {keypoints.shape}; they have to be (N, 2)"
+                where, f"keypoints of shape {keypoints.shape}", "they have to be (N, 2)"
             )
         keypoints = np.zeros((0, 2))
     if descriptors.ndim != 2 or descriptors.shape[1] != len(keypoints):
         if len(keypoints):
             raise SamfeatError(
-                f"{where}: {len(keypoints)} keypoints, but descriptors of shape "
-                f"{descriptors.shape}; they have to be one a keypoint"
+                where,
+                f"{len(keypoints)} keypoints, but descriptors of shape {descriptors.shape}",
+                "they have to be one a keypoint",
             )
         descriptors = np.zeros((1, 0))
     xy = keypoints[:, :2].astype(np.float64)
     descriptors = descriptors.astype(np.float32)
     if not (np.isfinite(xy).all() and np.isfinite(descriptors).all()):
-        raise SamfeatError(f"{where}: they hold NaN or infinity; extract them again")
+        raise SamfeatError(where, "they hold NaN or infinity", "extract them again")
     if limit is not None and len(xy) > limit:
         if scores is None or scores.reshape(-1).shape[0] != len(xy):
             raise SamfeatError(
-                f"{where}: no score for each keypoint, so the best {limit} are not known; "
-                "give --max-keypoints 0 for all"
+                where,
+                f"no score for each keypoint, so the best {limit} are not known",
+                "give --max-keypoints 0 for all",
             )
         best = np.argsort(-scores.reshape(-1), kind="stable")[:limit]
         xy, descriptors = xy[best], descriptors[:, best]
@@ -180,57 +175,11 @@ def _checked(
     return Features(xy, descriptors, wh)
 
 
-def extract_rootsift(
-    image: np.ndarray, *, max_keypoints: int = 2048, resize: int | None = 1024
-) -> dict[str, np.ndarray]:
-    """SIFT of OpenCV with descriptors as in RootSIFT: the square root of their share of the sum.
-
-    Arguments:
-        image: RGB uint8 (H, W, 3).
-        max_keypoints: the best so many (OpenCV may return a few more: equal scores, and points
-            with several orientations).
-        resize: bring the longer side down to so many pixels; None keeps the size.
-
-    Returns:
-        As :func:`samfeat_hloc.extract.extract_batch`, with 128-dimensional unit descriptors.
-    """
-    resized = resize_image(image, ExtractOptions(resize=resize))
-    grey = cv2.cvtColor(np.clip(np.rint(resized), 0, 255).astype(np.uint8), cv2.COLOR_RGB2GRAY)
-    sift = cv2.SIFT_create(  # type: ignore[attr-defined]
-        nfeatures=max_keypoints,
-        contrastThreshold=CONTRAST_THRESHOLD,
-        edgeThreshold=EDGE_THRESHOLD,
-    )
-    points, descriptors = sift.detectAndCompute(grey, None)
-    order = np.argsort([-point.response for point in points], kind="stable").astype(int)
-    scale = np.array(image.shape[1::-1]) / np.array(grey.shape[::-1])
-    xy = np.array([points[i].pt for i in order], dtype=np.float64).reshape(-1, 2)
-    if descriptors is None:
-        descriptors = np.zeros((0, 128), dtype=np.float32)
-    descriptors = np.maximum(descriptors[order], 0)
-    share = descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-12)
-    return {
-        "keypoints": ((xy + 0.5) * scale - 0.5).astype(np.float32),
-        "keypoint_scores": np.array([points[i].response for i in order], dtype=np.float32),
-        "descriptors": np.sqrt(share).T.astype(np.float32),
-        "image_size": np.array(image.shape[1::-1], dtype=np.int64),
-    }
-
-
-def rootsift_config(max_keypoints: int, resize: int | None) -> dict[str, Any]:
-    """Everything that decides what :func:`extract_rootsift` finds."""
-    return {
-        "method": "rootsift", "max_keypoints": max_keypoints, "resize": resize,
-        "contrast_threshold": CONTRAST_THRESHOLD, "edge_threshold": EDGE_THRESHOLD,
-        "opencv": cv2.__version__,
-    }  # fmt: skip
-
-
 def make_features(
     root: Path,
     names: Sequence[str],
     output: Path,
-    extract: Callable[[np.ndarray], dict[str, np.ndarray]],
+    extract: Callable[[np.ndarray], FeatureArrays],
     config: Mapping[str, Any],
     *,
     turns: Mapping[str, int] | None = None,
@@ -266,10 +215,14 @@ def make_features(
             stored = read_image(root / name)
             size = (stored.shape[1], stored.shape[0])
             orientation = _ORIENTATION_OF_TURNS[turns.get(name, 0)]
-            found = dict(extract(to_upright(stored, orientation)))
-            found["keypoints"] = keypoints_to_stored(found["keypoints"], orientation, size)
-            found["image_size"] = np.array(size, dtype=np.int64)
-            writer.add({name: Group(found, {}, sources[name])})
+            found = extract(to_upright(stored, orientation))
+            datasets = {
+                "keypoints": keypoints_to_stored(found["keypoints"], orientation, size),
+                "keypoint_scores": found["keypoint_scores"],
+                "descriptors": found["descriptors"],
+                "image_size": np.array(size, dtype=np.int64),
+            }
+            writer.add({name: Group(datasets, {}, sources[name])})
         everything = [f"{name} {source}" for name, source in writer.done.items()]
         return writer.finish(
             made_by={**record, "inputs": {"images": provenance.names_hash(everything)}}
@@ -278,5 +231,5 @@ def make_features(
 
 def _size_of(path: Path) -> int:
     if not path.is_file():
-        raise SamfeatError(f"{path}: no such image; complete the folder")
+        raise SamfeatError(path, "no such image", "complete the folder")
     return path.stat().st_size

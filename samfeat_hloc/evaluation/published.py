@@ -68,8 +68,12 @@ def read_curve(path: Path) -> dict[str, np.ndarray]:
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         why = " ".join(str(error).split())
         raise SamfeatError(
-            f"{path}: no curve of accuracies at 1 to 10 pixels ({why}); give an array of shape "
-            "(10,), (2, 10) or (3, 10), or a cache file of D2-Net's notebook"
+            path,
+            f"no curve of accuracies at 1 to 10 pixels ({why})",
+            (
+                "give an array of shape (10,), (2, 10) or (3, 10), or a cache file of "
+                "D2-Net's notebook"
+            ),
         ) from None
 
 
@@ -93,9 +97,9 @@ def _with_all(illumination: np.ndarray, viewpoint: np.ndarray) -> dict[str, np.n
 
 def _load(path: Path) -> np.ndarray:
     if not path.is_file():
-        raise SamfeatError(f"{path}: no such file; check the path")
+        raise SamfeatError(path, "no such file", "check the path")
     if path.stat().st_size > MAX_BYTES:
-        raise SamfeatError(f"{path}: {path.stat().st_size} bytes is no curve; check the path")
+        raise SamfeatError(path, f"{path.stat().st_size} bytes is no curve", "check the path")
     raw = path.read_bytes()
     try:
         stream = io.BytesIO(raw)
@@ -112,5 +116,5 @@ def _load(path: Path) -> np.ndarray:
     except Exception as error:  # unpickling broken data raises almost anything
         why = " ".join(str(error).split())
         raise SamfeatError(
-            f"{path}: not an .npy file of numbers ({why}); save the curve with np.save"
+            path, f"not an .npy file of numbers ({why})", "save the curve with np.save"
         ) from None

@@ -11,11 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pycolmap
-
-from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.localization.map_model import is_model
-from samfeat_hloc.localization.reference_model import read_model
+from ..colmap.model import is_model, open_in_pycolmap
+from ..errors import SamfeatError
 
 
 @dataclass(frozen=True)
@@ -60,8 +57,9 @@ def find_models(folder: Path) -> list[Path]:
         if found:
             return found
     raise SamfeatError(
-        f"{folder}: no COLMAP model in it; name the folder of a model, or what "
-        "`samfeat reconstruct` has written"
+        folder,
+        "no COLMAP model in it",
+        "name the folder of a model, or what `samfeat reconstruct` has written",
     )
 
 
@@ -79,10 +77,7 @@ def evaluate(folder: Path, name: str | None = None) -> ReconstructionFigures:
     """
     folder = Path(folder)
     paths = find_models(folder)
-    opened = []
-    for path in paths:
-        read_model(path)  # finds damage that pycolmap hangs on
-        opened.append(pycolmap.Reconstruction(str(path)))
+    opened = [open_in_pycolmap(path) for path in paths]
     largest = max(opened, key=lambda model: (model.num_reg_images(), model.num_points3D()))
     largest.update_point_3d_errors()
     return ReconstructionFigures(

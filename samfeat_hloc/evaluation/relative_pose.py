@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import SamfeatError
-from ..images import check_name
-from ..localization.textlines import data_lines, parse_number
+from ..files.images import check_name
+from ..files.textlines import data_lines, parse_number
 from .homography import area_under_curve
 from .matching import Features, mutual_nearest
 
@@ -77,11 +77,15 @@ def read_list(path: Path) -> list[PosedPair]:
             pairs.append(_parsed(tokens))
         except (SamfeatError, ValueError) as error:
             raise SamfeatError(
-                f"{path}:{number}: {error}; write 'name0 name1 rot0 rot1', then 9 values of K0, "
-                "9 of K1 and 16 of the pose from camera 0 to camera 1"
+                f"{path}:{number}",
+                error,
+                (
+                    "write 'name0 name1 rot0 rot1', then 9 values of K0, 9 of K1 and 16 of "
+                    "the pose from camera 0 to camera 1"
+                ),
             ) from None
     if not pairs:
-        raise SamfeatError(f"{path}: there are no pairs in it; check the path")
+        raise SamfeatError(path, "there are no pairs in it", "check the path")
     return pairs
 
 
@@ -128,10 +132,12 @@ def check_estimator(estimator: str) -> None:
         SamfeatError: an unknown estimator, or PoseLib is not installed.
     """
     if estimator not in ESTIMATORS:
-        raise SamfeatError(f"estimator: {estimator!r} is unknown; give {' or '.join(ESTIMATORS)}")
+        raise SamfeatError(
+            "estimator", f"{estimator!r} is unknown", f"give {' or '.join(ESTIMATORS)}"
+        )
     if estimator == "poselib" and importlib.util.find_spec("poselib") is None:
         raise SamfeatError(
-            "estimator: PoseLib is not installed; install poselib, or give --estimator pycolmap"
+            "estimator", "PoseLib is not installed", "install poselib, or give --estimator pycolmap"
         )
 
 

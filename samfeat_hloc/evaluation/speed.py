@@ -13,8 +13,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from .. import onednn
-from ..matching import similarities
+from ..feature import onednn
+from ..feature.matching import similarities
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def forward_cost(model: torch.nn.Module, image: torch.Tensor) -> Cost:
 
 
 def _operations() -> FlopCounterMode:
-    """A counter that knows the fused convolution of :mod:`samfeat_hloc.network` too."""
+    """A counter that knows the fused convolution of :mod:`samfeat_hloc.feature.network` too."""
 
     def fused(x: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
         return conv_flop_count(x, weight, out_shape)

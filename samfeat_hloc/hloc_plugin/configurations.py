@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints import file_sha256
-from ..extract_options import ExtractOptions
-from ..network import SAMFeat
-from ..presets import MATCH_DISTANCE_THRESHOLD, PRESETS
+from ..feature.checkpoints import file_sha256
+from ..feature.network import SAMFeat
+from ..feature.options import ExtractOptions
+from ..feature.presets import MATCH_DISTANCE_THRESHOLD, PRESETS
 
 MATCHER = "NN-samfeat"
 MATCHER_OFFICIAL = "NN-samfeat_official"

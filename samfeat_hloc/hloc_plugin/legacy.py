@@ -39,8 +39,8 @@ def triangulate(
     """
     import pycolmap
 
+    from ..colmap.database import work_folder
     from ..localization import mapping
-    from ..localization.colmap_database import work_folder
 
     _refuse(
         skip_geometric_verification=skip_geometric_verification,
@@ -74,13 +74,13 @@ def localize(
         SamfeatError: what :func:`samfeat_hloc.localization.localize.main` raises, or an option that
             only hloc's own has.
     """
+    from ..datasets.queries import read_queries
     from ..localization import localize as native
-    from ..localization.dataset import read_queries
 
     _refuse(covisibility_clustering=covisibility_clustering, config=config)
     lists = sorted(Path(queries.parent).glob(queries.name))
     if not lists:
-        raise SamfeatError(f"{queries}: no such list of queries; give a file, or a pattern of some")
+        raise SamfeatError(queries, "no such list of queries", "give a file, or a pattern of some")
     listed = [query for path in lists for query in read_queries(path, path.stem)]
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "map"
@@ -104,9 +104,7 @@ def localize(
 def _refuse(**options: Any) -> None:
     given = [name for name, value in options.items() if value]
     if given:
-        raise SamfeatError(
-            f"{given[0]}: not possible with hloc v1.4 and this pycolmap; update hloc"
-        )
+        raise SamfeatError(given[0], "not possible with hloc v1.4 and this pycolmap", "update hloc")
 
 
 @contextlib.contextmanager

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from hloc.utils.base_model import BaseModel
 from torch import Tensor
 
-from samfeat_hloc.extract import detect_and_describe, resized_shape
-from samfeat_hloc.extract_options import ExtractOptions
+from samfeat_hloc.feature.extraction import detect_and_describe, resized_shape
+from samfeat_hloc.feature.network import SAMFeat as Network
+from samfeat_hloc.feature.options import ExtractOptions
 from samfeat_hloc.hloc_plugin.configurations import Loaded
-from samfeat_hloc.network import SAMFeat as Network
 
 
 class SAMFeat(BaseModel):  # type: ignore[misc]
@@ -23,8 +23,8 @@ class SAMFeat(BaseModel):  # type: ignore[misc]
 
     Configuration: ``weights`` (a file, None for the shipped checkpoint, or a network in memory as
     :class:`samfeat_hloc.hloc_plugin.configurations.Loaded`), ``official_weights`` (the file is one
-    of the public release), and the fields of :class:`samfeat_hloc.extract.ExtractOptions` except
-    the resizing, which hloc does.
+    of the public release), and the fields of :class:`..feature.options.ExtractOptions` except the
+    resizing, which hloc does.
     """
 
     default_conf = {  # noqa: RUF012
@@ -57,13 +57,14 @@ class SAMFeat(BaseModel):  # type: ignore[misc]
         if size != (height, width):
             image = F.interpolate(image, size, mode="bilinear", align_corners=False)
         found = detect_and_describe(self.net, image, self.options)
-        prediction = {name: torch.stack([f[name] for f in found]) for name in found[0]}
-        keypoints = prediction["keypoints"]
+        keypoints = torch.stack([f["keypoints"] for f in found])
         if size != (height, width):
             keypoints = keypoints * keypoints.new_tensor([width / size[1], height / size[0]])
-        # hloc may store every float32 as float16, whose step is a whole pixel from 1024 px on; it
-        # leaves float64 alone.
-        prediction["keypoints"] = keypoints.double()
-        # The precision in which they are stored by either engine, so that both match the same.
-        prediction["descriptors"] = prediction["descriptors"].half()
-        return prediction
+        return {
+            # hloc may store every float32 as float16, whose step is a whole pixel from 1024 px on;
+            # it leaves float64 alone.
+            "keypoints": keypoints.double(),
+            "keypoint_scores": torch.stack([f["keypoint_scores"] for f in found]),
+            # The precision in which they are stored by either engine, so that both match the same.
+            "descriptors": torch.stack([f["descriptors"] for f in found]).half(),
+        }

@@ -112,7 +112,7 @@ def pycolmap_ignores_undefined(folder: Path) -> bool:
     """
     import pycolmap
 
-    from ..localization.colmap_database import write_model
+    from ..colmap.database import write_model
 
     scene = write_scene(folder)
     reference = pycolmap.Reconstruction(scene.reference_model)

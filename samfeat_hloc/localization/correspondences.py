@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..colmap.model import Model
+from ..datasets.queries import Query
 from ..errors import SamfeatError
-from .dataset import Query
-from .feature_readers import FeatureReader, MatchReader
-from .map_model import MapModel
-from .pairs import read_pairs
+from ..files.feature_readers import FeatureReader, MatchReader
+from ..files.pair_lists import read_pairs
 
 
 def retrieved_images(pairs: Path, queries: Sequence[Query]) -> dict[str, list[str]]:
@@ -30,22 +30,26 @@ def retrieved_images(pairs: Path, queries: Sequence[Query]) -> dict[str, list[st
     without = [query.name for query in queries if query.name not in retrieved]
     if without:
         raise SamfeatError(
-            f"{pairs}: no retrieved image for query {without[0]}"
-            f"{f' and {len(without) - 1} others' if len(without) > 1 else ''}; "
-            "give a list with a pair for every query"
+            pairs,
+            (
+                "no retrieved image for query "
+                f"{without[0]}{(f' and {len(without) - 1} others' if len(without) > 1 else '')}"
+            ),
+            "give a list with a pair for every query",
         )
     return {query.name: retrieved[query.name] for query in queries}
 
 
 def check_retrieved(
-    map_model: MapModel, map_dir: Path, retrieved: dict[str, list[str]], pairs: Path
+    map_model: Model, map_dir: Path, retrieved: dict[str, list[str]], pairs: Path
 ) -> None:
     for name, db_names in retrieved.items():
         for db_name in db_names:
             if db_name not in map_model.images:
                 raise SamfeatError(
-                    f"{pairs}: {db_name}, retrieved for {name}, is not in the map {map_dir}; "
-                    "retrieve from the images of the map"
+                    pairs,
+                    f"{db_name}, retrieved for {name}, is not in the map {map_dir}",
+                    "retrieve from the images of the map",
                 )
 
 
@@ -76,9 +80,7 @@ class ImageMatches:
     points: np.ndarray
 
 
-def image_matches(
-    map_model: MapModel, name: str, db_name: str, matches: MatchReader
-) -> ImageMatches:
+def image_matches(map_model: Model, name: str, db_name: str, matches: MatchReader) -> ImageMatches:
     """Follow a query's matches with one image to points of the map.
 
     Raises:
@@ -93,16 +95,19 @@ def image_matches(
     pair = matches.matches(name, db_name)
     if len(pair) and pair[:, 1].max() >= len(to_point):
         raise SamfeatError(
-            f"{matches.path}: the pair {name} {db_name} matches keypoint {pair[:, 1].max()} "
-            f"of {db_name}, which has {len(to_point)} in the map; map and match the same "
-            "features"
+            matches.path,
+            (
+                f"the pair {name} {db_name} matches keypoint {pair[:, 1].max()} of "
+                f"{db_name}, which has {len(to_point)} in the map"
+            ),
+            "map and match the same features",
         )
     rows = to_point[pair[:, 1]].astype(np.int64)
     return ImageMatches(db_name, seen, pair[rows >= 0, 0], rows[rows >= 0])
 
 
 def correspondences(
-    map_model: MapModel, name: str, retrieved: Sequence[str], matches: MatchReader
+    map_model: Model, name: str, retrieved: Sequence[str], matches: MatchReader
 ) -> Correspondences:
     """Follow a query's matches with its retrieved images to points of the map.
 
@@ -140,6 +145,7 @@ def check_keypoints(
     """Refuse matches of keypoints (rows) that the query, which has ``count``, does not have."""
     if len(matched) and matched.max() >= count:
         raise SamfeatError(
-            f"{matches.path}: {name} has matches of keypoints that {features.path} does not have; "
-            "match these features again"
+            matches.path,
+            f"{name} has matches of keypoints that {features.path} does not have",
+            "match these features again",
         )

@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .. import images
 from ..errors import SamfeatError
-from ..extract import extract_batch, record, resized_shape
-from ..extract_options import ExtractOptions
-from ..workers import Workers, sharing_torch
-from . import provenance
-from .distributed import Cluster
-from .h5store import Group, SegmentWriter
+from ..feature.extraction import extract_batch, record, resized_shape
+from ..feature.local_features import FeatureArrays
+from ..feature.options import ExtractOptions
+from ..files import images, provenance
+from ..files.h5store import Group, SegmentWriter
+from ..parallel.cluster import Cluster
+from ..parallel.workers import Workers, sharing_torch
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Model(Protocol):
     def parameters(self) -> Any: ...
 
 
-Extract = Callable[[Any, Sequence[np.ndarray], ExtractOptions], list[dict[str, np.ndarray]]]
+Extract = Callable[[Any, Sequence[np.ndarray], ExtractOptions], list[FeatureArrays]]
 
 
 @dataclass(frozen=True)
@@ -105,13 +105,13 @@ def main(
     """
     names = list(dict.fromkeys(names))
     if not names:
-        raise SamfeatError(f"{image_dir}: no images to extract from; check the image lists")
+        raise SamfeatError(image_dir, "no images to extract from", "check the image lists")
     _check_images(image_dir, names)
     for what, number in (("batch_size", batch_size), ("workers", workers)):
         if number is not None and number < 1:
-            raise SamfeatError(f"{what} {number}: give a number from 1")
+            raise SamfeatError(f"{what} {number}", "give a number from 1")
     if storage not in STORAGE:
-        raise SamfeatError(f"storage {storage}: choose from {', '.join(STORAGE)}")
+        raise SamfeatError(f"storage {storage}", f"choose from {', '.join(STORAGE)}")
     config = record(options) | ({"storage": storage} if storage != "half" else {})
     made_by = provenance.made_by("features", config, {}, model.weights_sha256)
     with SegmentWriter(output, made_by, overwrite=overwrite, compare_inputs=False) as writer:
@@ -197,13 +197,14 @@ class _Extraction:
 
 def _check_images(image_dir: Path, names: Sequence[str]) -> None:
     if not image_dir.is_dir():
-        raise SamfeatError(f"{image_dir}: no such image folder; check the path")
+        raise SamfeatError(image_dir, "no such image folder", "check the path")
     missing = [name for name in names if not (image_dir / images.check_name(name)).is_file()]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise SamfeatError(
-            f"{image_dir}: no image {', '.join(missing[:3])}{more}; "
-            "complete the folder or the image list"
+            image_dir,
+            f"no image {', '.join(missing[:3])}{more}",
+            "complete the folder or the image list",
         )
 
 
@@ -286,14 +287,13 @@ def _extract(
 
 def _out_of_memory(photos: Sequence[Photo]) -> SamfeatError:
     return SamfeatError(
-        f"{photos[0].name}: not enough memory for {len(photos)} such images at once; "
-        "lower --batch-size or --resize"
+        photos[0].name,
+        f"not enough memory for {len(photos)} such images at once",
+        "lower --batch-size or --resize",
     )
 
 
-def _group(
-    photo: Photo, found: dict[str, np.ndarray], options: ExtractOptions, storage: str
-) -> Group:
+def _group(photo: Photo, found: FeatureArrays, options: ExtractOptions, storage: str) -> Group:
     keypoints = found["keypoints"].astype(np.float32).reshape(-1, 2)
     if photo.orientation != 1:
         keypoints = images.keypoints_to_stored(keypoints, photo.orientation, photo.stored_size)

@@ -17,10 +17,10 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import SamfeatError
-from . import provenance
-from .feature_readers import read_descriptors
-from .h5arrays import group_names
-from .h5store import Group, SegmentWriter
+from ..files import provenance
+from ..files.feature_readers import read_descriptors
+from ..files.h5arrays import group_names
+from ..files.h5store import Group, SegmentWriter
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,9 @@ def main(
             that are broken, an output that was made differently.
     """
     if not 1 <= clusters <= 4096:
-        raise SamfeatError(f"clusters: {clusters} is not possible; give a number from 1 to 4096")
+        raise SamfeatError(
+            "clusters", f"{clusters} is not possible", "give a number from 1 to 4096"
+        )
     db_names = list(dict.fromkeys(db_names))
     names = list(dict.fromkeys([*db_names, *query_names]))
     made_by = provenance.made_by(
@@ -74,7 +76,7 @@ def main(
             if missing:
                 more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
                 raise SamfeatError(
-                    f"{features}: no features of {', '.join(missing[:3])}{more}; extract them first"
+                    features, f"no features of {', '.join(missing[:3])}{more}", "extract them first"
                 )
             words = learn_vocabulary(sample(file, db_names, clusters, features), clusters, features)
             left = [name for name in names if name not in writer.done]
@@ -103,8 +105,12 @@ def learn_vocabulary(descriptors: np.ndarray, clusters: int, path: Path) -> np.n
     """Cluster centres (clusters, D) float32 of descriptors (M, D), by k-means."""
     if len(descriptors) < clusters:
         raise SamfeatError(
-            f"{path}: the database images have {len(descriptors)} descriptors, too few for "
-            f"{clusters} clusters; lower clusters or look at the images"
+            path,
+            (
+                f"the database images have {len(descriptors)} descriptors, too few for "
+                f"{clusters} clusters"
+            ),
+            "lower clusters or look at the images",
         )
     # Imported here: faiss tells on every import, through logging, which library it loads.
     logging.getLogger("faiss").setLevel(logging.WARNING)
@@ -139,6 +145,6 @@ def _descriptors(file: h5py.File, name: str, path: Path, length: int | None) -> 
     rows = read_descriptors(file, name, path)
     if length is not None and rows.shape[1] != length:
         raise SamfeatError(
-            f"{path}: descriptors of {name} have shape {rows.T.shape}; extract all images alike"
+            path, f"descriptors of {name} have shape {rows.T.shape}", "extract all images alike"
         )
     return rows.astype(np.float32)

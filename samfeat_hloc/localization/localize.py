@@ -16,22 +16,18 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ..colmap.absolute_pose import estimate_pose
+from ..colmap.model import Model, file_of, is_model, read_model
+from ..datasets.queries import Query
 from ..errors import SamfeatError
-from ..workers import Workers
-from . import provenance
-from .absolute_pose import estimate_pose
-from .correspondences import (
-    check_keypoints,
-    check_retrieved,
-    correspondences,
-    retrieved_images,
-)
-from .dataset import Query
-from .distributed import Cluster
-from .feature_readers import FeatureReader, MatchReader
-from .file_lock import lock_of, sole_run
-from .h5store import SegmentWriter, remove_segments
-from .localization_result import (
+from ..files import provenance
+from ..files.feature_readers import FeatureReader, MatchReader
+from ..files.h5store import SegmentWriter, remove_segments
+from ..files.locks import lock_of, sole_run
+from ..parallel.cluster import Cluster
+from ..parallel.workers import Workers
+from .correspondences import check_keypoints, check_retrieved, correspondences, retrieved_images
+from .result import (
     FALLBACK,
     LOCALIZED,
     LocalizationResult,
@@ -41,7 +37,6 @@ from .localization_result import (
     to_group,
     write_result,
 )
-from .map_model import MapModel, is_model, read_map
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +91,7 @@ def main(
         return read_result(output)
 
     retrieved = retrieved_images(pairs, queries)
-    map_model = read_map(map_dir)
+    map_model = read_model(map_dir)
     check_retrieved(map_model, map_dir, retrieved, pairs)
     with (
         sole_run(output),
@@ -107,9 +102,12 @@ def main(
         missing = feature_file.missing([query.name for query in queries])
         if missing:
             raise SamfeatError(
-                f"{features}: no features of query {missing[0]}"
-                f"{f' and {len(missing) - 1} others' if len(missing) > 1 else ''}; "
-                "extract the features of all queries"
+                features,
+                (
+                    "no features of query "
+                    f"{missing[0]}{(f' and {len(missing) - 1} others' if len(missing) > 1 else '')}"
+                ),
+                "extract the features of all queries",
             )
         for query in queries:
             _check_size(feature_file, query)
@@ -153,7 +151,7 @@ def main(
 class _Solving:
     """Queries with their retrieved images in, their results out, in a worker of a cluster."""
 
-    map_model: MapModel
+    map_model: Model
     features: Path
     matches: Path
     max_error: float
@@ -169,16 +167,16 @@ class _Solving:
 def map_hash(map_dir: Path) -> str:
     """Hash of a map: of its own record where it has one, of its images and points otherwise."""
     if not is_model(map_dir):
-        raise SamfeatError(f"{map_dir}: no map in this folder; run the mapping first")
+        raise SamfeatError(map_dir, "no map in this folder", "run the mapping first")
     files = [map_dir / "made_by.json"]
     if not files[0].is_file():
-        files = [map_dir / "images.bin", map_dir / "points3D.bin"]
-    parts = [provenance.file_hash(path) for path in files if path.is_file()]
+        files = [file_of(map_dir, "images"), file_of(map_dir, "points3D")]
+    parts = [provenance.file_hash(path) for path in files]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def _localize_query(
-    map_model: MapModel,
+    map_model: Model,
     query: Query,
     retrieved: Sequence[str],
     features: FeatureReader,
@@ -223,8 +221,9 @@ def _check_size(features: FeatureReader, query: Query) -> None:
     if size == wanted[::-1]:
         mend = "the photo is stored rotated: save it upright, or give intrinsics as it is stored"
     raise SamfeatError(
-        f"{query.name}: the image is {size[0]}x{size[1]} but its intrinsics are for "
-        f"{wanted[0]}x{wanted[1]}; {mend}"
+        query.name,
+        (f"the image is {size[0]}x{size[1]} but its intrinsics are for {wanted[0]}x{wanted[1]}"),
+        mend,
     )
 
 

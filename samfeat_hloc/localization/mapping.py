@@ -16,22 +16,16 @@ import numpy as np
 import pycolmap
 from tqdm import tqdm
 
+from ..colmap.bounded import bounded
+from ..colmap.database import database_errors, put_in_place, quiet_colmap, work_folder, write_model
+from ..colmap.model import file_of, is_model, open_in_pycolmap, read_model
+from ..colmap.verification import Verifier, verified
 from ..errors import SamfeatError, cause_of
-from . import provenance
-from .colmap_database import (
-    database_errors,
-    put_in_place,
-    quiet_colmap,
-    work_folder,
-    write_model,
-)
-from .feature_readers import FeatureReader, MatchReader
-from .file_lock import lock_of
-from .h5store import SegmentWriter, remove_segments
-from .map_model import is_model, read_map
-from .pairs import read_pairs, unique_pairs
-from .reference_model import read_model
-from .verification import Verifier, verified
+from ..files import provenance
+from ..files.feature_readers import FeatureReader, MatchReader
+from ..files.h5store import SegmentWriter, remove_segments
+from ..files.locks import lock_of
+from ..files.pair_lists import read_pairs, unique_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -148,8 +142,9 @@ def finished(output: Path, made_by: dict[str, object], overwrite: bool) -> bool:
         if not any(output.iterdir()):
             return False
         raise SamfeatError(
-            f"{output}: there is something in this folder that is not a map; "
-            "give another --outputs or --overwrite"
+            output,
+            "there is something in this folder that is not a map",
+            "give another --outputs or --overwrite",
         )
     provenance.check(provenance.read_sidecar(output), made_by, output)
     return True
@@ -157,30 +152,16 @@ def finished(output: Path, made_by: dict[str, object], overwrite: bool) -> bool:
 
 def _model_hashes(model: Path) -> dict[str, str]:
     """Hashes of the files with the cameras and with the poses; the points play no part."""
-    if not model.is_dir():
-        raise SamfeatError(f"{model}: no such folder; name the folder of the reference model")
-    if not is_model(model):
-        raise SamfeatError(
-            f"{model}: not a COLMAP model; it needs cameras, images and points3D, .bin or .txt"
-        )
-    ending = "bin" if (model / "images.bin").is_file() else "txt"
     return {
-        f"reference_{part}": provenance.file_hash(model / f"{part}.{ending}")
+        f"reference_{part}": provenance.file_hash(file_of(model, part))
         for part in ("cameras", "images")
     }
 
 
 def _read_reference(path: Path) -> pycolmap.Reconstruction:
-    read_model(path)  # finds damage that pycolmap hangs on
-    try:
-        reference = pycolmap.Reconstruction(str(path))
-    except Exception as error:  # pycolmap raises whatever its C++ does
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SamfeatError(
-            f"{path}: pycolmap cannot read this model ({reason}); copy it again"
-        ) from error
+    reference = open_in_pycolmap(path)
     if not any(image.has_pose for image in reference.images.values()):
-        raise SamfeatError(f"{path}: the model has no images with poses; give a registered model")
+        raise SamfeatError(path, "the model has no images with poses", "give a registered model")
     return reference
 
 
@@ -193,26 +174,29 @@ def _check_names(
 ) -> None:
     known = {image.name for image in reference.images.values() if image.has_pose}
     if not pairs:
-        raise SamfeatError(f"{pairs_path}: no pairs in it; make the list of pairs again")
+        raise SamfeatError(pairs_path, "no pairs in it", "make the list of pairs again")
     for name in (name for pair in pairs for name in pair):
         if name not in known:
             raise SamfeatError(
-                f"{pairs_path}: image {name} is not in the reference model; "
-                "make the pairs from this model"
+                pairs_path,
+                f"image {name} is not in the reference model",
+                "make the pairs from this model",
             )
     missing = features.missing(sorted(known))
     if missing:
         raise SamfeatError(
-            f"{features.path}: no features of {_some(missing)} of the reference model; "
-            "extract the features of all database images"
+            features.path,
+            f"no features of {_some(missing)} of the reference model",
+            "extract the features of all database images",
         )
     if not image_dir.is_dir():
-        raise SamfeatError(f"{image_dir}: no such folder; name the folder of the images")
+        raise SamfeatError(image_dir, "no such folder", "name the folder of the images")
     missing = [name for name in sorted(known) if not (image_dir / name).is_file()]
     if missing:
         raise SamfeatError(
-            f"{image_dir}: no image {_some(missing)} of the reference model; "
-            "complete the download or name the right folder"
+            image_dir,
+            f"no image {_some(missing)} of the reference model",
+            "complete the download or name the right folder",
         )
 
 
@@ -286,8 +270,12 @@ def _check_size(features: FeatureReader, name: str, camera_size: tuple[int, int]
     if size == camera_size[::-1]:
         mend = "the photo is stored rotated: save it upright, without an EXIF orientation"
     raise SamfeatError(
-        f"{features.path}: {name} is {size[0]}x{size[1]} but its camera in the reference model is "
-        f"{camera_size[0]}x{camera_size[1]}; {mend}"
+        features.path,
+        (
+            f"{name} is {size[0]}x{size[1]} but its camera in the reference model is "
+            f"{camera_size[0]}x{camera_size[1]}"
+        ),
+        mend,
     )
 
 
@@ -319,16 +307,21 @@ def triangulate(
     logger.info("map: triangulating %d images; COLMAP reports no progress", images)
     try:
         with quiet_colmap():
-            pycolmap.triangulate_points(
-                reference, str(database), str(image_dir), str(output), options=options
+            bounded(
+                "COLMAP's triangulation",
+                lambda alive: pycolmap.triangulate_points(
+                    reference, str(database), str(image_dir), str(output), options=options
+                ),
+                images=images,
             )
     except (ValueError, RuntimeError, IndexError) as error:
         if (cause := cause_of(error)) is not None:
-            raise SamfeatError(f"{output.parent}: {cause}") from error
+            raise SamfeatError(output.parent, cause) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SamfeatError(
-            f"{image_dir}: COLMAP could not triangulate ({reason}); "
-            "run `samfeat doctor` to see whether this pycolmap works"
+            image_dir,
+            f"COLMAP could not triangulate ({reason})",
+            "run `samfeat doctor` to see whether this pycolmap works",
         ) from error
 
 
@@ -344,14 +337,18 @@ def _check_verified(verification: Verification, pairs: Path, matches: Path) -> N
             f"poses, in no pair {_MIN_PAIR_MATCHES}; check that features and reference model are "
             "of the same images"
         )
-    raise SamfeatError(f"{matches}: the map of {pairs.name} would have 0 points: {reason}")
+    raise SamfeatError(matches, f"the map of {pairs.name} would have 0 points: {reason}")
 
 
 def _check_map(model: Path, verification: Verification, pairs: Path, matches: Path) -> None:
-    if is_model(model) and len(read_map(model).point_ids):
+    if is_model(model) and len(read_model(model).point_ids):
         return
     raise SamfeatError(
-        f"{matches}: the map of {pairs.name} would have 0 points: {verification.inliers} matches "
-        "were verified but none triangulated (too little parallax, or this pycolmap ignores "
-        "them); run `samfeat doctor`"
+        matches,
+        (
+            f"the map of {pairs.name} would have 0 points: {verification.inliers} "
+            "matches were verified but none triangulated (too little parallax, or "
+            "this pycolmap ignores them)"
+        ),
+        "run `samfeat doctor`",
     )

@@ -17,14 +17,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import SamfeatError
-from ..matching import nearest_neighbours
-from ..workers import sharing_torch
-from . import provenance
-from .distributed import Cluster
-from .feature_readers import pair_name, read_descriptors
-from .h5arrays import group_names
-from .h5store import Group, SegmentWriter
-from .pairs import read_pairs, unique_pairs
+from ..feature.matching import nearest_neighbours
+from ..files import provenance
+from ..files.feature_readers import pair_name, read_descriptors
+from ..files.h5arrays import group_names
+from ..files.h5store import Group, SegmentWriter
+from ..files.pair_lists import read_pairs, unique_pairs
+from ..parallel.cluster import Cluster
+from ..parallel.workers import sharing_torch
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class MatchConfig:
         for name in ("distance_threshold", "ratio_threshold"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 2:
-                raise SamfeatError(f"{name}: {value!r} is not possible; give a number in (0, 2]")
+                raise SamfeatError(name, f"{value!r} is not possible", "give a number in (0, 2]")
 
     def asdict(self) -> dict[str, Any]:
         """The options as plain values."""
@@ -103,8 +103,9 @@ def main(
         if len(by_group) < len(wanted):
             clash = next(pair for pair in wanted if by_group[pair_name(*pair)] != pair)
             raise SamfeatError(
-                f"{pairs}: two pairs have the same place {pair_name(*clash)} in a match file; "
-                "rename one image"
+                pairs,
+                f"two pairs have the same place {pair_name(*clash)} in a match file",
+                "rename one image",
             )
         todo = [
             pair
@@ -265,8 +266,9 @@ class DescriptorCache:
         if missing:
             more = f" (and {len(missing) - 3} more)" if len(missing) > 3 else ""
             raise SamfeatError(
-                f"{pairs}: no features in {self.path} of {', '.join(missing[:3])}{more}; "
-                "extract them first or correct the pairs"
+                pairs,
+                f"no features in {self.path} of {', '.join(missing[:3])}{more}",
+                "extract them first or correct the pairs",
             )
 
     def get(self, name: str) -> Tensor:
@@ -295,8 +297,12 @@ def _descriptors(
     descriptors0, descriptors1 = cache0.get(name0), cache1.get(name1)
     if descriptors0.shape[0] != descriptors1.shape[0]:
         raise SamfeatError(
-            f"{cache1.path}: descriptors of {name1} have {descriptors1.shape[0]} values, those of "
-            f"{name0} in {cache0.path} {descriptors0.shape[0]}; extract both alike"
+            cache1.path,
+            (
+                f"descriptors of {name1} have {descriptors1.shape[0]} values, those of "
+                f"{name0} in {cache0.path} {descriptors0.shape[0]}"
+            ),
+            "extract both alike",
         )
     return descriptors0, descriptors1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -12,51 +12,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from samfeat_hloc.colmap.covisibility import most_covisible
+
+from ..colmap.model import file_of, read_model
 from ..errors import SamfeatError
-from ..images import check_name
-from ..matching import similarities
-from . import provenance
-from .h5arrays import group_names, read_array
-from .map_model import is_model, read_map
-from .textlines import data_lines
+from ..feature.matching import similarities
+from ..files import provenance
+from ..files.h5arrays import group_names, read_array
+from ..files.images import check_name
 
 logger = logging.getLogger(__name__)
 
 _BLOCK_VALUES = 1 << 23  # of descriptors in memory, of queries and of the database
-
-
-def read_pairs(path: Path) -> list[tuple[str, str]]:
-    """The pairs of a pairs file, "name0 name1" a line, in their order.
-
-    Raises:
-        SamfeatError: a missing or empty file, a line that is not two names (``file:line``), or
-            a name that :func:`samfeat_hloc.images.check_name` refuses.
-    """
-    pairs = []
-    known: dict[str, str] = {}  # a name is one string, however many pairs it is in
-    for number, tokens in data_lines(path):
-        if len(tokens) != 2:
-            raise SamfeatError(
-                f"{path}:{number}: {len(tokens)} words where two image names are needed; "
-                "write 'name0 name1' (names have no white space)"
-            )
-        try:
-            name0, name1 = (known.get(t) or known.setdefault(t, check_name(t)) for t in tokens)
-        except SamfeatError as error:
-            raise SamfeatError(f"{path}:{number}: {error}") from None
-        pairs.append((name0, name1))
-    if not pairs:
-        raise SamfeatError(f"{path}: there are no pairs in it; make them again")
-    return pairs
-
-
-def unique_pairs(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Each pair once, as it first appears; its reverse counts as the same pair."""
-    seen: dict[tuple[str, str], None] = {}
-    for pair in pairs:
-        if pair[::-1] not in seen:
-            seen[pair] = None
-    return list(seen)
 
 
 def from_covisibility(
@@ -74,17 +41,10 @@ def from_covisibility(
             differently.
     """
     _check_count(num_matched)
-    if not is_model(model):
-        raise SamfeatError(
-            f"{model}: not a COLMAP model; it needs cameras, images and points3D, .bin or .txt"
-        )
-    images_file = model / "images.bin"
-    if not images_file.is_file():
-        images_file = model / "images.txt"
     made_by = provenance.made_by(
         "pairs",
         {"from": "covisibility", "num_matched": num_matched},
-        {"model": provenance.file_hash(images_file)},
+        {"model": provenance.file_hash(file_of(model, "images"))},
     )
     if provenance.is_made(output, made_by, overwrite=overwrite):
         logger.info("pairs: %s is there already, skipped", output)
@@ -99,7 +59,7 @@ def from_covisibility(
         if len(neighbours) == 0:
             alone.append(names[name])
     if not pairs:
-        raise SamfeatError(f"{model}: no two images see a common point; take a triangulated model")
+        raise SamfeatError(model, "no two images see a common point", "take a triangulated model")
     if alone:
         logger.warning("%s share no point with another image: %s", len(alone), _some(alone))
     return _write(output, pairs, made_by)
@@ -132,7 +92,7 @@ def from_retrieval(
     _check_count(num_matched)
     for what, names in (("query", query_names), ("database image", db_names)):
         if not names:
-            raise SamfeatError(f"{output}: there is no {what} to pair; check the lists")
+            raise SamfeatError(output, f"there is no {what} to pair", "check the lists")
     made_by = provenance.made_by(
         "pairs",
         {"from": "retrieval", "num_matched": num_matched},
@@ -151,78 +111,32 @@ def from_retrieval(
         missing = [name for name in dict.fromkeys(queries + database) if name not in known]
         if missing:
             raise SamfeatError(
-                f"{descriptors}: no global descriptor of {_some(missing)}; "
-                "extract those of all images first"
+                descriptors,
+                f"no global descriptor of {_some(missing)}",
+                "extract those of all images first",
             )
         pairs = _retrieve(file, queries, database, num_matched, descriptors)
     found = {query for query, _ in pairs}
     without = [query for query in queries if query not in found]
     if without:
         raise SamfeatError(
-            f"{descriptors}: no database image is similar to {_some(without)}; "
-            "look at these images, or leave them out of the query lists"
+            descriptors,
+            f"no database image is similar to {_some(without)}",
+            "look at these images, or leave them out of the query lists",
         )
     return _write(output, pairs, made_by)
 
 
-def most_covisible(
-    seen: Sequence[np.ndarray], num_matched: int
-) -> Iterator[tuple[int, np.ndarray]]:
-    """For each image the indices of those that share most points, most first.
-
-    Arguments:
-        seen: for each image the indices of the points it observes, one entry an observation.
-        num_matched: at most so many neighbours.
-    """
-    for image, common in enumerate(shared_points(seen)):
-        best = np.argsort(-common, kind="stable")[:num_matched]
-        yield image, best[common[best] > 0]
-
-
-def shared_points(seen: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-    """For each image how many points it shares with every other, (len(seen),); 0 with itself.
-
-    Arguments:
-        seen: for each image the indices of the points it observes, one entry an observation.
-    """
-    lengths = np.array([len(points) for points in seen])
-    points = np.concatenate([np.asarray(points) for points in seen])
-    image_of = np.repeat(np.arange(len(seen)), lengths)
-    order = np.argsort(points, kind="stable")
-    observers = image_of[order]  # grouped by point
-    starts = np.concatenate([[0], np.cumsum(np.bincount(points))]).astype(np.int64)
-    for image, own in enumerate(seen):
-        first, count = starts[own], starts[np.asarray(own) + 1] - starts[own]
-        # all ranges [first, first + count) one after the other
-        offsets = np.repeat(first - (np.cumsum(count) - count), count)
-        common = np.bincount(observers[offsets + np.arange(len(offsets))], minlength=len(seen))
-        common[image] = 0
-        yield common
-
-
 def _observations(model: Path) -> tuple[list[str], list[np.ndarray]]:
     """Image names, and the rows of the points that each one sees, in the order of image ids."""
-    if not (model / "images.bin").is_file():
-        import pycolmap
-
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                pycolmap.Reconstruction(model).write_binary(folder)
-            except Exception as error:  # pycolmap raises several types
-                why = " ".join(str(error).split())
-                raise SamfeatError(
-                    f"{model}: cannot be read as a COLMAP model ({why}); copy it again"
-                ) from None
-            content = read_map(Path(folder))
-    else:
-        content = read_map(model)
+    content = read_model(model)
     if len(content.point_ids) == 0:
-        raise SamfeatError(f"{model}: the model has no points; triangulate it first")
+        raise SamfeatError(model, "the model has no points", "triangulate it first")
     for name in content.images:
         try:
             check_name(name)
         except SamfeatError as error:
-            raise SamfeatError(f"{model}: {error}") from None
+            raise SamfeatError(model, error) from None
     images = sorted(content.images.values(), key=lambda image: image.image_id)
     return [i.name for i in images], [i.points[i.points >= 0] for i in images]
 
@@ -300,8 +214,9 @@ def _keep_best(best: np.ndarray, index: np.ndarray, similarity: np.ndarray, offs
 def _check_length(rows: np.ndarray | torch.Tensor, length: int, path: Path) -> None:
     if rows.shape[1] != length:
         raise SamfeatError(
-            f"{path}: descriptors of {rows.shape[1]} and of {length} values; "
-            "extract all images alike"
+            path,
+            f"descriptors of {rows.shape[1]} and of {length} values",
+            "extract all images alike",
         )
 
 
@@ -312,20 +227,21 @@ def _descriptors(file: h5py.File, names: list[str], path: Path) -> np.ndarray:
         stored = read_array(file[name], "global_descriptor", path)
         if stored.ndim != 1 or (rows and stored.shape != rows[0].shape):
             raise SamfeatError(
-                f"{path}: the global descriptor of {name} has shape {stored.shape}; "
-                "extract all images alike"
+                path,
+                f"the global descriptor of {name} has shape {stored.shape}",
+                "extract all images alike",
             )
         rows.append(stored.astype(np.float32))
     stacked = np.stack(rows)
     if not np.isfinite(stacked).all():
         bad = names[int(np.flatnonzero(~np.isfinite(stacked).all(axis=1))[0])]
-        raise SamfeatError(f"{path}: the global descriptor of {bad} is not finite; extract again")
+        raise SamfeatError(path, f"the global descriptor of {bad} is not finite", "extract again")
     return stacked
 
 
 def _check_count(num_matched: int) -> None:
     if num_matched < 1:
-        raise SamfeatError(f"num_matched: {num_matched} is not possible; give a number from 1")
+        raise SamfeatError("num_matched", f"{num_matched} is not possible", "give a number from 1")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -29,10 +29,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ..colmap.absolute_pose import estimate_pose
+from ..colmap.model import read_model
+from ..colmap.poses import Pose
+from ..datasets.queries import Query
 from ..errors import SamfeatError
-from ..workers import Workers
-from . import provenance
-from .absolute_pose import estimate_pose
+from ..files import provenance
+from ..files.feature_readers import FeatureReader, MatchReader
+from ..parallel.workers import Workers
 from .correspondences import (
     ImageMatches,
     check_keypoints,
@@ -41,11 +45,7 @@ from .correspondences import (
     merged,
     retrieved_images,
 )
-from .dataset import Query
-from .feature_readers import FeatureReader, MatchReader
 from .localize import input_hashes
-from .map_model import read_map
-from .poses import Pose
 
 logger = logging.getLogger(__name__)
 
@@ -99,12 +99,12 @@ def main(
         logger.info("places: %s is there already, skipped", output)
         return output
     retrieved = retrieved_images(pairs, queries)
-    map_model = read_map(map_dir)
+    map_model = read_model(map_dir)
     check_retrieved(map_model, map_dir, retrieved, pairs)
     with FeatureReader(features) as feature_file, MatchReader(matches) as match_file:
         missing = feature_file.missing([query.name for query in queries])
         if missing:
-            raise SamfeatError(f"{features}: no features of query {missing[0]}; extract them")
+            raise SamfeatError(features, f"no features of query {missing[0]}", "extract them")
 
         def choose(query: Query) -> list[str]:
             keypoints = feature_file.keypoints(query.name)

@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.localization.dataset import AachenDataset, Query, base_name
-from samfeat_hloc.localization.poses import Pose, poses_text
-from samfeat_hloc.localization.textlines import parse_number, read_text, write_atomically
+from ..colmap.poses import Pose, poses_text
+from ..datasets.aachen import AachenDataset
+from ..datasets.queries import Query, base_name
+from ..errors import SamfeatError
+from ..files.textlines import parse_number, read_text, write_atomically
 
 # The brackets are part of the name that the benchmark's own scripts give.
 FILE_NAME = "Aachen_v1_1_eval_[{method}].txt"
@@ -30,7 +31,7 @@ def file_name(method: str) -> str:
     """
     if not _METHOD.fullmatch(method):
         raise SamfeatError(
-            f"--method {method!r}: not fit for a file name; use letters, digits and . _ + -"
+            f"--method {method!r}", "not fit for a file name", "use letters, digits and . _ + -"
         )
     return FILE_NAME.format(method=method)
 
@@ -54,16 +55,17 @@ def make(
     dataset.queries_by_base_name()
     if missing := _missing_by_condition(dataset.queries, poses.keys()):
         raise SamfeatError(
-            f"{path}: poses are missing ({'; '.join(missing)}); localize every query of the lists"
+            path, f"poses are missing ({'; '.join(missing)})", "localize every query of the lists"
         )
     if unknown := sorted(poses.keys() - set(dataset.query_names)):
         raise SamfeatError(
-            f"{path}: {len(unknown)} poses are of no query of the lists "
-            f"(e.g. {', '.join(unknown[:3])}); name queries with their folders, as the lists do"
+            path,
+            (f"{len(unknown)} poses are of no query of the lists (e.g. {', '.join(unknown[:3])})"),
+            "name queries with their folders, as the lists do",
         )
     text = poses_text({base_name(name): poses[name] for name in dataset.query_names}, path)
     if problems := _problems(text, dataset):
-        raise SamfeatError(f"{path}: {problems[0]}; not written")
+        raise SamfeatError(path, problems[0], "not written")
     return write_atomically(path, text)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..evaluation.failures import Diagnosis
 from ..evaluation.localization import LocalizationEvaluation
-from ..localization.localization_result import QueryResult
+from ..localization.result import QueryResult
 from .photos import Photo
 
 

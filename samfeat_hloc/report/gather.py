@@ -13,20 +13,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ..colmap.model import Model, is_model, read_model
+from ..datasets.aachen import AachenDataset
+from ..datasets.queries import base_name
 from ..errors import SamfeatError
 from ..evaluation.failures import Diagnosis, diagnose_all
 from ..evaluation.localization import by_base_name, evaluate
-from ..localization import provenance
-from ..localization.dataset import AachenDataset, base_name
-from ..localization.feature_readers import FeatureReader, MatchReader
-from ..localization.localization_result import (
-    LocalizationResult,
-    QueryResult,
-    log_path,
-    read_result,
-)
-from ..localization.map_model import MapModel, is_model, read_map
-from ..localization.textlines import read_text
+from ..files import provenance
+from ..files.feature_readers import FeatureReader, MatchReader
+from ..files.textlines import read_text
+from ..localization.result import LocalizationResult, QueryResult, log_path, read_result
 from .contents import MatchPicture, QueryReport, ReportData, Scene
 from .photos import MAX_KEYPOINTS, Photo, detail, relative, thumbnail
 from .scene import Frame, camera_size, choose_points, extent, map_tangents, tangents, upright_frame
@@ -60,17 +56,17 @@ def gather(
     """
     poses = outputs / "poses.txt"
     if not outputs.is_dir():
-        raise SamfeatError(f"{outputs}: no such folder; name the outputs of a run")
+        raise SamfeatError(outputs, "no such folder", "name the outputs of a run")
     for path in (poses, log_path(poses)):
         if not path.is_file():
-            raise SamfeatError(f"{path}: no such file; localize first, or name the run's folder")
+            raise SamfeatError(path, "no such file", "localize first, or name the run's folder")
     if not is_model(outputs / "map"):
-        raise SamfeatError(f"{outputs / 'map'}: no map in this folder; run the mapping first")
+        raise SamfeatError(outputs / "map", "no map in this folder", "run the mapping first")
     notes: list[str] = []
     summary = _read_json(outputs / "summary.json")
     dataset = _open_dataset(dataset_dir, summary, notes)
     result = read_result(poses)
-    map_model = read_map(outputs / "map")
+    map_model = read_model(outputs / "map")
     rows = {name: _inlier_rows(query, map_model, outputs) for name, query in result.queries.items()}
     _check_images(result, map_model, outputs)
     evaluation = None
@@ -131,30 +127,32 @@ def _open_dataset(
     return None
 
 
-def _inlier_rows(query: QueryResult, map_model: MapModel, outputs: Path) -> np.ndarray:
+def _inlier_rows(query: QueryResult, map_model: Model, outputs: Path) -> np.ndarray:
     """Rows of the map's points that the query's inliers lie on."""
     last = len(map_model.point_ids) - 1
     rows = np.minimum(np.searchsorted(map_model.point_ids, query.inlier_points), max(last, 0))
     if len(rows) and (last < 0 or (map_model.point_ids[rows] != query.inlier_points).any()):
         raise SamfeatError(
-            f"{outputs / 'localization.json'}: its inliers are not points of {outputs / 'map'}; "
-            "localize again in this map"
+            outputs / "localization.json",
+            f"its inliers are not points of {outputs / 'map'}",
+            "localize again in this map",
         )
     return rows
 
 
-def _check_images(result: LocalizationResult, map_model: MapModel, outputs: Path) -> None:
+def _check_images(result: LocalizationResult, map_model: Model, outputs: Path) -> None:
     for query in result.queries.values():
         for name, _ in query.retrieved:
             if name not in map_model.images:
                 raise SamfeatError(
-                    f"{outputs / 'localization.json'}: {name}, retrieved for {query.name}, is "
-                    f"not in {outputs / 'map'}; localize again in this map"
+                    outputs / "localization.json",
+                    f"{name}, retrieved for {query.name}, is not in {outputs / 'map'}",
+                    "localize again in this map",
                 )
 
 
 def _scene(
-    map_model: MapModel,
+    map_model: Model,
     map_fields: Mapping[int, tuple[float, float]],
     result: LocalizationResult,
     dataset: AachenDataset | None,
@@ -191,7 +189,7 @@ def _scene(
 def _query_reports(
     outputs: Path,
     dataset: AachenDataset | None,
-    map_model: MapModel,
+    map_model: Model,
     result: LocalizationResult,
     diagnoses: Sequence[Diagnosis],
     rows: Mapping[str, np.ndarray],
@@ -244,7 +242,7 @@ def _opened(stack: ExitStack, reader: Any, path: Path, notes: list[str], what: s
     return stack.enter_context(reader(path))
 
 
-def _support(query: QueryResult, map_model: MapModel, rows: np.ndarray) -> list[int]:
+def _support(query: QueryResult, map_model: Model, rows: np.ndarray) -> list[int]:
     mine = np.zeros(len(map_model.point_ids) + 1, dtype=bool)  # the last one for keypoints without
     mine[rows] = True
     return [
@@ -284,7 +282,7 @@ def _picture(
     image_dir: Path,
     query: QueryResult,
     db_name: str,
-    map_model: MapModel,
+    map_model: Model,
     rows: np.ndarray,
     features: FeatureReader,
     matches: MatchReader,
@@ -301,8 +299,9 @@ def _picture(
         or pair[:, 1].max() >= min(len(to_point), len(db_keypoints))
     ):
         raise SamfeatError(
-            f"{matches.path}: the pair {query.name} {db_name} matches keypoints that features or "
-            "map do not have; match these features again"
+            matches.path,
+            (f"the pair {query.name} {db_name} matches keypoints that features or map do not have"),
+            "match these features again",
         )
     size = len(map_model.point_ids) + 1
     agreed = query.inlier_keypoints.astype(np.int64) * size + rows
@@ -332,8 +331,9 @@ def _keypoints(features: FeatureReader, query: QueryResult, index: np.ndarray) -
     keypoints = features.keypoints(query.name)
     if len(index) and index.max() >= len(keypoints):
         raise SamfeatError(
-            f"{features.path}: {query.name} has fewer keypoints than its inliers say; localize "
-            "again with these features"
+            features.path,
+            f"{query.name} has fewer keypoints than its inliers say",
+            "localize again with these features",
         )
     return keypoints[index]
 
@@ -369,5 +369,5 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        raise SamfeatError(f"{path}: not the summary of a run; delete it or run again")
+        raise SamfeatError(path, "not the summary of a run", "delete it or run again")
     return content

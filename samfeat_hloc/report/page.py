@@ -22,12 +22,12 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from .. import __version__
 from ..evaluation.localization import LocalizationEvaluation
 from ..evaluation.localization_curves import error_figure
 from ..evaluation.record import measurement
-from ..localization.summary import StageSummary
-from ..localization.textlines import write_atomically
+from ..files.textlines import write_atomically
+from ..pipelines.summary import StageSummary
+from ..version import __version__
 from .contents import MatchPicture, QueryReport, ReportData, Scene
 from .photos import Photo
 

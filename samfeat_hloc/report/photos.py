@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from ..errors import SamfeatError
-from ..images import read_image
+from ..files.images import read_image
 
 THUMBNAIL_SIDE = 160
 DETAIL_SIDE = 720
@@ -35,7 +35,7 @@ def encode(image: np.ndarray, longer_side: int, quality: int) -> Photo:
         ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
     )
     if not done:
-        raise SamfeatError("a photo could not be encoded as JPEG; reinstall opencv")
+        raise SamfeatError("opencv", "it could not encode a photo as JPEG", "reinstall it")
     return Photo(data.tobytes(), (width, height))
 
 

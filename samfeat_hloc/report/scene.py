@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..colmap.cameras import CAMERA_MODELS, Camera
+from ..colmap.model import Model
+from ..colmap.poses import Pose
 from ..errors import SamfeatError
-from ..localization.dataset import Camera
-from ..localization.map_model import MapModel
-from ..localization.poses import Pose
-from ..localization.reference_model import CAMERA_MODELS
 
 POSE_COLUMNS = 14  # centre, right, down, forward (3 each), tangents of half the field of view
 _DEFAULT_TANGENTS = (0.5, 0.375)
@@ -47,7 +46,7 @@ class Frame:
         return rows
 
 
-def upright_frame(map_model: MapModel) -> Frame:
+def upright_frame(map_model: Model) -> Frame:
     """Up is the mean of the database cameras' upward directions, the origin amid the cameras."""
     cameras = [image.pose for image in map_model.images.values()]
     up = -np.mean([pose.rotation[1] for pose in cameras], axis=0)
@@ -142,5 +141,5 @@ def map_tangents(map_dir: Path) -> Mapping[int, tuple[float, float]]:
             ok = all(math.isfinite(value) for value in params)
             found[camera_id] = tangents(Camera(name, width, height, params if ok else ()))
     except (OSError, struct.error, KeyError) as error:
-        raise SamfeatError(f"{path}: damaged or not a COLMAP file; make the map again") from error
+        raise SamfeatError(path, "damaged or not a COLMAP file", "make the map again") from error
     return found

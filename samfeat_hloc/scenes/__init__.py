@@ -5,10 +5,11 @@ pose)`` photographs it with depth and surface ids; ``correspond(view0, view1, ke
 points from one view to another; ``write_demo(folder)`` writes a whole localization dataset.
 """
 
-from .city import City, build_city
+from .city import build_city
 from .demo import Shot, plan_shots, write_demo
 from .lighting import DAY, NIGHT, day_exposure, illuminate, night_exposure, photograph
 from .render import Correspondences, View, correspond, lift, look_at, project, render
+from .surfaces import City
 
 __all__ = [
     "DAY",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import textures
-from .city import UP, WALL_DENSITY, Frame, Site, paste, quad, tilt
+from .surfaces import UP, WALL_DENSITY, Frame, Site, paste, quad, tilt
 
 WALLS: tuple[textures.Color, ...] = (
     (196, 176, 140), (178, 142, 118), (205, 196, 178), (150, 158, 160), (190, 160, 96),

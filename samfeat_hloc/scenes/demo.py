@@ -13,12 +13,13 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from ..colmap.cameras import Camera
+from ..colmap.poses import Pose, write_poses
 from ..errors import SamfeatError
-from ..localization.dataset import Camera
-from ..localization.poses import Pose, write_poses
-from .city import LENGTH, City, build_city
+from .city import build_city
 from .lighting import DAY, NIGHT, day_exposure, illuminate, night_exposure, photograph
 from .render import View, correspond, lift, look_at, render
+from .surfaces import LENGTH, City
 
 RECIPE = 1
 """Raised whenever the same parameters begin to give other pictures."""
@@ -66,8 +67,9 @@ def write_demo(
     }  # fmt: skip
     if num_db < 2 or num_queries < 1 or min(size) < 64:
         raise SamfeatError(
-            f"{output_dir}: a demo needs 2 database images, 1 query and 64 pixels a side at the "
-            "least; ask for more"
+            output_dir,
+            "a demo needs 2 database images, 1 query and 64 pixels a side at the least",
+            "ask for more",
         )
     if _finished(output_dir, recipe):
         return output_dir
@@ -88,7 +90,7 @@ def _finished(output_dir: Path, recipe: dict[str, object]) -> bool:
     if not output_dir.exists():
         return False
     if not output_dir.is_dir():
-        raise SamfeatError(f"{output_dir}: is a file; name a folder for the demo dataset")
+        raise SamfeatError(output_dir, "is a file", "name a folder for the demo dataset")
     if not any(output_dir.iterdir()):
         return False
     try:
@@ -97,7 +99,7 @@ def _finished(output_dir: Path, recipe: dict[str, object]) -> bool:
         found = None
     if found != recipe:
         raise SamfeatError(
-            f"{output_dir}: holds something other than this demo; remove it or name another folder"
+            output_dir, "holds something other than this demo", "remove it or name another folder"
         )
     return True
 
@@ -252,8 +254,9 @@ def _write_reference_model(folder: Path, shots: Sequence[Shot], views: Sequence[
     points = _scene_points(views)
     if not points:
         raise SamfeatError(
-            f"{folder}: no scene point is seen by {MIN_TRACK} database images; "
-            "ask for more or larger images"
+            folder,
+            f"no scene point is seen by {MIN_TRACK} database images",
+            "ask for more or larger images",
         )
     cameras = list(dict.fromkeys(shot.camera for shot in shots))
     observations: list[list[str]] = [[] for _ in shots]

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from .city import City
 from .render import rasterise
+from .surfaces import City
 
 LIGHT_DENSITY = 7.0
 """Texels per metre of the baked light."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ..localization.dataset import Camera
-from ..localization.poses import Pose
-from .city import City
+from ..colmap.cameras import Camera
+from ..colmap.poses import Pose
+from .surfaces import City
 
 NEAR = 0.05
 """Nothing nearer to the camera than this many metres is drawn."""

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from . import textures
-from .city import GROUND_DENSITY, HALF_WIDTH, LENGTH, UP, Frame, Site, quad
+from .surfaces import GROUND_DENSITY, HALF_WIDTH, LENGTH, UP, Frame, Site, quad
 
 KERB = 5.7
 """Distance of the kerbs from the street's middle line in metres."""

@@ -2,7 +2,7 @@
 
 Layout. The root's attributes: ``format`` (:data:`FORMAT`), ``teacher`` (its name),
 ``weights_sha256`` (of its weights; empty where it has none) and ``made_by`` (JSON, see
-:mod:`samfeat_hloc.localization.provenance`). A group for each photo, by its name relative to the
+:mod:`samfeat_hloc.files.provenance`). A group for each photo, by its name relative to the
 image folder ("a/b.jpg" nests), all arrays compressed with gzip:
 
 ``embedding``
@@ -36,10 +36,10 @@ import cv2
 import numpy as np
 
 from ..errors import SamfeatError
-from ..localization.h5arrays import group_names, read_array
-from ..localization.h5store import Group
-from ..localization.provenance import open_hdf5, reading_hdf5
-from ..localization.shared_file import SharedFile
+from ..files.h5arrays import group_names, read_array
+from ..files.h5store import Group
+from ..files.provenance import open_hdf5, reading_hdf5
+from ..files.shared_file import SharedFile
 from .reduction import reduce_embedding
 
 FORMAT = "samfeat_hloc teacher cache 1"
@@ -77,7 +77,9 @@ def pack(taught: Taught, image_size: tuple[int, int], source: str, *, raw: bool 
     """
     if not np.isfinite(taught.embedding).all():
         raise SamfeatError(
-            "teacher: its embedding is not a number somewhere; its weights are broken, take others"
+            "teacher",
+            "its embedding is not a number somewhere",
+            "its weights are broken, take others",
         )
     groups, edges = _bring_down(taught.groups, taught.edges)
     groups = groups.astype(np.int16 if groups.max(initial=0) < 1 << 15 else np.int32)
@@ -94,7 +96,7 @@ def pack(taught: Taught, image_size: tuple[int, int], source: str, *, raw: bool 
     if raw:
         datasets["embedding"] = taught.embedding.astype(np.float16)
         if not np.isfinite(datasets["embedding"]).all():
-            raise SamfeatError("--raw: the embedding exceeds float16's range; leave --raw out")
+            raise SamfeatError("--raw", "the embedding exceeds float16's range", "leave --raw out")
     else:
         spent = _compressed(groups) + _compressed(stored_edges) + _OVERHEAD
         reduced = reduce_embedding(taught.embedding, max(BUDGET - spent, _LEAST_EMBEDDING))
@@ -116,7 +118,7 @@ class TeacherCache:
         with open_hdf5(self.path) as file, reading_hdf5(self.path):
             if str(file.attrs.get("format")) != FORMAT:
                 raise SamfeatError(
-                    f"{path}: is not a teacher's cache; make one with `samfeat teach`"
+                    path, "is not a teacher's cache", "make one with `samfeat teach`"
                 )
             self.names: list[str] = group_names(file, "groups")
             self.teacher = str(file.attrs.get("teacher", "unknown"))
@@ -140,7 +142,7 @@ class TeacherCache:
             SamfeatError: the teacher has not seen the photo, or the file cannot be read.
         """
         if name not in self._known:
-            raise SamfeatError(f"{self.path}: has no {name}; run `samfeat teach` on its folder")
+            raise SamfeatError(self.path, f"has no {name}", "run `samfeat teach` on its folder")
         try:
             group = self._file()[name]
             embedding = read_array(group, "embedding", self.path).astype(np.float32)
@@ -158,8 +160,9 @@ class TeacherCache:
             return Taught(embedding, groups, strength)
         except (OSError, KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
             raise SamfeatError(
-                f"{self.path}: {name} cannot be read ({' '.join(str(error).split())}); delete the"
-                " file and run `samfeat teach` again"
+                self.path,
+                f"{name} cannot be read ({' '.join(str(error).split())})",
+                "delete the file and run `samfeat teach` again",
             ) from None
 
     def image_size(self, name: str) -> tuple[int, int]:

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 import torch
 
-from ..checkpoints import file_sha256
 from ..errors import SamfeatError
+from ..feature.checkpoints import file_sha256
 from .cache import Taught
 from .regions import Regions
 from .registry import Photo, TeacherOptions, need
@@ -56,12 +56,12 @@ class Encoder:
         self.weights_sha256: str | None = None
         if weights is not None:
             if not weights.is_file():
-                raise SamfeatError(f"{weights}: no such checkpoint; give a file of DINOv2")
+                raise SamfeatError(weights, "no such checkpoint", "give a file of DINOv2")
             model = _model_of(weights)
             overlay = {"file": str(weights)}
             self.weights_sha256 = file_sha256(weights)
         if "dinov2" not in model or not timm.is_model(model.split(".")[0]):
-            raise SamfeatError(f"{model}: is no DINOv2 of timm's; take vit_small_patch14_dinov2")
+            raise SamfeatError(model, "is no DINOv2 of timm's", "take vit_small_patch14_dinov2")
         try:
             self._network = timm.create_model(
                 model, pretrained=True, num_classes=0, dynamic_img_size=True,
@@ -70,10 +70,11 @@ class Encoder:
         except Exception as error:
             why = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
             if weights is not None:
-                raise SamfeatError(f"{weights}: does not fit {model} ({why})") from None
+                raise SamfeatError(weights, f"does not fit {model} ({why})") from None
             raise SamfeatError(
-                f"teacher dinov2: {model} cannot be downloaded ({why}); give a checkpoint file"
-                " (--weights, in sam+dinov2 --dinov2-weights)"
+                "teacher dinov2",
+                f"{model} cannot be downloaded ({why})",
+                "give a checkpoint file (--weights, in sam+dinov2 --dinov2-weights)",
             ) from None
         self._device = device
         self.config: Mapping[str, Any] = {"model": model, "cells": MOST_CELLS}
@@ -125,5 +126,5 @@ def _model_of(weights: Path) -> str:
     except Exception as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise SamfeatError(
-            f"{weights}: is no checkpoint of DINOv2 ({why}); give a file of timm's or Meta's"
+            weights, f"is no checkpoint of DINOv2 ({why})", "give a file of timm's or Meta's"
         ) from None

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import SamfeatError
-from ..images import EXTENSIONS
+from ..files.images import EXTENSIONS
 from .cache import Taught
 from .maps import borders, cells_of, soft_edges
 from .registry import Photo, TeacherOptions
@@ -35,9 +35,9 @@ def load(options: TeacherOptions, device: str) -> Labels:
         SamfeatError: no folder of label maps.
     """
     if options.label_dir is None:
-        raise SamfeatError("teacher labels: give the folder of the label maps with --label-maps")
+        raise SamfeatError("teacher labels", "give the folder of the label maps with --label-maps")
     if not options.label_dir.is_dir():
-        raise SamfeatError(f"{options.label_dir}: no such folder; give that of the label maps")
+        raise SamfeatError(options.label_dir, "no such folder", "give that of the label maps")
     return Labels(options.label_dir)
 
 
@@ -90,7 +90,7 @@ def label_map(folder: Path, name: str) -> Path:
         if path.is_file():
             return path
     raise SamfeatError(
-        f"{folder}: has no label map of {name}; add {Path(name).with_suffix('.png')}"
+        folder, f"has no label map of {name}", f"add {Path(name).with_suffix('.png')}"
     )
 
 
@@ -110,7 +110,7 @@ def read_label_map(path: Path) -> np.ndarray:
             colours = np.asarray(image.convert("RGB")).astype(np.int32)
     except (OSError, ValueError, SyntaxError) as error:
         why = " ".join(str(error).split())
-        raise SamfeatError(f"{path}: is no label map that can be read ({why})") from None
+        raise SamfeatError(path, f"is no label map that can be read ({why})") from None
     numbers = (colours[..., 0] << 16) + (colours[..., 1] << 8) + colours[..., 2]
     return np.where(numbers == 0, -1, numbers).astype(np.int32)
 

@@ -55,7 +55,7 @@ def probe(cache: TeacherCache, label_dir: Path, *, neighbours: int = 5) -> Probe
         SamfeatError: no folder, fewer than two photos of the cache have label maps.
     """
     if not label_dir.is_dir():
-        raise SamfeatError(f"{label_dir}: no such folder; give that of the label maps")
+        raise SamfeatError(label_dir, "no such folder", "give that of the label maps")
     vectors, labels, photos = [], [], []
     used = 0
     for name in tqdm(cache.names, desc="probe", unit="photo", delay=2):
@@ -72,7 +72,7 @@ def probe(cache: TeacherCache, label_dir: Path, *, neighbours: int = 5) -> Probe
             photos.append(used)
     if used < 2 or not labels:
         raise SamfeatError(
-            f"{label_dir}: has label maps of {used} photos of {cache.path}; two at least are needed"
+            label_dir, f"has label maps of {used} photos of {cache.path}", "two at least are needed"
         )
     right = guessed_right(np.array(vectors), np.array(labels), np.array(photos), neighbours)
     kinds, index, counts = np.unique(labels, return_inverse=True, return_counts=True)

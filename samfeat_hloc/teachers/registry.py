@@ -74,7 +74,9 @@ def load_teacher(name: str, options: TeacherOptions, device: str) -> Teacher:
         SamfeatError: no such teacher, a package or file that it needs is missing.
     """
     if name not in TEACHERS:
-        raise SamfeatError(f"--teacher {name}: no such teacher; choose from {', '.join(TEACHERS)}")
+        raise SamfeatError(
+            f"--teacher {name}", "no such teacher", f"choose from {', '.join(TEACHERS)}"
+        )
     module = import_module(f"{__package__}.{TEACHERS[name]}")
     teacher: Teacher = module.load(options, device)
     return teacher
@@ -91,14 +93,14 @@ def need(package: str, purpose: str) -> Any:
     except ImportError as error:
         missing = error.name or package
         raise SamfeatError(
-            f"{purpose}: needs the package {missing}; pip install samfeat_hloc[train]"
+            purpose, f"needs the package {missing}", "pip install samfeat_hloc[train]"
         ) from None
 
 
 def weights_file(path: Path | None, teacher: str, advice: str) -> Path:
     """A checkpoint file that was given and is there."""
     if path is None:
-        raise SamfeatError(f"teacher {teacher}: give its checkpoint with --weights ({advice})")
+        raise SamfeatError(f"teacher {teacher}", f"give its checkpoint with --weights ({advice})")
     if not path.is_file():
-        raise SamfeatError(f"{path}: no such checkpoint; give the path of {advice}")
+        raise SamfeatError(path, "no such checkpoint", f"give the path of {advice}")
     return path

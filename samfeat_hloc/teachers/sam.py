@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checkpoints import file_sha256
 from ..errors import SamfeatError
+from ..feature.checkpoints import file_sha256
 from .cache import Taught
 from .maps import soft_edges, working_image
 from .registry import Photo, TeacherOptions, need, weights_file
@@ -92,8 +92,12 @@ def load_model(path: Path) -> tuple[str, Any]:
         found = _md5(path)
         if not found.startswith(official[1]):
             raise SamfeatError(
-                f"{path}: its MD5 begins with {found[: len(official[1])]}, not with"
-                f" {official[1]} as its name says; download it again"
+                path,
+                (
+                    f"its MD5 begins with {found[: len(official[1])]}, not with {official[1]} "
+                    "as its name says"
+                ),
+                "download it again",
             )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -105,7 +109,7 @@ def load_model(path: Path) -> tuple[str, Any]:
             AttributeError) as error:  # fmt: skip
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise SamfeatError(
-            f"{path}: is no checkpoint of SAM ViT-B, L or H ({reason[0][:100]}); give {_ADVICE}"
+            path, f"is no checkpoint of SAM ViT-B, L or H ({reason[0][:100]})", f"give {_ADVICE}"
         ) from None
     return kind, model.eval()
 

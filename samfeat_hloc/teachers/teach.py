@@ -12,10 +12,9 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from .. import images
-from ..devices import Work, all_devices, on_devices
-from ..localization import provenance
-from ..localization.h5store import Group, SegmentWriter
+from ..files import images, provenance
+from ..files.h5store import Group, SegmentWriter
+from ..parallel.devices import Work, all_devices, on_devices
 from .cache import BUDGET, FORMAT, MAP_SIDE, TeacherCache, pack
 from .maps import working_image
 from .reduction import RELATION_ERROR

@@ -71,6 +71,7 @@ def non_maximum_suppression(boxes: Tensor, scores: Tensor, iou_threshold: float)
 def _unfit(purpose: str, error: Exception) -> SamfeatError:
     why = str(error).splitlines()[0]
     return SamfeatError(
-        f"{purpose}: torchvision does not load beside torch {torch.__version__} ({why}); install"
-        " the torchvision that was released with this torch"
+        purpose,
+        f"torchvision does not load beside torch {torch.__version__} ({why})",
+        "install the torchvision that was released with this torch",
     )

@@ -75,14 +75,19 @@ def ablate(recipe: Recipe) -> list[AblationRow]:
     """
     data = recipe.data
     if not data.teacher and not data.synthetic and not data.mtldesc:
-        raise SamfeatError("data.teacher: an ablation of its losses needs a teacher; samfeat teach")
+        raise SamfeatError(
+            "data.teacher", "an ablation of its losses needs a teacher", "samfeat teach"
+        )
     if not (data.images or data.validation or data.validation_pairs):
         raise SamfeatError(
-            "data.validation: give photos to measure the matching accuracy on, or pairs in"
-            " HPatches' layout (data.validation_pairs)"
+            "data.validation",
+            (
+                "give photos to measure the matching accuracy on, or pairs in HPatches' "
+                "layout (data.validation_pairs)"
+            ),
         )
     if recipe.start_from:
-        raise SamfeatError("start_from: an ablation starts from random weights; leave it out")
+        raise SamfeatError("start_from", "an ablation starts from random weights", "leave it out")
     rows = []
     context = multiprocessing.get_context("spawn")
     for name in ROWS:
@@ -93,7 +98,7 @@ def ablate(recipe: Recipe) -> list[AblationRow]:
             process.start()
             process.join()
             if process.exitcode:
-                raise SamfeatError(f"{chosen.output}: training {name} failed; its reason is above")
+                raise SamfeatError(chosen.output, f"training {name} failed", "its reason is above")
         rows.append(_row(name, chosen.output, float(json.loads(memory.read_text()))))
     record = {"rows": [asdict(row) for row in rows], "recipe": asdict(recipe)}
     (recipe.output / "ablation.json").write_text(json.dumps(record, indent=1, default=str))

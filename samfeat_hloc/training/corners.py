@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..detection import clear_border, local_maximum, refine
-from .homographies import pixel_grid
+from ..feature.detection import clear_border, local_maximum, refine
+from ..geometry.homographies import pixel_grid
 
 
 def gaussian_blur(x: Tensor, sigma: float) -> Tensor:

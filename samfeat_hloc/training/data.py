@@ -79,7 +79,7 @@ def open_data(recipe: Recipe, device: torch.device) -> TrainingData:
         source = _homographies(recipe, photos, teacher, labels)
         sources.insert(0, (source, mix.homographies))
     if not sources:
-        raise SamfeatError("data.mix: no source of pairs is left; give one a weight above 0")
+        raise SamfeatError("data.mix", "no source of pairs is left", "give one a weight above 0")
     fixed = None
     if held_back is not None:
         generator = torch.Generator(device).manual_seed(2024)
@@ -99,8 +99,9 @@ def _homographies(
     """The source of the recipe's photos under homographies, their pixels packed."""
     if teacher is not None and not any(name in teacher for name in photos.names):
         raise SamfeatError(
-            f"{recipe.data.teacher}: knows none of the photos in {photos.folder}; run samfeat teach"
-            " on that folder"
+            recipe.data.teacher,
+            f"knows none of the photos in {photos.folder}",
+            "run samfeat teach on that folder",
         )
     HomographySource(photos, recipe.homographies, teacher, labels)  # refused before packing
     path = recipe.data.packed or recipe.output / PACKED

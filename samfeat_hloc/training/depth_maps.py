@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from ..errors import SamfeatError
-from ..localization.h5arrays import read_unpacked
+from ..files.h5arrays import read_unpacked
 
 ENDINGS = (".geometric.bin", ".h5", ".hdf5", ".npy")
 _MOST_PIXELS = 200_000_000
@@ -49,8 +49,12 @@ def read_depth_map(path: Path) -> np.ndarray:
     except (OSError, ValueError, KeyError, EOFError, TypeError, zlib.error) as error:
         why = " ".join(str(error).split())
         raise SamfeatError(
-            f"{path}: not a depth map ({why}); give COLMAP's .geometric.bin, an .npy file of shape"
-            " (h, w) or an HDF5 file with the dataset 'depth'"
+            path,
+            f"not a depth map ({why})",
+            (
+                "give COLMAP's .geometric.bin, an .npy file of shape (h, w) or an HDF5 "
+                "file with the dataset 'depth'"
+            ),
         ) from None
     depth = depth.astype(np.float32)
     return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))

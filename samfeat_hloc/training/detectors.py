@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..detection import clear_border, local_maximum, refine
 from ..errors import SamfeatError
-from ..extract import detect_and_describe
-from ..extract_options import ExtractOptions
-from ..network import SAMFeat
+from ..feature.detection import clear_border, local_maximum, refine
+from ..feature.extraction import detect_and_describe
+from ..feature.network import SAMFeat
+from ..feature.options import ExtractOptions
 from ..teachers.registry import need
 from .corners import corner_response
 
@@ -43,7 +43,7 @@ def load_detector(name: str, weights: Path | None, device: str, limit: int) -> D
     """
     if name not in DETECTORS:
         raise SamfeatError(
-            f"--detector {name}: no such detector; choose from {', '.join(DETECTORS)}"
+            f"--detector {name}", "no such detector", f"choose from {', '.join(DETECTORS)}"
         )
     if name == "corners":
         return lambda views: [_peaks(r, limit, 0.012) for r in corner_response(views)[:, 0]]
@@ -118,9 +118,9 @@ def _checkpoint(name: str, weights: Path | None) -> Path:
         downloaded = Path(torch.hub.get_dir()) / "checkpoints" / _DOWNLOADS[name]
         weights = downloaded if downloaded.is_file() else None
     if weights is None:
-        raise SamfeatError(f"--detector {name}: give its checkpoint with --weights")
+        raise SamfeatError(f"--detector {name}", "give its checkpoint with --weights")
     if not weights.is_file():
-        raise SamfeatError(f"{weights}: no such checkpoint; check the path")
+        raise SamfeatError(weights, "no such checkpoint", "check the path")
     return weights
 
 
@@ -137,6 +137,6 @@ def _load(network: Any, path: Path, choose: Callable[[Any], Any]) -> Any:
             AttributeError) as error:  # fmt: skip
         why = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise SamfeatError(
-            f"{path}: is no checkpoint of this detector ({why}); give its authors' file"
+            path, f"is no checkpoint of this detector ({why})", "give its authors' file"
         ) from None
     return network

@@ -10,8 +10,8 @@ from functools import partial
 import torch
 
 from ..errors import SamfeatError
+from ..geometry.homographies import HomographyOptions, sample_views, transform, warp
 from ..teachers.cache import Taught, TeacherCache
-from .homographies import HomographyOptions, sample_views, transform, warp
 from .keypoint_labels import KeypointLabels, labels_in_views
 from .pairs import PairBatch, PairOptions, complete_pairs, seen_by
 from .photos import Photos
@@ -94,8 +94,9 @@ class HomographySource:
         missing = [name for name in self.photos.names if name not in self.labels]
         if missing:
             raise SamfeatError(
-                f"{self.labels.path}: has no labels of {len(missing)} photos ({missing[0]}, ...);"
-                " run `samfeat label` on their folder"
+                self.labels.path,
+                f"has no labels of {len(missing)} photos ({missing[0]}, ...)",
+                "run `samfeat label` on their folder",
             )
 
     def batch(self, count: int, options: PairOptions, generator: torch.Generator) -> PairBatch:

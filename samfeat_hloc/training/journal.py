@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..extract import detect_and_describe
-from ..extract_options import ExtractOptions
-from ..levels import Network
-from .homographies import transform
+from ..feature.extraction import detect_and_describe
+from ..feature.levels import Network
+from ..feature.options import ExtractOptions
+from ..geometry.homographies import transform
 from .pairs import PairBatch
 from .validation import mutual_nearest
 
@@ -90,7 +90,7 @@ def draw_pair(model: Network, batch: PairBatch) -> dict[str, np.ndarray]:
     found = [
         detect_and_describe(model, image, options)[0] for image in (batch.image0, batch.image1)
     ]
-    edges = model(batch.network_input).edges.float()
+    edges = model.encode(batch.network_input).edges.float()
     side = images[0].shape[0]
     joined = np.hstack([cv2.resize(_as_picture(e), (side, side)) for e in edges])
     canvas = np.hstack(images)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ..errors import SamfeatError
-from ..localization.h5arrays import group_names, read_array
-from ..localization.provenance import open_hdf5
-from ..localization.shared_file import SharedFile
-from .homographies import transform
+from ..files.h5arrays import group_names, read_array
+from ..files.provenance import open_hdf5
+from ..files.shared_file import SharedFile
+from ..geometry.homographies import transform
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class KeypointLabels:
             self.names: list[str] = group_names(file, "keypoints")
         self._known = frozenset(self.names)
         if not self.names:
-            raise SamfeatError(f"{path}: has no keypoints; make it with `samfeat label`")
+            raise SamfeatError(path, "has no keypoints", "make it with `samfeat label`")
 
     def __contains__(self, name: object) -> bool:
         return name in self._known
@@ -56,7 +56,7 @@ class KeypointLabels:
             SamfeatError: it has none, or they cannot be read.
         """
         if name not in self._known:
-            raise SamfeatError(f"{self.path}: has no {name}; run `samfeat label` on its folder")
+            raise SamfeatError(self.path, f"has no {name}", "run `samfeat label` on its folder")
         try:
             group = self._file()[name]
             keypoints = read_array(group, "keypoints", self.path)
@@ -70,8 +70,9 @@ class KeypointLabels:
             OSError, KeyError, ValueError, TypeError, OverflowError, RuntimeError
         ) as error:  # fmt: skip
             raise SamfeatError(
-                f"{self.path}: {name} cannot be read ({' '.join(str(error).split())}); make the"
-                " file again"
+                self.path,
+                f"{name} cannot be read ({' '.join(str(error).split())})",
+                "make the file again",
             ) from None
         return Labels(keypoints, scores.astype(np.float32).reshape(-1), (width, height))
 

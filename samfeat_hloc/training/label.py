@@ -19,16 +19,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import images
-from ..checkpoints import SHIPPED, file_sha256
-from ..detection import local_maximum, refine
-from ..devices import Work, all_devices, on_devices
 from ..errors import SamfeatError
-from ..localization import provenance
-from ..localization.h5store import Group, SegmentWriter
+from ..feature.checkpoints import SHIPPED, file_sha256
+from ..feature.detection import local_maximum, refine
+from ..files import images, provenance
+from ..files.h5store import Group, SegmentWriter
+from ..geometry.homographies import homography_from_points, pixel_grid, transform, uniform, warp
+from ..parallel.devices import Work, all_devices, on_devices
 from .corners import gaussian_blur
 from .detectors import STRIDE, Detect, load_detector
-from .homographies import homography_from_points, pixel_grid, transform, uniform, warp
 from .keypoint_labels import KeypointLabels
 
 logger = logging.getLogger(__name__)
@@ -216,7 +215,9 @@ def adaptation_views(
         size: (2,) width and height of the photo. side: of the views, in pixels.
     """
     if options.views < 1 or options.scale < 1:
-        raise SamfeatError(f"views {options.views}, scale {options.scale}: both have to be from 1")
+        raise SamfeatError(
+            f"views {options.views}, scale {options.scale}", "both have to be from 1"
+        )
     count, device, half = options.views, generator.device, side / 2
     corners = half * torch.tensor([[-1.0, -1.0], [1, -1], [1, 1], [-1, 1]], device=device)
     turn = torch.deg2rad(uniform((count,), -options.rotation, options.rotation, generator))

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import checkpoints
 from ..errors import SamfeatError, writing
-from ..network import DESCRIPTOR_DIM, SAMFeat
+from ..feature import checkpoints
+from ..feature.network import DESCRIPTOR_DIM, SAMFeat
 from .photos import HELD_BACK_EVERY, PhotoFolder
 
 
@@ -34,10 +34,10 @@ def open_checkpoint(
             there or cannot be written, no photos.
     """
     if output.exists() and not overwrite:
-        raise SamfeatError(f"{output}: is there already; give another --out, or --overwrite")
+        raise SamfeatError(output, "is there already", "give another --out, or --overwrite")
     model = SAMFeat.from_pretrained(weights)
     if done in model.metadata:
-        raise SamfeatError(f"{weights}: is {done} already; give the checkpoint before")
+        raise SamfeatError(weights, f"is {done} already", "give the checkpoint before")
     photos = PhotoFolder.open(images)
     if len(photos) >= HELD_BACK_EVERY:
         photos = photos.split()[0]

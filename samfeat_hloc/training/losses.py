@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..detection import peak_neighbourhoods, soft_argmax
+from ..feature.detection import peak_neighbourhoods, soft_argmax
 
 UNREACHABLE = 10.0  # added to a distance that must not be the hardest negative
 

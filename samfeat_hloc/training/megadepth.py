@@ -22,8 +22,8 @@ from typing import Generic
 import torch
 from tqdm import tqdm
 
+from ..colmap.model import is_model
 from ..errors import SamfeatError
-from ..localization.map_model import is_model
 from ..teachers.cache import Taught
 from .keypoint_labels import Labels
 from .pairs import PairBatch, PairOptions
@@ -75,8 +75,12 @@ class MegadepthSource:
                 else ""
             )
             raise SamfeatError(
-                f"{folder}: no such folder; {hint}give the folder that holds Undistorted_SfM and"
-                " the depth maps of MegaDepth in D2-Net's form"
+                folder,
+                "no such folder",
+                (
+                    f"{hint}give the folder that holds Undistorted_SfM and the depth maps of "
+                    "MegaDepth in D2-Net's form"
+                ),
             )
         names = list(scenes or sorted(path.name for path in folder.iterdir() if path.is_dir()))
         read: list[PosedScene] = []
@@ -89,8 +93,12 @@ class MegadepthSource:
                 logger.warning("left out: %s", error)
         if not read:
             raise SamfeatError(
-                f"{folder}: none of its {len(names)} scenes has a model, photos and depth maps of"
-                f" overlapping images; depth maps are looked for in {_DEPTHS[0].format('SCENE')}"
+                folder,
+                (
+                    f"none of its {len(names)} scenes has a model, photos and depth maps of "
+                    "overlapping images"
+                ),
+                f"depth maps are looked for in {_DEPTHS[0].format('SCENE')}",
             )
         return cls(PosedSource(read, options))
 

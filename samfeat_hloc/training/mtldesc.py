@@ -37,11 +37,11 @@ import numpy as np
 import torch
 
 from ..errors import SamfeatError
-from ..images import read_image
+from ..files.images import read_image
+from ..geometry.homographies import HomographyOptions
 from ..teachers.cache import Taught
 from .corners import splat
 from .depth_maps import array_of
-from .homographies import HomographyOptions
 from .homography_pairs import make_pairs
 from .keypoint_labels import Labels
 from .pairs import PairBatch, PairOptions, finish_pairs
@@ -112,25 +112,31 @@ class MtldescSource:
         for part in ("image", "keypoint", "despoint"):
             if not (root / part).is_dir():
                 raise SamfeatError(
-                    f"{root / part}: no such folder; give the folder that holds MTLDesc's image,"
-                    " keypoint and despoint folders"
+                    root / part,
+                    "no such folder",
+                    "give the folder that holds MTLDesc's image, keypoint and despoint folders",
                 )
         names = sorted(path.stem for path in (root / "image").glob("*.jpg"))
         if not names:
-            raise SamfeatError(f"{root / 'image'}: no .jpg in it; unpack MTLDesc's data set there")
+            raise SamfeatError(root / "image", "no .jpg in it", "unpack MTLDesc's data set there")
         for part in ("keypoint", "despoint"):
             there = {path.stem for path in (root / part).glob("*.npz")}
             missing = [name for name in names if name not in there]
             if missing:
                 raise SamfeatError(
-                    f"{root / part / missing[0]}.npz: no such file ({len(missing)} of {len(names)}"
-                    " are missing); unpack the data set again"
+                    f"{root / part / missing[0]}.npz",
+                    f"no such file ({len(missing)} of {len(names)} are missing)",
+                    "unpack the data set again",
                 )
         sam = root / "sam"
         if sam.is_dir() and not any(sam.glob("*.npz")):
             raise SamfeatError(
-                f"{sam}: no .npz in it; the release's pickled .npy files are not read, turn them"
-                " into .npz as samfeat_hloc/training/mtldesc.py says, or remove the folder"
+                sam,
+                "no .npz in it",
+                (
+                    "the release's pickled .npy files are not read, turn them into .npz as "
+                    "samfeat_hloc/training/mtldesc.py says, or remove the folder"
+                ),
             )
         source = cls(root, names, homographies=homographies)
         source._read(names[0])
@@ -238,7 +244,7 @@ class MtldescSource:
                 photos.append(_Photo(image, keypoints, points, taught, categories))
         except (ValueError, IndexError) as error:
             raise SamfeatError(
-                f"{self.root}: pair {name} is not in the release's format ({error}); fetch it again"
+                self.root, f"pair {name} is not in the release's format ({error})", "fetch it again"
             ) from None
         return (photos[0], photos[1]), valid
 
@@ -316,5 +322,5 @@ def _arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         why = " ".join(str(error).split())
         raise SamfeatError(
-            f"{path}: is not an .npz file with {', '.join(names)} ({why}); fetch it again"
+            path, f"is not an .npz file with {', '.join(names)} ({why})", "fetch it again"
         ) from None

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..geometry.homographies import pixel_grid, uniform
+from ..geometry.photometric import relight_day, relight_night
 from .corners import common_corners, gaussian_blur, splat
-from .homographies import pixel_grid, uniform
-from .photometric import relight_day, relight_night
 
 Move = Callable[[Tensor], Tensor]
 

@@ -22,9 +22,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import SamfeatError, writing
-from ..images import list_images, read_image
-from ..localization.file_lock import sole_run
-from ..workers import Workers
+from ..files.images import list_images, read_image
+from ..files.locks import sole_run
+from ..parallel.workers import Workers
 
 HELD_BACK_EVERY = 25  # each 25th photo is for validation
 LONGEST = 480  # pixels of a photo's longer side; larger ones are reduced
@@ -103,8 +103,12 @@ class PhotoFolder:
         """
         if len(self) < HELD_BACK_EVERY:
             raise SamfeatError(
-                f"{self.folder}: holds {len(self)} photos; give a folder with at least"
-                f" {HELD_BACK_EVERY}, or photos to validate on (data.validation=FOLDER)"
+                self.folder,
+                f"holds {len(self)} photos",
+                (
+                    f"give a folder with at least {HELD_BACK_EVERY}, or photos to validate on "
+                    "(data.validation=FOLDER)"
+                ),
             )
         last = HELD_BACK_EVERY - 1
         trained = tuple(n for i, n in enumerate(self.names) if i % HELD_BACK_EVERY != last)
@@ -132,7 +136,7 @@ class PackedPhotos:
         self.path = Path(path)
         index = _read_index(self.path)
         if index is None:
-            raise SamfeatError(f"{path}: is not a whole file of packed photos; delete it")
+            raise SamfeatError(path, "is not a whole file of packed photos", "delete it")
         places, start = {}, len(FORMAT)
         for name, width, height, _ in index["photos"]:
             places[name] = (start, width, height)
@@ -154,7 +158,7 @@ class PackedPhotos:
                 self._stream.seek(start)
                 count = self._stream.readinto(pixels.data.cast("B"))
             if count != pixels.nbytes:
-                raise SamfeatError(f"{self.path}: was cut off while it was in use; start again")
+                raise SamfeatError(self.path, "was cut off while it was in use", "start again")
             photos.append(pixels)
         return _on_canvases(photos)
 
@@ -239,7 +243,7 @@ def _holds(path: Path, names: Sequence[str], sources: Sequence[str]) -> bool:
     with writing(path), path.open("rb") as stream:
         if stream.read(len(FORMAT)) != FORMAT:
             raise SamfeatError(
-                f"{path}: is there and is not a file of packed photos; give another data.packed"
+                path, "is there and is not a file of packed photos", "give another data.packed"
             )
     index = _read_index(path)
     return (

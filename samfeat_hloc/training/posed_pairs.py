@@ -56,12 +56,12 @@ class PosedSource:
         with_depth = {image.depth is not None for scene in self.scenes for image in scene.images}
         if len(with_depth) != 1:
             raise SamfeatError(
-                "posed photos: give at least one scene, all with depth maps or all without"
+                "posed photos", "give at least one scene, all with depth maps or all without"
             )
         self.with_depth = with_depth == {True}
         labelled = {image.labels is not None for scene in self.scenes for image in scene.images}
         if len(labelled) != 1:
-            raise SamfeatError("posed photos: some have keypoint labels; label all or none")
+            raise SamfeatError("posed photos", "some have keypoint labels", "label all or none")
         self.labelled = labelled == {True}
         for scene in self.scenes if self.with_depth else []:
             check_depth(scene, self._cache)

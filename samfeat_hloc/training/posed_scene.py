@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,13 +12,12 @@ from typing import Protocol, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from ..colmap.cameras import CAMERA_MODELS, Camera
+from ..colmap.covisibility import shared_points
+from ..colmap.model import read_model
+from ..colmap.poses import Pose
 from ..errors import SamfeatError
-from ..images import read_image
-from ..localization.dataset import Camera
-from ..localization.map_model import is_model, read_cameras, read_map
-from ..localization.pairs import shared_points
-from ..localization.poses import Pose
-from ..localization.reference_model import CAMERA_MODELS, read_model
+from ..files.images import read_image
 from ..teachers.cache import Taught
 from .depth_maps import find_depth_map, read_depth_map
 from .keypoint_labels import Labels
@@ -161,22 +159,17 @@ def read_scene(
     """
     for folder in (model, images, *([depth] if depth else [])):
         if not folder.is_dir():
-            raise SamfeatError(f"{folder}: no such folder; check the path")
-    if not is_model(model):
-        raise SamfeatError(
-            f"{model}: no COLMAP model (cameras, images and points3D, .bin or .txt); check the path"
-        )
-    with tempfile.TemporaryDirectory() as place:
-        binary = model if (model / "points3D.bin").is_file() else _as_binary(model, Path(place))
-        cameras, content = read_cameras(binary), read_map(binary)
+            raise SamfeatError(folder, "no such folder", "check the path")
+    content = read_model(model)
     good = content.errors <= MOST_ERROR
     posed = []
     for entry in sorted(content.images.values(), key=lambda image: image.name):
-        camera = cameras.get(entry.camera_id)
-        if camera is None or camera.model == "EQUIRECTANGULAR":
+        camera = content.camera_of(entry.name)
+        if camera.model == "EQUIRECTANGULAR":
             raise SamfeatError(
-                f"{model}: image '{entry.name}' has no camera that a pinhole camera can stand in "
-                "for; undistort the model (colmap image_undistorter)"
+                model,
+                f"image '{entry.name}' has no camera that a pinhole camera can stand in for",
+                "undistort the model (colmap image_undistorter)",
             )
         map_file = find_depth_map(depth, entry.name) if depth else None
         if map_file and map_file.stat().st_size < least_depth_bytes:
@@ -196,22 +189,25 @@ def read_scene(
     if not posed:
         what = f"photos in {images}" + (f" with depth maps in {depth}" if depth else "")
         raise SamfeatError(
-            f"{model}: none of its {len(content.images)} images is among the {what};"
-            " check the paths"
+            model,
+            f"none of its {len(content.images)} images is among the {what}",
+            "check the paths",
         )
     if len(posed) < len(content.images):
         logger.warning("%s: %d of %d images are used; the others have no photo or no depth map",
                        model, len(posed), len(content.images))  # fmt: skip
     if teacher is not None and not any(image.taught for image in posed):
         raise SamfeatError(
-            f"{images}: the teacher has seen none of the model's photos there; run `samfeat teach`"
-            " on this folder"
+            images,
+            "the teacher has seen none of the model's photos there",
+            "run `samfeat teach` on this folder",
         )
     bare = [image.name for image in posed if labels is not None and image.labels is None]
     if labels is not None and bare:
         raise SamfeatError(
-            f"{images}: {len(bare)} of its photos have no keypoint labels ({bare[0]}, ...); run"
-            " `samfeat label` on this folder"
+            images,
+            f"{len(bare)} of its photos have no keypoint labels ({bare[0]}, ...)",
+            "run `samfeat label` on this folder",
         )
     for image in posed[:1]:  # a wrong format is better known now than at the first step
         image.photo()
@@ -219,8 +215,9 @@ def read_scene(
     pairs = overlapping_pairs([image.points for image in posed])
     if len(pairs) == 0:
         raise SamfeatError(
-            f"{model}: no two of its {len(posed)} images share {LEAST_SHARED} points; take a model"
-            " of overlapping photos with its points3D"
+            model,
+            f"no two of its {len(posed)} images share {LEAST_SHARED} points",
+            "take a model of overlapping photos with its points3D",
         )
     return PosedScene(tuple(posed), content.xyz, pairs)
 
@@ -231,22 +228,11 @@ def _read_photo(path: Path, camera: Camera) -> np.ndarray:
     height, width = photo.shape[:2]
     if abs(width * camera.height / (height * camera.width) - 1) > 0.03:
         raise SamfeatError(
-            f"{path}: {width} x {height} pixels, but its camera in the model takes {camera.width} x"
-            f" {camera.height}; take the photos that the model was made of"
+            path,
+            (
+                f"{width} x {height} pixels, but its camera in the model takes "
+                f"{camera.width} x {camera.height}"
+            ),
+            "take the photos that the model was made of",
         )
     return photo
-
-
-def _as_binary(model: Path, folder: Path) -> Path:
-    """A text model written anew in binary, checked first: COLMAP's reader aborts on broken ones."""
-    import pycolmap
-
-    read_model(model)
-    try:
-        pycolmap.Reconstruction(str(model)).write_binary(str(folder))
-    except Exception as error:  # pycolmap raises several types
-        why = " ".join(str(error).split())
-        raise SamfeatError(
-            f"{model}: cannot be read as a COLMAP model ({why}); copy it again"
-        ) from None
-    return folder

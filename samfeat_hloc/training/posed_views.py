@@ -123,8 +123,9 @@ def draw_views(
             break
     if best is None:
         raise SamfeatError(
-            f"{first.name}, {second.name}: their depth maps and the model's points contradict each "
-            "other; take the depth maps that belong to the model"
+            f"{first.name}, {second.name}",
+            "their depth maps and the model's points contradict each other",
+            "take the depth maps that belong to the model",
         )
     first, second, matrices, xyz = best
     views = (
@@ -179,8 +180,9 @@ def check_depth(scene: PosedScene, cache: Cache, images: int = 2) -> None:
     agreeing = [_shown(i, i.project(scene.xyz[i.points]), cache).mean() for i in seen]
     if seen and seen[0].depth is not None and np.mean(agreeing) < 0.1:
         raise SamfeatError(
-            f"{seen[0].name}: {np.mean(agreeing):.0%} of the points agree with its depth map; take"
-            " the depth maps of this model, in its units, along the optical axis"
+            seen[0].name,
+            f"{np.mean(agreeing):.0%} of the points agree with its depth map",
+            "take the depth maps of this model, in its units, along the optical axis",
         )
 
 

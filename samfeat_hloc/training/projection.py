@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..errors import SamfeatError
-from ..extract_options import ExtractOptions
-from ..levels import choose, detect_levels
-from ..network import DESCRIPTOR_DIM, SAMFeat
-from .homographies import HomographyOptions, transform
+from ..feature.levels import choose, detect_levels
+from ..feature.network import DESCRIPTOR_DIM, SAMFeat
+from ..feature.options import ExtractOptions
+from ..geometry.homographies import HomographyOptions, transform
 from .homography_pairs import HomographySource
 from .last_convolution import multiply_in, open_checkpoint, write
 from .pairs import PairOptions
@@ -130,7 +130,7 @@ def main(
         decay.step()
         progress.set_postfix(reward=round(reward.item(), 3), refresh=False)
     if projection is None:
-        raise SamfeatError(f"{images}: no keypoints in views of its photos; give other photos")
+        raise SamfeatError(images, "no keypoints in views of its photos", "give other photos")
     multiply_in(model, projection.matrix.detach(), projection.length * projection.vector.detach())
     facts = {"steps": steps, "pairs": steps * PAIRS, "photos": images.name, "seed": seed}
     return write(model, output, "projected", facts)

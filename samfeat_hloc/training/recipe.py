@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ..errors import SamfeatError
-from .homographies import HomographyOptions
+from ..geometry.homographies import HomographyOptions
 from .pairs import PairOptions
 from .posed_views import PosedOptions
 
@@ -172,7 +172,7 @@ def read_recipe(path: Path, overrides: list[str]) -> Recipe:
             out of range.
     """
     if not path.is_file():
-        raise SamfeatError(f"{path}: no such recipe; take one from configs/")
+        raise SamfeatError(path, "no such recipe", "take one from configs/")
     try:
         config = OmegaConf.merge(
             OmegaConf.structured(Recipe), OmegaConf.load(path), OmegaConf.from_dotlist(overrides)
@@ -184,7 +184,7 @@ def read_recipe(path: Path, overrides: list[str]) -> Recipe:
         key = getattr(error, "full_key", None)
         reason = " ".join(str(getattr(error, "msg", None) or error).split())
         where = f"{path}: {key}" if key else str(path)
-        raise SamfeatError(f"{where}: {reason}; compare it with the recipes in configs/") from None
+        raise SamfeatError(where, reason, "compare it with the recipes in configs/") from None
     assert isinstance(recipe, Recipe)
     _check(recipe, path)
     return recipe
@@ -194,7 +194,7 @@ def _check(recipe: Recipe, path: Path) -> None:
     loop, data = recipe.train, recipe.data
 
     def refuse(key: str, value: object, wanted: str) -> None:
-        raise SamfeatError(f"{path}: {key}: {value!r} is not possible; give {wanted}")
+        raise SamfeatError(path, f"{key}: {value!r} is not possible", f"give {wanted}")
 
     sections = {
         "train": loop, "losses": recipe.losses, "pairs": recipe.pairs, "data.mix": data.mix,
@@ -227,15 +227,16 @@ def _check(recipe: Recipe, path: Path) -> None:
         refuse("pairs.crop", recipe.pairs.crop, "a multiple of 16, from 32")
     if not (data.images or data.model or data.megadepth or data.mtldesc or data.synthetic):
         raise SamfeatError(
-            f"{path}: data.images is missing; give data.images=PHOTOS or another source of pairs"
+            path, "data.images is missing", "give data.images=PHOTOS or another source of pairs"
         )
     if data.model and not data.images:
-        raise SamfeatError(f"{path}: data.images is missing; data.model needs its images' folder")
+        raise SamfeatError(path, "data.images is missing", "data.model needs its images' folder")
     if data.depth and not data.model:
-        raise SamfeatError(f"{path}: data.model is missing; data.depth holds its depth maps")
+        raise SamfeatError(path, "data.model is missing", "data.depth holds its depth maps")
     needing = recipe.losses.needs_teacher()
     if needing and not (data.teacher or data.mtldesc or data.synthetic):
         raise SamfeatError(
-            f"{path}: losses.{needing[0]} needs a teacher; run samfeat teach and give"
-            f" data.teacher=CACHE, or set losses.{needing[0]}=0"
+            path,
+            f"losses.{needing[0]} needs a teacher",
+            (f"run samfeat teach and give data.teacher=CACHE, or set losses.{needing[0]}=0"),
         )

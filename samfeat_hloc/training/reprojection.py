@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .homographies import pixel_grid
+from ..geometry.homographies import pixel_grid
 
 NOWHERE = -1e4
 """Where points without a known depth go: outside every view, and still a number."""

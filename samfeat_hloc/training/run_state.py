@@ -18,10 +18,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from .. import checkpoints
 from ..errors import SamfeatError, writing
-from ..localization.h5store import write_whole
-from ..network import SAMFeat
+from ..feature import checkpoints
+from ..feature.network import SAMFeat
+from ..files.h5store import write_whole
 from .posed_views import PosedOptions
 from .recipe import Recipe
 
@@ -78,12 +78,13 @@ def load_state(
         same = state["recipe"] == recipe_hash(recipe)
     except Exception as error:
         raise SamfeatError(
-            f"{path}: cannot be read ({type(error).__name__}); delete it to begin anew"
+            path, f"cannot be read ({type(error).__name__})", "delete it to begin anew"
         ) from None
     if not same:
         raise SamfeatError(
-            f"{path}: is of a run with another recipe ({_what_differs(folder, recipe)}); choose"
-            " another output, or start_from its checkpoint"
+            path,
+            f"is of a run with another recipe ({_what_differs(folder, recipe)})",
+            "choose another output, or start_from its checkpoint",
         )
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])

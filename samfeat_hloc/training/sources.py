@@ -28,7 +28,7 @@ class MixedSource:
             len(weights) and bool((weights >= 0).all()) and 0 < float(weights.sum()) < torch.inf
         ):
             raise SamfeatError(
-                f"the sources' weights {weights.tolist()}: give at least one that is above 0"
+                f"the sources' weights {weights.tolist()}", "give at least one that is above 0"
             )
         self.sources = [source for source, _ in sources]
         self._below = (weights / weights.sum()).cumsum(0)

@@ -55,8 +55,9 @@ class SyntheticSource:
         """
         if scenes < 1 or pictures < 2 or min(size) < 64:
             raise SamfeatError(
-                f"synthetic scenes: {scenes} of {pictures} pictures of {size[0]} x {size[1]} pixels"
-                " are too little; ask for 1 scene, 2 pictures and 64 pixels a side at the least"
+                "synthetic scenes",
+                (f"{scenes} of {pictures} pictures of {size[0]} x {size[1]} pixels are too little"),
+                "ask for 1 scene, 2 pictures and 64 pixels a side at the least",
             )
         seeds = tqdm(range(seed, seed + scenes), desc="synthetic scenes", unit="scene", leave=False)
         made = [make_scene(number, pictures, size, taught=taught) for number in seeds]
@@ -93,7 +94,9 @@ def scene_of(views: Sequence[View], seed: int = 0, *, taught: bool = True) -> Po
     pairs = overlapping_pairs(seen)
     if len(pairs) == 0:
         raise SamfeatError(
-            f"synthetic scene {seed}: no two of its {len(views)} pictures overlap; ask for more"
+            f"synthetic scene {seed}",
+            f"no two of its {len(views)} pictures overlap",
+            "ask for more",
         )
     codes = np.random.default_rng((seed, 4)).standard_normal((len(views[0].planes) + 1, EMBEDDING))
     images = []

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..geometry.homographies import pixel_grid, transform
 from ..teachers.cache import Taught
-from .homographies import pixel_grid, transform
 from .pairs import TeacherViews
 
 CELL = 8  # view pixels to a cell of the student's distillation map

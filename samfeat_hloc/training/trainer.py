@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from .. import __version__
-from ..detection import sample
 from ..errors import SamfeatError, writing
-from ..levels import half_precision
-from ..localization.h5store import sole_run
-from ..network import Maps, SAMFeat
+from ..feature.detection import sample
+from ..feature.levels import half_precision
+from ..feature.network import Maps, SAMFeat
+from ..files.h5store import sole_run
+from ..version import __version__
 from . import losses, processes
 from .data import open_data
 from .journal import Journal
@@ -288,6 +288,7 @@ def _stop_at(output: Path, step: int, batch: PairBatch) -> None:
     path = output / "nan-batch.pt"
     torch.save({k: v.cpu() for k, v in vars(batch).items() if v is not None}, path)
     raise SamfeatError(
-        f"{path}: the loss or its gradient is not a number at step {step}; look at the saved batch,"
-        " or resume with a smaller train.learning_rate"
+        path,
+        f"the loss or its gradient is not a number at step {step}",
+        "look at the saved batch, or resume with a smaller train.learning_rate",
     )

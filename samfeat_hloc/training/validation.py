@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from ..evaluation import hpatches
-from ..extract import detect_and_describe, extract_batch
-from ..extract_options import ExtractOptions
-from ..levels import Network
-from .homographies import transform
+from ..feature.extraction import detect_and_describe, extract_batch
+from ..feature.levels import Network
+from ..feature.local_features import Features, as_tensors
+from ..feature.options import ExtractOptions
+from ..geometry.homographies import transform
 from .pairs import PairBatch
 
 OPTIONS = ExtractOptions(max_keypoints=512)
@@ -94,14 +95,14 @@ def planar_accuracy(model: Network, planar: PlanarPairs) -> dict[str, float]:
         SamfeatError: a photo that cannot be read.
     """
     errors = []
-    read: dict[str, dict[str, np.ndarray]] = {}
+    read: dict[str, Features] = {}
     for pair in planar.pairs:
         # Pairs of a sequence follow each other and share image 1.
         read = {name: read[name] for name in pair.images if name in read}
         for name in pair.images:
             if name not in read:
-                read[name] = extract_batch(model, [planar.root / name], PLANAR)[0]
-        a0, a1 = ({k: torch.from_numpy(v) for k, v in read[n].items()} for n in pair.images)
+                read[name] = as_tensors(extract_batch(model, [planar.root / name], PLANAR)[0])
+        a0, a1 = (read[name] for name in pair.images)
         first, second = mutual_nearest(a0["descriptors"], a1["descriptors"])
         homography = torch.from_numpy(pair.homography).float()[None]
         expected = transform(homography, a0["keypoints"][first][None])[0]

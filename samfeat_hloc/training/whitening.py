@@ -17,9 +17,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import SamfeatError
-from ..levels import half_precision
-from ..network import DESCRIPTOR_DIM, SAMFeat
-from .homographies import HomographyOptions
+from ..feature.levels import half_precision
+from ..feature.network import DESCRIPTOR_DIM, SAMFeat
+from ..geometry.homographies import HomographyOptions
 from .homography_pairs import HomographySource
 from .last_convolution import multiply_in, open_checkpoint, write
 from .pairs import PairBatch, PairOptions
@@ -60,7 +60,7 @@ def main(
             range, an output that is there, too few photos or matches.
     """
     if not 0 < strength <= 0.5:
-        raise SamfeatError(f"--strength: {strength} is not possible; give one from 0.1 to 0.5")
+        raise SamfeatError("--strength", f"{strength} is not possible", "give one from 0.1 to 0.5")
     model, photos = open_checkpoint(weights, images, output, "whitened", overwrite=overwrite)
     source = HomographySource(photos, HOMOGRAPHIES)
     device = next(model.parameters()).device
@@ -72,8 +72,9 @@ def main(
         total, count = total + found.t() @ found, count + len(found)
     if count < 10 * DESCRIPTOR_DIM:
         raise SamfeatError(
-            f"{images}: {count} corners match between its views, too few to whiten by; give more"
-            " --pairs, or other photos"
+            images,
+            f"{count} corners match between its views, too few to whiten by",
+            "give more --pairs, or other photos",
         )
     whiten(model, total / count, strength)
     facts = {"strength": strength, "pairs": pairs, "photos": images.name, "corners": count}

@@ -202,10 +202,10 @@ def preload() -> None:
     import torch._dynamo  # torch.optim imports it late
 
     import samfeat_hloc.cli
+    import samfeat_hloc.feature.network
     import samfeat_hloc.localization.localize
     import samfeat_hloc.localization.mapping
     import samfeat_hloc.localization.matches
-    import samfeat_hloc.network
     import samfeat_hloc.scenes.demo
     import samfeat_hloc.teachers.teach
     import samfeat_hloc.training.trainer  # noqa: F401

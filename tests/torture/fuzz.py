@@ -103,11 +103,14 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
 
 
 def _parsers(city: City) -> list[tuple[str, Path, Parse]]:
-    from samfeat_hloc import checkpoints, images
-    from samfeat_hloc.localization import dataset, feature_readers, map_model, mapping, matches
-    from samfeat_hloc.localization.localization_result import read_result
-    from samfeat_hloc.localization.pairs import read_pairs
-    from samfeat_hloc.localization.poses import read_poses
+    from samfeat_hloc.colmap.model import read_model
+    from samfeat_hloc.colmap.poses import read_poses
+    from samfeat_hloc.datasets import aachen
+    from samfeat_hloc.feature import checkpoints
+    from samfeat_hloc.files import feature_readers, images
+    from samfeat_hloc.files.pair_lists import read_pairs
+    from samfeat_hloc.localization import mapping, matches
+    from samfeat_hloc.localization.result import read_result
     from samfeat_hloc.teachers.cache import TeacherCache
     from samfeat_hloc.training.keypoint_labels import KeypointLabels
     from samfeat_hloc.training.recipe import read_recipe
@@ -150,14 +153,13 @@ def _parsers(city: City) -> list[tuple[str, Path, Parse]]:
 
     config = Path(__file__).resolve().parents[2] / "configs" / "homographies.yaml"
     return [
-        ("query lists", Path(city.lists[0]), lambda path: dataset.read_queries(path, "day")),
+        ("query lists", Path(city.lists[0]), lambda path: aachen.read_queries(path, "day")),
         ("pairs files", city.query_pairs, read_pairs),
         ("poses files", whole / "localize/poses.txt", read_poses),
         ("poses with their log", whole / "localize/poses.txt", result),
         ("localization.json", whole / "localize/localization.json", log_of),
         ("COLMAP models", city.model, mapping._read_reference),
-        ("maps", whole / "map/map", lambda path: (map_model.read_map(path),
-                                                  map_model.read_cameras(path))),
+        ("maps", whole / "map/map", read_model),
         ("HDF5 features", city.features, features),
         ("HDF5 matches", city.matches, match_file),
         ("teacher's caches", whole / "teach/teacher.h5", cache),

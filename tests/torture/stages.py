@@ -152,7 +152,9 @@ def start_stage(
 
 
 def _watch(done: Path | None) -> None:
-    from samfeat_hloc.localization import h5store, localize, verification
+    from samfeat_hloc.colmap import verification
+    from samfeat_hloc.files import h5store
+    from samfeat_hloc.localization import localize
     from samfeat_hloc.training import trainer
 
     h5store.SEGMENT_SECONDS = 0

@@ -1,0 +1,1 @@
+"""COLMAP: cameras, poses, models, its database, and its solvers."""

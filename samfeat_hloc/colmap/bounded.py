@@ -1,0 +1,58 @@
+"""Calls into COLMAP that end: with their result, or with an error once nothing happens any more.
+
+COLMAP reports little of what it does and cannot be stopped. Here it works in a thread that nobody
+has to wait for, and is given up where it takes many times as long as so many images can take.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from threading import Thread
+from typing import TypeVar
+
+from ..parallel.workers import PATIENCE, Hung, patience
+
+_IMAGES_A_PATIENCE = 100  # a call may stay silent that much longer for each so many images
+
+Result = TypeVar("Result")
+Alive = Callable[[], None]
+
+
+def bounded(what: str, call: Callable[[Alive], Result], *, images: int) -> Result:
+    """The result of a call into COLMAP.
+
+    Arguments:
+        what: it does, for the message, as ``"COLMAP's mapper"``.
+        call: is given a function to call whenever COLMAP shows that it is at work. It runs in
+            another thread: a seed that COLMAP keeps for each thread is set in it.
+        images: that it works on.
+
+    Raises:
+        Hung: for ``SAMFEAT_PATIENCE`` seconds, and as many again for each hundred images, it
+            neither ended nor showed that it is at work.
+    """
+    seconds = patience() * (1 + images // _IMAGES_A_PATIENCE)
+    seen = time.monotonic()
+    future: Future[Result] = Future()
+
+    def alive() -> None:
+        nonlocal seen
+        seen = time.monotonic()
+
+    def work() -> None:
+        try:
+            future.set_result(call(alive))
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=work, name=what, daemon=True).start()
+    while (left := seen + seconds - time.monotonic()) > 0:
+        if wait([future], left).done:
+            return future.result()
+    raise Hung(
+        what,
+        f"it hangs: no sign of it for {seconds:g} s on {images} images",
+        f"leave photos out that it may not be able to place, or set {PATIENCE} to more seconds",
+    )

@@ -1,0 +1,242 @@
+"""A COLMAP database of keypoints and matches, geometrically verified by COLMAP itself.
+
+For whatever has no poses to verify with: reconstruction from scratch, and the registration of
+queries. (Mapping verifies against the poses it has, see `mapping`.)
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+from tqdm import tqdm
+
+from ..errors import SamfeatError, cause_of, writing
+from ..files.feature_readers import FeatureReader, MatchReader
+from ..files.locks import FileLock, sole_run
+from .bounded import bounded
+
+logger = logging.getLogger(__name__)
+
+_LOCK = ".work-folder.lock"
+_PAIRS_AT_A_TIME = 100  # verified in one call of COLMAP, between two steps of the progress bar
+
+
+@dataclass(frozen=True)
+class VerificationConfig:
+    """COLMAP's own values.
+
+    max_error: largest epipolar or transfer error of an inlier, in pixels.
+    min_num_inliers: pairs with fewer are dropped.
+    seed: of RANSAC.
+    """
+
+    max_error: float = 4.0
+    min_num_inliers: int = 15
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a verified database holds."""
+
+    pairs: int
+    matches: int
+    verified_pairs: int
+    inliers: int
+
+
+def write_model(database: pycolmap.Database, model: pycolmap.Reconstruction) -> None:
+    """Write a model's cameras, rigs, frames and images, under the ids that they have in it."""
+    for camera in model.cameras.values():
+        database.write_camera(camera, use_camera_id=True)
+    for rig in model.rigs.values():
+        database.write_rig(rig, use_rig_id=True)
+    for frame in model.frames.values():
+        database.write_frame(frame, use_frame_id=True)
+    for image_id, image in model.images.items():
+        # Without its frame: COLMAP would look for it among all frames, one by one, and what it
+        # writes is the same.
+        plain = pycolmap.Image(name=image.name, camera_id=image.camera_id, image_id=image_id)
+        database.write_image(plain, use_image_id=True)
+
+
+def write_features(
+    database: pycolmap.Database,
+    images: Mapping[str, tuple[int, tuple[int, int]]],
+    features: FeatureReader,
+) -> dict[str, int]:
+    """Write the keypoints of every image.
+
+    Args:
+        database: open, with the images in it.
+        images: by name the image's id in the database, and its camera's width and height.
+        features: where the keypoints are.
+
+    Returns:
+        The number of keypoints by image name.
+
+    Raises:
+        SamfeatError: an image without features, or of another size than its camera.
+    """
+    missing = features.missing(list(images))
+    if missing:
+        more = f" and {len(missing) - 1} other images" if len(missing) > 1 else ""
+        raise SamfeatError(
+            features.path, f"no features of {missing[0]}{more}", "extract those of all images"
+        )
+    counts = {}
+    for name, (image_id, size) in tqdm(images.items(), desc="keypoints", unit="image", delay=2):
+        found = features.image_size(name)
+        if found is not None and found != size:
+            raise SamfeatError(
+                features.path,
+                f"{name} is {found[0]}x{found[1]} but its camera is {size[0]}x{size[1]}",
+                "give intrinsics of the image as it is stored",
+            )
+        keypoints = features.keypoints(name)
+        counts[name] = len(keypoints)
+        database.write_keypoints(image_id, keypoints.astype(np.float32))
+    return counts
+
+
+def write_matches(
+    database: pycolmap.Database,
+    images: Mapping[str, tuple[int, tuple[int, int]]],
+    pairs: Sequence[tuple[str, str]],
+    matches: MatchReader,
+    counts: Mapping[str, int],
+) -> list[tuple[str, str]]:
+    """Write the matches of every pair, as they are; returns the pairs that have any.
+
+    Raises:
+        SamfeatError: a pair that is not in the match file, or matches of keypoints that the
+            images do not have.
+    """
+    matched = []
+    for name0, name1 in tqdm(pairs, desc="matches", unit="pair", delay=2):
+        found = matches.matches(name0, name1)
+        if not len(found):
+            continue
+        if found[:, 0].max() >= counts[name0] or found[:, 1].max() >= counts[name1]:
+            raise SamfeatError(
+                matches.path,
+                (f"the pair {name0} {name1} matches keypoints that the feature file does not have"),
+                "match these features again",
+            )
+        database.write_matches(images[name0][0], images[name1][0], found.astype(np.uint32))
+        matched.append((name0, name1))
+    return matched
+
+
+def verify(
+    database: Path, pairs: Sequence[tuple[str, str]], config: VerificationConfig
+) -> Verified:
+    """Verify the matches of the pairs by two-view geometries, on all processors.
+
+    Args:
+        database: a closed database with keypoints and matches.
+        pairs: those to verify.
+        config: see `VerificationConfig`.
+    """
+    options = pycolmap.TwoViewGeometryOptions()
+    options.min_num_inliers = config.min_num_inliers
+    options.ransac.max_error = config.max_error
+    options.ransac.random_seed = config.seed
+    chosen = database.with_name("pairs-to-verify.txt")
+    with tqdm(total=len(pairs), desc="verify", unit="pair") as progress, quiet_colmap():
+        for start in range(0, len(pairs), _PAIRS_AT_A_TIME):
+            part = pairs[start : start + _PAIRS_AT_A_TIME]
+            chosen.write_text("".join(f"{a} {b}\n" for a, b in part), encoding="utf-8")
+            bounded(
+                "COLMAP's verification of matches",
+                lambda alive: pycolmap.verify_matches(str(database), str(chosen), options),
+                images=len(part),
+            )
+            progress.update(len(part))
+    chosen.unlink(missing_ok=True)
+    with pycolmap.Database.open(str(database)) as opened:
+        # counted here: COLMAP counts pairs whose geometry failed as verified too
+        inliers = np.array(opened.read_two_view_geometry_num_inliers()[1], dtype=np.int64)
+        kept = inliers[inliers >= config.min_num_inliers]
+        return Verified(
+            opened.num_matched_image_pairs(), opened.num_matches(), len(kept), int(kept.sum())
+        )
+
+
+@contextmanager
+def work_folder(output: Path) -> Iterator[Path]:
+    """A folder beside the output to make it in, removed at the end whatever happens.
+
+    Folders that earlier runs on the same output left when they were killed are removed too.
+
+    Raises:
+        SamfeatError: another run makes this output (its process id is named), or the folder
+            cannot be written.
+    """
+    with sole_run(output):
+        with writing(output):
+            _remove_left_behind(output)
+            work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+        lock = FileLock(work / _LOCK, output)
+        try:
+            yield work
+        finally:
+            lock.release()
+            shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def database_errors(output: Path) -> Iterator[None]:
+    """COLMAP does not say why it cannot open or write its database: say what it can be."""
+    try:
+        yield
+    except RuntimeError as error:
+        why = " ".join(str(error).split())
+        raise SamfeatError(
+            output,
+            cause_of(error) or f"COLMAP cannot write its database ({why})",
+            "is the disk full, or the limit on open files (ulimit -n) low?",
+        ) from error
+
+
+def _remove_left_behind(output: Path) -> None:
+    # only a folder with a lock was made here; the system frees the lock of a process that died
+    start = f".{output.name}."
+    for folder in output.parent.iterdir():
+        if not folder.name.startswith(start) or not (folder / _LOCK).is_file():
+            continue
+        try:
+            lock = FileLock(folder / _LOCK, output)
+        except SamfeatError:  # at work
+            continue
+        logger.info("%s: left behind by a run that was killed, removed", folder)
+        lock.release()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def put_in_place(new: Path, output: Path) -> None:
+    """Move a file or folder from its work folder to the output, in place of what is there."""
+    if output.is_dir() or (new.is_dir() and output.exists()):
+        output.replace(new.parent / "replaced")
+    if new.is_dir():
+        new.chmod(0o755)
+    new.replace(output)
+
+
+@contextmanager
+def quiet_colmap() -> Iterator[None]:
+    """Only COLMAP's errors: it logs several lines an image."""
+    before = pycolmap.logging.minloglevel
+    pycolmap.logging.minloglevel = 2
+    try:
+        yield
+    finally:
+        pycolmap.logging.minloglevel = before

@@ -1,0 +1,49 @@
+"""Intrinsics of a single photo: as somebody writes them, or from its EXIF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pycolmap
+
+from ..errors import SamfeatError
+from ..files.images import image_size
+from .cameras import Camera, parse_camera
+
+
+def camera_from_text(text: str) -> Camera:
+    """Intrinsics written as COLMAP does, ``MODEL width height params...``.
+
+    Raises:
+        SamfeatError: they are not.
+    """
+    try:
+        return parse_camera(text.split())
+    except ValueError as error:
+        raise SamfeatError(f"--camera '{text[:80]}'", error) from None
+
+
+def camera_from_exif(path: Path) -> Camera:
+    """Intrinsics of a photo (as it is stored) from the focal length in its EXIF, by COLMAP.
+
+    The focal length is that of 35 mm film, or in millimetres with a sensor that COLMAP knows; the
+    principal point is the centre, and there is no distortion (SIMPLE_RADIAL with 0).
+
+    Raises:
+        SamfeatError: not a photo, or no focal length in it.
+    """
+    image_size(path)  # a file that is no photo is told in our words
+    try:
+        camera = pycolmap.infer_camera_from_image(str(path))
+    except Exception as error:  # pycolmap raises whatever its C++ does
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise SamfeatError(
+            path, f"COLMAP cannot read it ({why})", "give the intrinsics with --camera"
+        ) from None
+    if not camera.has_prior_focal_length:
+        raise SamfeatError(
+            path,
+            "no focal length in its EXIF",
+            'give the intrinsics with --camera "MODEL width height params..."',
+        )
+    return Camera.of(camera)

@@ -1,0 +1,412 @@
+"""Structure from motion from scratch: a COLMAP model of photos whose poses nobody knows.
+
+COLMAP verifies the matches and reconstructs, incrementally or globally; intrinsics start from the
+photos' EXIF data and are refined. The same input gives the same model: by default COLMAP's mapper
+has one thread, because with several it begins with whichever of the pairs tried at once is ready
+first (a later one stops the search in the earlier ones), and its bundle adjustment adds up in
+another order each time. Images that are in no model may have met a bad beginning, and others are
+tried.
+
+COLMAP would register what has too few points in a model by pairs of images alone. That takes the
+most of a minute for each image that has no place in the model, in every beginning, and brought
+nothing on photos of places (`docs/experiments.md`): it is not asked to.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pycolmap
+from tqdm import tqdm
+
+from ..errors import SamfeatError
+from ..files import provenance
+from ..files.feature_readers import FeatureReader, MatchReader
+from ..files.pair_lists import read_pairs, unique_pairs
+from .bounded import Alive, bounded
+from .cameras import CAMERA_MODELS
+from .database import (
+    VerificationConfig,
+    put_in_place,
+    quiet_colmap,
+    verify,
+    work_folder,
+    write_features,
+    write_matches,
+)
+from .model import is_model, read_model
+
+logger = logging.getLogger(__name__)
+
+_MIN_MODEL_SIZE = 3  # images; COLMAP's own 10 would drop the model of a small folder
+_QUICK = 100  # images; a reconstruction of so many is begun again even for a single missing one
+_BEGINNINGS = 3  # images to begin with, where COLMAP's choice was bad
+_TO_REGISTER = 30  # inliers that COLMAP wants of an image that joins a model
+
+
+@dataclass(frozen=True)
+class SfmConfig:
+    """How to reconstruct.
+
+    camera_model: COLMAP's model of all cameras.
+    single_camera: all photos are of one camera with one zoom; else neighbouring photos share one
+        only where size and EXIF agree, as COLMAP decides it.
+    global_mapper: reconstruct globally (GLOMAP, pycolmap 4), not image by image.
+    seed: of COLMAP's random numbers.
+    threads: of COLMAP's mapper; with more than one the model varies from run to run.
+    """
+
+    camera_model: str = "SIMPLE_RADIAL"
+    single_camera: bool = False
+    global_mapper: bool = False
+    seed: int = 0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise SamfeatError("--mapper-threads", "give a number from 1")
+        if self.camera_model not in CAMERA_MODELS:
+            raise SamfeatError(
+                f"--camera-model {self.camera_model}",
+                "no such model of COLMAP's",
+                f"choose from {', '.join(CAMERA_MODELS)}",
+            )
+        if self.camera_model not in pycolmap.CameraModelId.__members__:
+            raise SamfeatError(
+                f"--camera-model {self.camera_model}",
+                f"pycolmap {pycolmap.__version__} does not have it",
+                "install a newer pycolmap or choose another model",
+            )
+        if self.global_mapper and not hasattr(pycolmap, "global_mapping"):
+            raise SamfeatError(
+                "--global",
+                f"pycolmap {pycolmap.__version__} has no global mapper",
+                "install pycolmap 4 or newer, or leave --global out",
+            )
+
+
+def verified_database(
+    image_dir: Path,
+    pairs: Path,
+    features: Path,
+    matches: Path,
+    output: Path,
+    *,
+    config: SfmConfig | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """A COLMAP database with the photos of the pairs, their matches and two-view geometries.
+
+    Args:
+        image_dir: folder of the photos; intrinsics come from their EXIF data.
+        pairs: list of matched pairs.
+        features, matches: files in hloc's format; keypoints in pixels of the stored image.
+        output: the database to write.
+        config: see `SfmConfig`; the mapper plays no part here.
+        overwrite: replace a database that was made differently.
+
+    Raises:
+        SamfeatError: a file is missing or damaged, photos that COLMAP cannot read, no pair with
+            enough matches of one geometry, or `output` was made differently.
+    """
+    config = config or SfmConfig()
+    verification = VerificationConfig(seed=config.seed)
+    made_by = provenance.made_by(
+        "verified_database",
+        {
+            "camera_model": config.camera_model,
+            "single_camera": config.single_camera,
+            **asdict(verification),
+        },
+        {
+            "pairs": provenance.file_hash(pairs),
+            "features": provenance.file_hash(features),
+            "matches": provenance.file_hash(matches),
+        },
+    )
+    if provenance.is_made(output, made_by, overwrite=overwrite):
+        logger.info("database: %s is there already, skipped", output)
+        return output
+    listed = [pair for pair in unique_pairs(read_pairs(pairs)) if pair[0] != pair[1]]
+    names = sorted({name for pair in listed for name in pair})
+    with work_folder(output) as work:
+        database = work / "database.db"
+        _import_images(database, image_dir, names, config)
+        with (
+            pycolmap.Database.open(str(database)) as opened,
+            FeatureReader(features) as feature_file,
+            MatchReader(matches) as match_file,
+        ):
+            cameras = {camera.camera_id: camera for camera in opened.read_all_cameras()}
+            images = {}
+            for image in opened.read_all_images():
+                camera = cameras[image.camera_id]
+                images[image.name] = (image.image_id, (camera.width, camera.height))
+            _check_imported(names, images, image_dir)
+            with pycolmap.DatabaseTransaction(opened):
+                counts = write_features(opened, images, feature_file)
+                matched = write_matches(opened, images, listed, match_file, counts)
+        found = verify(database, matched, verification)
+        logger.info(
+            "database: %d of %d matches verified, in %d of %d pairs",
+            found.inliers, found.matches, found.verified_pairs, len(listed),
+        )  # fmt: skip
+        if not found.verified_pairs:
+            raise SamfeatError(
+                matches,
+                (
+                    f"in no pair {verification.min_num_inliers} of the {found.matches} matches "
+                    "fit one geometry"
+                ),
+                "are these photos of one place?",
+            )
+        output.unlink(missing_ok=True)
+        provenance.write_sidecar(output, made_by)
+        put_in_place(database, output)
+    return output
+
+
+def main(
+    image_dir: Path,
+    database: Path,
+    output: Path,
+    *,
+    config: SfmConfig | None = None,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Reconstruct; a folder of photos of several places gives several models.
+
+    Args:
+        image_dir: folder of the photos, for the points' colours.
+        database: verified matches, see `verified_database`.
+        output: folder for the models, binary: `0` has the most images, then `1`, ...
+        config: see `SfmConfig`.
+        overwrite: replace models that were made differently.
+
+    Returns:
+        The models' folders.
+
+    Raises:
+        SamfeatError: COLMAP finds no model, the database is missing, or `output` was made
+            differently.
+    """
+    config = config or SfmConfig()
+    record = provenance.read_sidecar(database)
+    if record is None or not database.is_file():
+        raise SamfeatError(database, "no database of verified matches", "make it first")
+    made_by = provenance.made_by(
+        "structure_from_motion",
+        asdict(config),
+        {"database": provenance.file_hash(provenance.sidecar(database))},
+    )
+    if output.exists() and not overwrite and any(output.iterdir()):
+        provenance.check(provenance.read_sidecar(output), made_by, output)
+        logger.info("models: %s is there already, skipped", output)
+        return models(output)
+    with work_folder(output) as work:
+        found = _distinct(_reconstruct(database, image_dir, work, config))
+        if not found or not found[0].num_points3D():
+            raise SamfeatError(
+                database,
+                "COLMAP found no two photos to start a model with",
+                "take more photos with more overlap and from different positions",
+            )
+        new = work / "models"
+        for i, model in enumerate(found):
+            (new / str(i)).mkdir(parents=True)
+            model.write_binary(str(new / str(i)))
+        provenance.write_sidecar(new, made_by)
+        put_in_place(new, output)
+    return models(output)
+
+
+def left_out(names: Sequence[str], found: Sequence[Path]) -> list[str]:
+    """The images that are in none of these models."""
+    placed = {name for model in found for name in read_model(model).images}
+    return [name for name in names if name not in placed]
+
+
+def models(output: Path) -> list[Path]:
+    """The models in the output of `main`, the largest first."""
+    found = [path for path in output.iterdir() if path.name.isdigit() and is_model(path)]
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def _import_images(
+    database: Path, image_dir: Path, names: Sequence[str], config: SfmConfig
+) -> None:
+    options = pycolmap.ImageReaderOptions()
+    options.camera_model = config.camera_model
+    mode = pycolmap.CameraMode.SINGLE if config.single_camera else pycolmap.CameraMode.AUTO
+    with pycolmap.Database.open(str(database)):
+        pass  # 3.13 imports into a database that exists
+    try:
+        with quiet_colmap():
+            bounded(
+                "COLMAP's import of images",
+                lambda alive: pycolmap.import_images(
+                    str(database), str(image_dir), camera_mode=mode, image_names=list(names),
+                    options=options,
+                ),
+                images=len(names),
+            )  # fmt: skip
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise SamfeatError(image_dir, f"COLMAP cannot import the photos ({_why(error)})") from error
+
+
+def _check_imported(names: Sequence[str], imported: dict[str, Any], image_dir: Path) -> None:
+    missing = [name for name in names if name not in imported]
+    if missing:
+        more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+        raise SamfeatError(
+            image_dir,
+            f"COLMAP does not take {missing[0]}{more}",
+            "save it as JPEG or PNG, and with --single-camera all photos in one size",
+        )
+
+
+def _reconstruct(
+    database: Path, image_dir: Path, work: Path, config: SfmConfig
+) -> list[pycolmap.Reconstruction]:
+    paths = str(database), str(image_dir), str(work)
+    try:
+        with quiet_colmap():
+            groups = _connected(database)
+            total = sum(map(len, groups))
+            if config.global_mapper:
+                return _global(paths, config, total)
+            found = _incremental(paths, config, total)
+            for group in groups:
+                _begin_again(found, group, paths, config)
+            return found
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise SamfeatError(database, f"COLMAP could not reconstruct ({_why(error)})") from error
+
+
+def _begin_again(
+    found: list[pycolmap.Reconstruction],
+    group: Sequence[tuple[int, str]],
+    paths: tuple[str, str, str],
+    config: SfmConfig,
+) -> None:
+    """Add models that begin with images of a group that are not in its largest one."""
+    tried: set[int] = set()
+    for _ in range(_BEGINNINGS):
+        images = {image for image, _ in group}
+        placed = max((images & set(model.reg_image_ids()) for model in found), key=len, default=())
+        missing = len(group) - len(placed)
+        left = [(i, name) for i, name in group if i not in placed and i not in tried]
+        if not left or (len(group) > _QUICK and missing < len(placed)):
+            return
+        first, name = left[0]
+        tried.add(first)
+        logger.info(
+            "models: %d of %d connected images; again, beginning with %s",
+            len(placed), len(group), name,
+        )  # fmt: skip
+        found += _incremental(paths, config, len(group), first)
+
+
+def _global(
+    paths: tuple[str, str, str], config: SfmConfig, total: int
+) -> list[pycolmap.Reconstruction]:
+    logger.info("models: all images at once; COLMAP reports no progress")
+    options = pycolmap.GlobalPipelineOptions()
+    options.min_model_size = _MIN_MODEL_SIZE
+    options.num_threads = config.threads
+    options.random_seed = config.seed
+    found = bounded(
+        "COLMAP's global mapper",
+        lambda alive: pycolmap.global_mapping(*paths, options=options),
+        images=total,
+    )
+    return list(found.values())
+
+
+def _incremental(
+    paths: tuple[str, str, str], config: SfmConfig, total: int, first: int | None = None
+) -> list[pycolmap.Reconstruction]:
+    """Models grown image by image; from the image `first`, where given."""
+    options = pycolmap.IncrementalPipelineOptions()
+    options.min_model_size = _MIN_MODEL_SIZE
+    options.num_threads = config.threads
+    if hasattr(options, "structure_less_registration_fallback"):  # pycolmap 3.13 has none
+        options.structure_less_registration_fallback = False
+    if first is not None:
+        options.init_image_id1 = first
+        options.multiple_models = False
+    for part in (options, options.mapper, options.triangulation):
+        part.random_seed = config.seed
+    with tqdm(total=total, desc="reconstruct", unit="image") as progress:
+
+        def reconstruct(alive: Alive) -> dict[int, pycolmap.Reconstruction]:
+            # what takes no seed goes on from this one, which each thread has for itself
+            pycolmap.set_random_seed(config.seed)
+
+            def start_model() -> None:
+                alive()
+                progress.reset()
+                progress.update(2)
+
+            def next_image() -> None:
+                alive()
+                progress.update()
+
+            return pycolmap.incremental_mapping(
+                *paths,
+                options=options,
+                initial_image_pair_callback=start_model,
+                next_image_callback=next_image,
+            )
+
+        found = bounded("COLMAP's mapper", reconstruct, images=total)
+    return list(found.values())
+
+
+def _connected(database: Path) -> list[list[tuple[int, str]]]:
+    """Groups of images that COLMAP may join in one model, by id and name.
+
+    Joined by verified pairs with as many inliers as it wants to register an image; the largest
+    group first, and in it those with the most verified matches.
+    """
+    with pycolmap.Database.open(str(database)) as opened:
+        names = {image.image_id: image.name for image in opened.read_all_images()}
+        pairs, inliers = opened.read_two_view_geometry_num_inliers()
+    matches = dict.fromkeys(names, 0)
+    group = {image: {image} for image in names}
+    for pair, number in zip(pairs, inliers, strict=True):
+        if number < _TO_REGISTER:
+            continue
+        a, b = pycolmap.pair_id_to_image_pair(pair)
+        matches[a] += number
+        matches[b] += number
+        if group[a] is not group[b]:
+            group[a] |= group[b]
+            for image in group[b]:
+                group[image] = group[a]
+    found = {id(images): images for images in group.values() if len(images) >= _MIN_MODEL_SIZE}
+    return [
+        [(i, names[i]) for i in sorted(images, key=lambda i: (-matches[i], i))]
+        for images in sorted(found.values(), key=lambda images: (-len(images), min(images)))
+    ]
+
+
+def _distinct(found: list[pycolmap.Reconstruction]) -> list[pycolmap.Reconstruction]:
+    """Models by size, without those whose images are all in a larger one: failed beginnings."""
+    found = sorted(found, key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
+    seen: set[int] = set()
+    kept = []
+    for model in found:
+        images = set(model.reg_image_ids())
+        if images - seen:
+            kept.append(model)
+            seen |= images
+    return kept
+
+
+def _why(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

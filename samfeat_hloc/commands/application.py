@@ -1,0 +1,70 @@
+"""The command line's applications: former names are understood, flags are shown without a type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from .former_names import COMMANDS, present_options
+
+
+def _without_types_of_flags(parameters: list[Any]) -> list[Any]:
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
+
+
+class Command(TyperCommand):
+    """A command whose flags are shown without a type."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types_of_flags(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """A group that understands former names of its commands and of their options."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types_of_flags(super().get_params(ctx))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        path: tuple[str, ...] = ()
+        within = ctx
+        while within.parent is not None:
+            path = (within.info_name, *path)
+            within = within.parent
+        name = COMMANDS.get((*path, args[0]), args[0])
+        if name != args[0]:
+            typer.echo(f"note: {args[0]} is called {name} now", err=True)
+        found, command, rest = super().resolve_command(ctx, [name, *args[1:]])
+        rest, notes = present_options((*path, name), rest)
+        for note in notes:
+            typer.echo(f"note: {note}", err=True)
+        return found, command, rest
+
+
+class Application(typer.Typer):
+    """A typer application of such commands and groups; errors are left to :func:`..cli.run`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            cls=Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+            **options,
+        )  # fmt: skip
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:  # type: ignore[override]
+        return super().command(name, **{"cls": Command, **options})
+
+
+def group(app: typer.Typer, name: str, purpose: str, **options: Any) -> typer.Typer:
+    """The sub-application of that name, shared with whoever has added it before."""
+    for known in app.registered_groups:
+        if known.name == name and known.typer_instance is not None:
+            return known.typer_instance
+    added = Application(help=purpose, **options)
+    app.add_typer(added, name=name)
+    return added

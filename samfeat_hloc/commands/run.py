@@ -1,0 +1,247 @@
+"""``samfeat run`` and ``samfeat demo``: a benchmark's dataset from photos to a submission."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import SamfeatError
+from .options import (
+    DEFAULT_MAX_ERROR,
+    DEFAULT_PRESET,
+    FeatureType,
+    MaxError,
+    OfficialWeights,
+    Preset,
+    RayAddress,
+    Weights,
+    Workers,
+)
+
+if TYPE_CHECKING:
+    from ..parallel.cluster import Cluster
+    from ..pipelines.run_options import RunOptions
+
+PANEL = "Benchmark"
+PROTOCOLS = ("full", "local-features")
+DEMO = Path("outputs/demo")
+
+_Engine = Annotated[str, typer.Option(help="native, or hloc for hloc's own stages.")]
+_Method = Annotated[str, typer.Option(help="Name of the method in the submission's file name.")]
+_Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Do every stage again, whatever is there.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command("run", rich_help_panel=PANEL)(_run)
+    app.command("demo", rich_help_panel=PANEL)(_demo)
+
+
+def _run(
+    dataset: Annotated[
+        Path | None, typer.Argument(help="Dataset folder in Aachen's layout.", show_default=False)
+    ] = None,
+    outputs: Annotated[
+        Path | None, typer.Option(help="Folder of all results; a run goes on where it stopped.")
+    ] = None,
+    protocol: Annotated[
+        str,
+        typer.Option(help="full, or local-features for the benchmark's local-feature track."),
+    ] = "full",
+    engine: _Engine = "native",
+    preset: Preset = DEFAULT_PRESET,
+    weights: Weights = None,
+    official_weights: OfficialWeights = False,
+    db_pairs: Annotated[
+        Path | None, typer.Option(help="Pairs of database images, in place of covisible ones.")
+    ] = None,
+    query_pairs: Annotated[
+        Path | None,
+        typer.Option(help="Pairs of queries and database images, in place of retrieved ones."),
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="All pairs of --protocol local-features, in place of the dataset's."),
+    ] = None,
+    feature_type: FeatureType = "samfeat",
+    retrieval: Annotated[
+        str, typer.Option(help="vlad, or one of hloc's global descriptors, such as netvlad.")
+    ] = "vlad",
+    num_covisible: Annotated[
+        int, typer.Option(help="Covisible images matched with each database image.")
+    ] = 20,
+    num_retrieved: Annotated[
+        int | None,
+        typer.Option(
+            help="Database images matched with each query.",
+            show_default="50; 20 with --protocol local-features",
+        ),
+    ] = None,
+    places: Annotated[
+        bool,
+        typer.Option(
+            "--places/--no-places",
+            help="Leave out retrieved images of places that only look like the query's.",
+        ),
+    ] = True,
+    max_error: MaxError = DEFAULT_MAX_ERROR,
+    method: _Method = "samfeat",
+    workers: Workers = "2",
+    ray_address: RayAddress = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="How descriptors are stored: full, half or quantised.", show_default="half"
+        ),
+    ] = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures", help="Draw matches, keypoints and the map.")
+    ] = False,
+    overwrite: _Overwrite = False,
+    demo: Annotated[bool, typer.Option("--demo", hidden=True)] = False,
+) -> None:
+    """Localize a benchmark's queries: map, poses, submission, and recalls where poses are known.
+
+    An interrupted run goes on when the same command is given again.
+    """
+    from ..parallel.cluster import chosen
+    from ..pipelines.run_options import RunOptions
+
+    started = time.perf_counter()
+    if protocol not in PROTOCOLS:
+        raise SamfeatError(f"--protocol {protocol}", f"choose from {', '.join(PROTOCOLS)}")
+    if demo:
+        if dataset is not None:
+            raise SamfeatError("--demo", "it makes its own dataset", "leave DATASET out")
+        outputs = outputs or DEMO
+        dataset = _demo_dataset(outputs)
+    if dataset is None or outputs is None:
+        raise SamfeatError("DATASET and --outputs", "give both")
+    method = feature_type if method == "samfeat" else method
+    with chosen(workers, ray_address) as (threads, cluster):
+        if protocol == "local-features":
+            for option, given in (
+                ("--workers ray", cluster is not None),
+                ("--storage", storage is not None),
+                (f"--engine {engine}", engine != "native"),
+                (f"--retrieval {retrieval}", retrieval != "vlad"),
+                ("--db-pairs", db_pairs),
+                ("--query-pairs", query_pairs),
+            ):
+                if given:
+                    raise SamfeatError(
+                        option,
+                        "--protocol local-features has stages of its own, without this option",
+                        "leave it out (--pairs takes a list of all pairs)",
+                    )
+            from ..pipelines import local_features as track
+            from ..pipelines.reconstruct import ReconstructOptions
+
+            how = ReconstructOptions(
+                method=feature_type, conf=preset, weights=weights,
+                official_weights=official_weights, workers=threads or 2, overwrite=overwrite,
+            )  # fmt: skip
+            registered = track.run(
+                dataset,
+                outputs,
+                track.ProtocolOptions(
+                    features=how,
+                    pairs=pairs,
+                    num_covisible=num_covisible,
+                    num_retrieved=20 if num_retrieved is None else num_retrieved,
+                    method=method,
+                ),
+            )
+            typer.echo(f"\n{registered.report()}\ndone in {time.perf_counter() - started:.0f} s")
+            return
+        if pairs:
+            raise SamfeatError("--pairs", "it belongs to --protocol local-features")
+        if pictures and feature_type != "samfeat":
+            raise SamfeatError("--pictures", "they are of SAMFeat", "leave --feature-type out")
+        options = RunOptions(
+            engine=engine,
+            features=feature_type,
+            conf=preset,
+            weights=weights,
+            official_weights=official_weights,
+            pairs_db=db_pairs,
+            pairs_query=query_pairs,
+            retrieval=retrieval,
+            num_covisible=num_covisible,
+            num_retrieved=50 if num_retrieved is None else num_retrieved,
+            places=places,
+            max_error=max_error,
+            method=method,
+            workers=threads or 2,
+            storage=storage or "half",
+            overwrite=overwrite,
+        )
+        _whole(dataset, outputs, options, cluster, pictures=demo or pictures, started=started)
+
+
+def _demo(
+    outputs: Annotated[Path, typer.Option(help="Folder of all results.")] = DEMO,
+    engine: _Engine = "native",
+    preset: Preset = DEFAULT_PRESET,
+    weights: Weights = None,
+    official_weights: OfficialWeights = False,
+    num_db: Annotated[int, typer.Option(min=2, help="Photos of the city to map.")] = 40,
+    num_queries: Annotated[int, typer.Option(min=1, help="Queries by day, and by night.")] = 10,
+    size: Annotated[
+        tuple[int, int], typer.Option(min=64, help="Width and height of the photos, in pixels.")
+    ] = (640, 480),
+    workers: Annotated[int, typer.Option(min=1, help="Threads and processes of a stage.")] = 2,
+    overwrite: _Overwrite = False,
+) -> None:
+    """Generate a small city, photograph it by day and by night, and run everything on that.
+
+    Needs no download. Takes a few minutes on two cores; --preset samfeat_fast takes less.
+    """
+    from ..pipelines.run_options import RunOptions
+
+    started = time.perf_counter()
+    options = RunOptions(
+        engine=engine, conf=preset, weights=weights, official_weights=official_weights,
+        workers=workers, overwrite=overwrite,
+    )  # fmt: skip
+    dataset = _demo_dataset(outputs, num_db, num_queries, size)
+    _whole(dataset, outputs, options, pictures=True, started=started)
+
+
+def _demo_dataset(
+    outputs: Path, num_db: int = 40, num_queries: int = 10, size: tuple[int, int] = (640, 480)
+) -> Path:
+    from ..scenes import write_demo
+
+    folder = outputs / "demo-dataset"
+    return write_demo(folder, num_db=num_db, num_queries=num_queries, size=size)
+
+
+def _whole(
+    dataset: Path,
+    outputs: Path,
+    options: RunOptions,
+    cluster: Cluster | None = None,
+    *,
+    pictures: bool,
+    started: float,
+) -> None:
+    """Run all stages and print what came out."""
+    from ..pipelines.run import run
+
+    done = run(dataset, outputs, options, cluster=cluster)
+    typer.echo(f"\n{done.summary.table()}\n")
+    if done.evaluation is not None:
+        typer.echo(f"{done.evaluation.table()}\n")
+    if pictures and options.features == "samfeat":
+        from ..pictures.run import write_pictures
+
+        for path in write_pictures(done, options.conf):
+            typer.echo(f"picture: {path}")
+    typer.echo(f"submission: {done.submission}, all {len(done.result.queries)} queries, checked")
+    typer.echo(f"done in {time.perf_counter() - started:.0f} s")

@@ -1,0 +1,389 @@
+"""The network of "Segment Anything Model is a Good Teacher for Local Feature Learning".
+
+One file, read from top to bottom as the paper's figure: a small VGG backbone with four levels
+(c1..c4 at 1, 1/2, 1/4 and 1/8 of the image), a distillation head that is taught SAM's relations
+(section 3.2), an edge head and the edge attention guidance built on it (section 3.4), four
+detection heads, an attention map and a descriptor head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..files.image_forms import ImageLike
+from . import checkpoints, onednn
+from .extraction import extract_batch
+from .local_features import Features, as_tensors
+from .options import ExtractKeywords, ExtractOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # of typing from Python 3.11 on
+
+DESCRIPTOR_DIM = 128
+FEATURE_DIM = 64 + 64 + 128 + 128  # c1, c2, c3 and c4, stacked at 1/4
+FEATURE_STRIDE = 4
+CONTEXT_DIM = 256
+ATTENTION_SCALE = 100.0  # the softmax temperature of the edge attention
+DESCRIBED_AT_ONCE = 512  # keypoints; their features stay in the processor's cache
+
+
+class Encoded(NamedTuple):
+    """What the network knows of B images of (H, W) pixels before it describes points.
+
+    keypoint_logits: (B, 1, H, W), before the sigmoid and before the edge map is added.
+    features: (B, 384, H/4, W/4), guided by the edges where the network has edge attention.
+    distillation: (B, 256, H/8, W/8), the map that the relation loss (ASRD) supervises.
+    edges: (B, 1, H/4, W/4) in (0, 1).
+    """
+
+    keypoint_logits: Tensor
+    features: Tensor
+    distillation: Tensor
+    edges: Tensor
+
+
+class Maps(NamedTuple):
+    """What the network says of a batch of B images of (H, W) pixels, both multiples of 8.
+
+    keypoint_logits, distillation, edges: as in :class:`Encoded`.
+    descriptors: (B, 128, H/4, W/4), not normalised.
+    attention: (B, 1, H/4, W/4), positive (softplus).
+    """
+
+    keypoint_logits: Tensor
+    descriptors: Tensor
+    attention: Tensor
+    distillation: Tensor
+    edges: Tensor
+
+
+def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
+    """A 3x3 convolution that keeps the size."""
+    return nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
+
+
+class Backbone(nn.Module):
+    """Eight 3x3 convolutions with ReLU, max-pooled after every second one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = [3, 64, 64, 128, 128]
+        self.levels = nn.ModuleList(
+            nn.ModuleList([conv3x3(before, width), conv3x3(width, width)])
+            for before, width in pairwise(widths)
+        )
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) to [c1 (B, 64, H, W), c2 (B, 64, H/2, W/2), c3 (B, 128, H/4, W/4), c4]."""
+        maps: list[Tensor] = []
+        x = image
+        for index, level in enumerate(self.levels):
+            x = _halve(x) if index else x
+            for conv in level:  # type: ignore[attr-defined]
+                x = _conv_relu(conv, x)
+            maps.append(x)
+        return maps
+
+
+class EdgeAttention(nn.Module):
+    """Edge attention guidance: features attend to each other where edges are.
+
+    The paper draws attention from pixel to pixel; its code, which this follows, lets the rows of
+    the image attend to each other within a channel:
+    ``softmax(Q K^T / 100) V`` with Q, K, V of shape (B, C, h, w) multiplied as h x w matrices.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.query = nn.Conv2d(channels, channels, kernel_size=1)
+        self.key = nn.Conv2d(channels, channels, kernel_size=1)
+        self.value = nn.Conv2d(channels, channels, kernel_size=1)
+
+    def forward(self, features: Tensor, edges: Tensor) -> Tensor:
+        """(B, C, h, w) features and (B, 1, h, w) edges to guided features (B, C, h, w)."""
+        at_edges = features * edges
+        # Rows times columns: contiguous (h, w) planes let the products run as plain batched
+        # matrix products whatever the memory format of the convolutions.
+        query = self.query(at_edges).contiguous()
+        key = self.key(at_edges).contiguous()
+        value = self.value(at_edges).contiguous()
+        attention = torch.softmax(query @ key.transpose(-2, -1) / ATTENTION_SCALE, dim=-1)
+        return features + attention.to(value.dtype) @ value
+
+
+class Context(nn.Module):
+    """A wider view for c4: three more convolutions at 1/16 of the image, added to it (not in the
+    paper). Its last convolution starts at zero, so that a network which grows it begins as it was.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gather = conv3x3(channels, CONTEXT_DIM)
+        self.relate = conv3x3(CONTEXT_DIM, CONTEXT_DIM)
+        self.give = conv3x3(CONTEXT_DIM, channels)
+
+    def forward(self, c4: Tensor) -> Tensor:
+        """(B, C, h, w), of any h and w, to as many features."""
+        # An odd last row or column is its own maximum; its double goes beyond c4 and is cut off.
+        x = F.max_pool2d(c4, 2, ceil_mode=True)
+        x = self.give(F.relu(self.relate(F.relu(self.gather(x)))))
+        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        return c4 + x[..., : c4.shape[-2], : c4.shape[-1]].to(c4.dtype)
+
+
+class SAMFeat(nn.Module):
+    """The local feature: keypoints, descriptors, and the attention that weights them.
+
+    Example::
+
+        model = SAMFeat.from_pretrained()
+        features = model.extract(image, resize=1024)
+
+    Arguments:
+        edge_attention: build the edge attention guidance (False leaves it out, as the paper's
+            ablation does; the edge map then still guides the detector).
+        context: build the wider view (see :class:`Context`), which the paper does not have.
+    """
+
+    def __init__(self, *, edge_attention: bool = True, context: bool = False) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {"edge_attention": edge_attention, "context": context}
+        self.metadata: dict[str, Any] = {}
+        self.weights_sha256 = "none: random weights"
+
+        self.backbone = Backbone()
+        # Distillation head: `distill` is compared with the teacher, `fuse` brings it back.
+        self.distill = conv3x3(128, 256)
+        self.fuse = conv3x3(256, 128)
+        self.context = Context(128) if context else None
+        # Detection heads, one for each level, and their learned shares.
+        self.detect = nn.ModuleList(conv3x3(width, 1) for width in (64, 64, 128, 128))
+        self.detect_share = nn.Parameter(torch.tensor([0.1, 0.2, 0.3, 0.4]))
+        # Edge head and edge attention guidance.
+        self.edge = nn.Conv2d(FEATURE_DIM, 1, kernel_size=1)
+        self.edge_attention = EdgeAttention(FEATURE_DIM) if edge_attention else None
+        # Attention map and descriptor head.
+        self.attention = conv3x3(1, 1)
+        self.describe = conv3x3(FEATURE_DIM, DESCRIPTOR_DIM)
+
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if self.context is not None:
+            nn.init.zeros_(self.context.give.weight)
+            nn.init.zeros_(cast(Tensor, self.context.give.bias))
+
+    def forward(self, image: Tensor) -> Maps:
+        """(B, 3, H, W) RGB in [-1, 1], H and W multiples of 8, to :class:`Maps`."""
+        encoded = self.encode(image)
+        return Maps(
+            encoded.keypoint_logits,
+            self.describe(encoded.features),
+            self.attention_map(encoded.features),
+            encoded.distillation,
+            encoded.edges,
+        )
+
+    def encode(self, image: Tensor) -> Encoded:
+        """(B, 3, H, W) RGB in [-1, 1], H and W multiples of 8, to :class:`Encoded`."""
+        c1, c2, c3, c4 = self.backbone(image)
+
+        distillation = self.distill(c4)
+        c4 = c4 + self.fuse(distillation)
+        if self.context is not None:
+            c4 = self.context(c4)
+
+        quarter = c3.shape[-2:]
+        levels = [_resize(c1, quarter), _resize(c2, quarter), c3, _resize(c4, quarter)]
+        # Interpolation leaves bfloat16; everything here is a convolution's input again.
+        features = torch.cat([level.to(c3.dtype) for level in levels], dim=1)
+        edges = torch.sigmoid(self.edge(features))
+
+        keypoint_logits = self._keypoint_logits([c1, c2, c3 * edges + c3, c4])
+
+        if self.edge_attention is not None:
+            features = self.edge_attention(features, edges)
+        return Encoded(keypoint_logits, features, distillation, edges)
+
+    def attention_map(self, features: Tensor) -> Tensor:
+        """The attention (B, 1, h, w) of features (B, 384, h, w), positive."""
+        return F.softplus(self.attention(features.mean(dim=1, keepdim=True)))
+
+    def describe_at(self, features: Tensor, keypoints: Tensor) -> Tensor:
+        """Descriptors at keypoints alone: bilinear samples of ``describe(features)``.
+
+        Both are linear, so the samples come first and the convolution runs over them: the work of
+        a few thousand places in place of the whole map's.
+
+        Arguments:
+            features: (384, h, w) of one image.
+            keypoints: (N, 2) xy in the image's pixels, four to a feature.
+
+        Returns:
+            (N, 128) float32, not normalised.
+        """
+        height, width = features.shape[-2:]
+        rows = features.permute(1, 2, 0).reshape(height * width, -1)
+        weight = self.describe.weight.permute(0, 2, 3, 1).flatten(1).to(features.dtype)
+        place = (keypoints + 0.5) / FEATURE_STRIDE - 0.5
+        place = torch.minimum(place.clamp(min=0), place.new_tensor([width - 1, height - 1]))
+        reach = torch.arange(-1, 3, device=place.device)
+        bias = cast(Tensor, self.describe.bias)
+        described = [place.new_zeros(0, DESCRIPTOR_DIM)]
+        for some in place.split(DESCRIBED_AT_ONCE):
+            corner = some.floor()
+            x, y = (corner.long()[:, :, None] + reach).unbind(1)
+            inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None]
+            index = y.clamp(0, height - 1)[:, :, None] * width + x.clamp(0, width - 1)[:, None]
+            # 4x4 features hold the 3x3 neighbourhoods of the four around a keypoint.
+            around = rows[index]
+            outside = torch.nonzero(~inside, as_tuple=True)  # few: keypoints at the border
+            around[outside] = 0  # as the convolution pads
+            fx, fy = (some - corner).to(rows.dtype)[:, :, None, None, None].unbind(1)
+            around = torch.lerp(around[:, :3], around[:, 1:], fy)
+            around = torch.lerp(around[:, :, :3], around[:, :, 1:], fx)
+            described.append((around.flatten(1) @ weight.t()).float() + bias)
+        return torch.cat(described)
+
+    def _keypoint_logits(self, levels: list[Tensor]) -> Tensor:
+        """Sum of the four detection heads at full size, (B, 1, H, W) float32.
+
+        Each head may compute in half precision, the sum never: its few digits would make
+        neighbouring pixels equal, which costs suppression its peaks and refinement its fractions.
+        """
+        full_size = levels[0].shape[-2:]
+        heads = zip(cast(Iterable[nn.Conv2d], self.detect), self.detect_share, levels, strict=True)
+        return torch.stack(
+            [share * _resize(_to_one(head, level), full_size) for head, share, level in heads]
+        ).sum(dim=0)
+
+    @classmethod
+    def from_pretrained(
+        cls, weights: str | Path | None = None, *, official: bool = False,
+        sha256: str | None = None, device: str | torch.device | None = None,
+    ) -> SAMFeat:  # fmt: skip
+        """Load a checkpoint, ready for inference.
+
+        Arguments:
+            weights: a safetensors file of this package; None for the one shipped with it.
+            official: say that ``weights`` is a file of the paper's public release (a pickled
+                state dict; read with ``weights_only=True``, so it cannot run code). Its SHA-256
+                is logged.
+            sha256: the digest that the file must have.
+            device: where to put it; by default a GPU when there is one.
+
+        Raises:
+            SamfeatError: no such file, not a checkpoint, parameters that do not fit, or another
+                SHA-256 than the one asked for.
+        """
+        read = checkpoints.read_release if official else checkpoints.read_checkpoint
+        checkpoint = read(checkpoints.resolve(weights, official=official), sha256=sha256)
+        model = cls(**checkpoint.config)
+        checkpoints.load_parameters(model, checkpoint)
+        model.metadata = checkpoint.metadata
+        model.weights_sha256 = checkpoint.sha256
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return model.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    @overload  # a str is a sequence of str, but never comes to the second
+    def extract(  # type: ignore[overload-overlap]
+        self, image: ImageLike, **options: Unpack[ExtractKeywords]
+    ) -> Features: ...
+
+    @overload
+    def extract(
+        self, image: Sequence[ImageLike], **options: Unpack[ExtractKeywords]
+    ) -> list[Features]: ...
+
+    @torch.inference_mode()
+    def extract(
+        self,
+        image: ImageLike | Sequence[ImageLike],
+        **options: Unpack[ExtractKeywords],
+    ) -> Features | list[Features]:
+        """Keypoints and descriptors of one image, or of a list of images.
+
+        Arguments:
+            image: a path; a uint8 array (H, W, 3) RGB or (H, W) grey; a Pillow image; a tensor
+                (3, H, W) or (1, H, W), uint8 or floats in [0, 1]; or a list of these.
+            options: the fields of :class:`samfeat_hloc.feature.options.ExtractOptions`, such as
+                ``resize=1024, max_keypoints=4096``.
+
+        Returns:
+            A dict of tensors on the CPU (a list of dicts for a list of images): ``keypoints``
+            (N, 2) float32 xy in pixels of the image given, the centre of its top-left pixel at
+            (0, 0); ``keypoint_scores`` (N,) float32, best first; ``descriptors`` (128, N) float32;
+            ``image_size`` (2,) int64 width and height.
+
+        Raises:
+            SamfeatError: an image that cannot be read, an unknown option.
+        """
+        checked = ExtractOptions.from_keywords(options)
+        if isinstance(image, Sequence) and not isinstance(image, str):
+            return [as_tensors(found) for found in extract_batch(self, image, checked)]
+        return as_tensors(extract_batch(self, [image], checked)[0])
+
+
+def _only_inference(x: Tensor) -> bool:
+    """Whether a faster form without a good backward, or without a GPU's kernel, may be taken."""
+    return x.device.type == "cpu" and not torch.is_grad_enabled()
+
+
+def _conv_relu(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """ReLU of a convolution."""
+    fused = onednn.CONVOLUTION_RELU
+    if fused is None or not _only_inference(x):
+        return F.relu(conv(x), inplace=True)
+    # One pass over the memory in place of two; autocast does not know it.
+    autocast = torch.is_autocast_enabled("cpu")
+    dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
+    weight, bias = (None if p is None else p.to(dtype) for p in (conv.weight, conv.bias))
+    return cast(Tensor, fused(x.to(dtype), weight, bias, conv.padding, conv.stride, conv.dilation,
+                              conv.groups, "relu", [], ""))  # fmt: skip
+
+
+def _to_one(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A 3x3 convolution to one channel, (B, 1, H, W) float32."""
+    if not _only_inference(x) or x.dtype == torch.float32:  # whose last digits decide of ties
+        return cast(Tensor, conv(x).float())
+    # Convolutions make 16 channels or more at once, so one costs as much as 16. Nine products of
+    # each pixel, then sums of neighbours, cost half of that.
+    batch, channels, height, width = x.shape
+    weight = conv.weight.flip(2, 3)[0].permute(1, 2, 0).reshape(9, channels)
+    products = weight @ x.permute(0, 2, 3, 1).reshape(-1, channels).t()
+    planes = products.float().view(9, batch, height * width).transpose(0, 1)
+    bias = cast(Tensor, conv.bias)
+    return F.fold(planes, (height, width), 3, padding=1) + bias[:, None, None]
+
+
+def _halve(x: Tensor) -> Tensor:
+    """2x2 max-pooling."""
+    if not _only_inference(x):
+        return F.max_pool2d(x, 2)
+    # The same, without the index of the maximum: several times faster in bfloat16.
+    x = torch.maximum(x[..., ::2, :], x[..., 1::2, :])
+    return torch.maximum(x[..., ::2], x[..., 1::2])
+
+
+def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear interpolation, pixel centres at half (``align_corners=False``)."""
+    factor = x.shape[-1] // size[-1]
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    if factor in (2, 4):
+        # Shrinking by an even factor, bilinear samples are means of the middle 2x2 pixels: the
+        # same by a faster kernel, above all backwards.
+        middle = factor // 2 - 1
+        if x.device.type == "cpu":
+            channels = x.shape[1]
+            mean = F.pad(x.new_full((channels, 1, 2, 2), 0.25), (middle,) * 4)
+            return F.conv2d(x, mean, stride=factor, groups=channels)
+        return F.avg_pool2d(x[..., middle:, middle:], kernel_size=2, stride=factor)
+    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)

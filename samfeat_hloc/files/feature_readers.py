@@ -1,0 +1,175 @@
+"""Read single images and pairs out of hloc's feature and match files, opened once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+import h5py
+import numpy as np
+
+from ..errors import SamfeatError, cause_of
+from .h5arrays import read_array, read_dataset
+from .provenance import reading_hdf5
+
+
+class _File:
+    def __init__(self, path: Path, what: str, mend: str) -> None:
+        self.path = path
+        if not path.is_file():
+            raise SamfeatError(path, f"no such {what} file", mend)
+        try:
+            self._file = h5py.File(path, "r")
+        except OSError as error:
+            if (cause := cause_of(error)) is not None:
+                raise SamfeatError(path, cause) from None
+            raise SamfeatError(
+                path, f"cannot be read as HDF5 ({error})", f"delete it and {mend}"
+            ) from error
+
+    def __enter__(self):  # type: ignore[no-untyped-def]  # typing.Self needs Python 3.11
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def _find(self, key: str) -> h5py.Group | h5py.Dataset | None:
+        """What the file has under that name, None where there is nothing.
+
+        It is looked up once; to ask first whether it is there takes as long again.
+        """
+        with reading_hdf5(self.path):
+            try:
+                return self._file[key]
+            except KeyError:
+                if key in self._file:  # there, and damaged
+                    raise
+                return None
+
+
+def read_descriptors(file: h5py.File, name: str, path: Path) -> np.ndarray:
+    """Descriptors (N, D) of an image, float16 or float32 as the file has them, however it is made.
+
+    Raises:
+        SamfeatError: not there, not floats (D, N), or not finite.
+    """
+    with reading_hdf5(path):
+        group = file[name]
+    values = read_array(group, "descriptors", path)
+    if values.ndim != 2 or values.dtype.kind != "f":
+        raise SamfeatError(
+            path,
+            (
+                f"descriptors of {name} are {values.dtype} of shape {values.shape} where "
+                "floats (D, N) belong"
+            ),
+            "extract it again",
+        )
+    if not np.isfinite(values).all():
+        raise SamfeatError(path, f"descriptors of {name} are not finite", "extract it again")
+    return values.T
+
+
+class FeatureReader(_File):
+    """Keypoints, their noise and the image size of a feature file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "feature", "extract the features first")
+
+    def has(self, name: str) -> bool:
+        with reading_hdf5(self.path):
+            return f"{name}/keypoints" in self._file
+
+    def missing(self, names: list[str]) -> list[str]:
+        return [name for name in names if not self.has(name)]
+
+    def keypoints(self, name: str) -> np.ndarray:
+        """(N, 2) float64 xy with the centre of the top-left pixel at (0.5, 0.5), as in COLMAP."""
+        keypoints = read_dataset(self._stored_keypoints(name), self.path)
+        if keypoints.ndim != 2 or keypoints.shape[1] < 2 or not np.isfinite(keypoints).all():
+            raise SamfeatError(
+                self.path,
+                (
+                    f"keypoints of {name} are not finite numbers (N, 2), but of shape "
+                    f"{keypoints.shape}"
+                ),
+                "extract it again",
+            )
+        return keypoints[:, :2].astype(np.float64) + 0.5
+
+    def descriptors(self, name: str) -> np.ndarray:
+        """See `read_descriptors`."""
+        self._stored_keypoints(name)
+        return read_descriptors(self._file, name, self.path)
+
+    def uncertainty(self, name: str) -> float:
+        """Detection noise in pixels of the original image; 1 where the file does not say."""
+        try:
+            noise = float(self._stored_keypoints(name).attrs.get("uncertainty", 1.0))
+        except (TypeError, ValueError, OSError, KeyError, RuntimeError):
+            noise = np.nan
+        if not 0 < noise < np.inf:
+            raise SamfeatError(
+                self.path,
+                f"the uncertainty of {name}'s keypoints is no positive number",
+                "extract it again",
+            )
+        return noise
+
+    def image_size(self, name: str) -> tuple[int, int] | None:
+        """Width and height of the image that the features were extracted from."""
+        self._stored_keypoints(name)
+        if (found := self._find(f"{name}/image_size")) is None:
+            return None
+        size = read_dataset(found, self.path).reshape(-1)
+        if len(size) < 2 or not np.isfinite(size).all():
+            raise SamfeatError(
+                self.path, f"the image size of {name} is not width and height", "extract it again"
+            )
+        return int(size[0]), int(size[1])
+
+    def _stored_keypoints(self, name: str) -> h5py.Group | h5py.Dataset:
+        """What the file has as the keypoints of an image; a SamfeatError where it has none."""
+        if (found := self._find(f"{name}/keypoints")) is None:
+            raise SamfeatError(self.path, f"no features of {name}", "extract them first")
+        return found
+
+
+class MatchReader(_File):
+    """Matches of a pair of images, whichever way round the file has it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "match", "match the pairs first")
+
+    def matches(self, name0: str, name1: str) -> np.ndarray:
+        """(K, 2) int64: index of the keypoint in image 0, in image 1."""
+        direct, reverse = pair_name(name0, name1), pair_name(name1, name0)
+        for key, flipped in ((direct, False), (reverse, True)):
+            if (found := self._find(f"{key}/matches0")) is not None:
+                matches0 = read_dataset(found, self.path)
+                if matches0.ndim != 1 or matches0.dtype.kind not in "iu":
+                    raise SamfeatError(
+                        self.path,
+                        (
+                            f"matches of {name0} {name1} are {matches0.dtype} of shape "
+                            f"{matches0.shape} where integers (N,) belong"
+                        ),
+                        "match them again",
+                    )
+                matches0 = matches0.astype(np.int64)
+                index = np.flatnonzero(matches0 >= 0)
+                pair = (index, matches0[index])
+                return np.stack(pair[::-1] if flipped else pair, axis=1)
+        raise SamfeatError(
+            self.path, f"no matches of the pair {name0} {name1}", "match this list of pairs first"
+        )
+
+
+def pair_name(name0: str, name1: str) -> str:
+    """The group of a pair in hloc's match files."""
+    return f"{name0.replace('/', '-')}/{name1.replace('/', '-')}"

@@ -1,0 +1,110 @@
+"""Arrays out of HDF5 files that may come from strangers, unpacked by as many threads as ask."""
+
+from __future__ import annotations
+
+import zlib
+from itertools import product
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ..errors import SamfeatError
+from .provenance import reading_hdf5
+
+MOST_VALUES = 1 << 28  # of one array: 1 GB of float32
+_MEND = "make the file again"
+_DEFLATE = h5py.h5z.FILTER_DEFLATE
+
+
+def group_names(file: h5py.File, dataset: str) -> list[str]:
+    """Sorted names of the groups of an open HDF5 file that hold a dataset of that name."""
+    names: list[str] = []
+    with reading_hdf5(Path(file.filename)):
+        file.visit(names.append)
+    ending = f"/{dataset}"
+    return sorted(name.removesuffix(ending) for name in names if name.endswith(ending))
+
+
+def read_array(group: h5py.Group, name: str, path: Path) -> np.ndarray:
+    """An array of numbers of an open HDF5 file that may come from a stranger.
+
+    Arguments:
+        path: the file, for the message.
+
+    Raises:
+        SamfeatError: as :func:`read_dataset`, and when it is not there.
+    """
+    try:
+        found = group[name]
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise _unreadable(f"{path}: {(group.name or '').strip('/')}/{name}", error) from None
+    return read_dataset(found, path)
+
+
+def read_dataset(found: h5py.HLObject, path: Path) -> np.ndarray:
+    """The numbers of what a file has under some name, which may be anything.
+
+    Arguments:
+        path: the file, for the message.
+
+    Raises:
+        SamfeatError: not numbers, cannot be read, or more values than any real file has (a few
+            bytes of HDF5 can claim a shape of terabytes).
+    """
+    wrong = ""
+    try:
+        if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "fiub":
+            wrong = "not an array of numbers"
+        elif found.shape is None or found.size > MOST_VALUES:
+            wrong = f"claims the absurd shape {found.shape}"
+        else:
+            return read_unpacked(found)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise _unreadable(_place(found, path), error) from None
+    raise SamfeatError(_place(found, path), wrong, _MEND)
+
+
+def _place(found: h5py.HLObject, path: Path) -> str:
+    return f"{path}: {(found.name or '').strip('/')}"
+
+
+def _unreadable(place: str, error: Exception) -> SamfeatError:
+    why = " ".join(str(error).split())
+    return SamfeatError(place, f"cannot be read ({why})", _MEND)
+
+
+def read_unpacked(dataset: h5py.Dataset) -> np.ndarray:
+    """All values of a dataset.
+
+    HDF5 lets one thread in at a time; unpacking gzip, most of the work, is done after leaving it.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is damaged.
+    """
+    stored = dataset.id.get_create_plist()
+    gzip = [stored.get_filter(i)[0] for i in range(stored.get_nfilters())] == [_DEFLATE]
+    if not gzip or not dataset.size:
+        return np.asarray(dataset[()])
+    shape, dtype, chunk = dataset.shape, dataset.dtype, dataset.chunks
+    ranges = (range(0, n, step) for n, step in zip(shape, chunk, strict=True))
+    corners = list(product(*ranges))
+    if dataset.id.get_num_chunks() != len(corners):  # some were never written
+        return np.asarray(dataset[()])
+    packed = [(corner, *dataset.id.read_direct_chunk(corner)) for corner in corners]
+    array = np.empty(shape, dtype)
+    expected = int(np.prod(chunk)) * dtype.itemsize
+    for corner, filters_skipped, data in packed:
+        raw = data if filters_skipped else _inflated(data, expected)
+        part = array[tuple(slice(i, i + n) for i, n in zip(corner, chunk, strict=True))]
+        whole = np.frombuffer(raw, dtype).reshape(chunk)
+        part[:] = whole[tuple(slice(n) for n in part.shape)]
+    return array
+
+
+def _inflated(data: bytes, expected: int) -> bytes:
+    """Unpacked, no more than one byte over what is expected: a few bytes can hold gigabytes."""
+    try:
+        return zlib.decompressobj().decompress(data, expected + 1)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None

@@ -1,0 +1,356 @@
+"""HDF5 outputs that survive a kill: finished batches in small segment files, merged at the end.
+
+An HDF5 file that dies while it is open for writing is often lost whole. So nothing is ever
+written to the final file: a batch goes as one segment into ``<final>.parts/``, written under
+another name, flushed to the disk and renamed. The merge writes ``<final>.tmp`` and renames it over
+the final file. A kill costs at most the batch in memory; the next run goes on after the last
+segment.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+from tqdm import tqdm
+
+from ..errors import SamfeatError, cause_of
+from . import provenance
+from .h5arrays import read_array
+from .locks import FileLock, lock_of, sole_run
+
+logger = logging.getLogger(__name__)
+
+SEGMENT_BYTES = 16 << 20
+SEGMENT_SECONDS = 10.0
+SOURCE = "source"  # attribute of a group: what it was made from
+
+
+@dataclass(frozen=True)
+class Group:
+    """One finished group: its arrays by name, their attributes, and what it was made from.
+
+    compressed: keep the arrays with gzip; not for those that hloc's users read in a hurry.
+    digits: arrays that are kept to so many decimal places, in as few bits as that takes. HDF5
+        itself reads them as float32.
+    """
+
+    datasets: Mapping[str, np.ndarray]
+    attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    source: str = ""
+    compressed: bool = False
+    digits: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.datasets.values()) + 1024
+
+
+class SegmentWriter:
+    """Writes groups of one HDF5 file batch by batch; a context manager that holds its lock.
+
+    What is there already is kept when ``made_by`` agrees: groups of the final file and of segments
+    that an interrupted run has left are in :attr:`done`. Leaving the context on an error still
+    writes what is in memory; only :meth:`finish` makes the final file.
+
+    Arguments:
+        final: the file to make.
+        made_by: its record, see :func:`.provenance.made_by`.
+        overwrite: start without the groups of a final file that is there. Segments of an
+            interrupted run with the same record are still used.
+        compare_inputs: whether a file or segments made from other inputs are refused; not where
+            the groups say themselves (``source``) what they were made from.
+
+    Raises:
+        SamfeatError: on entering: another run writes this file (its process id is named), the
+            file or its segments were made differently, or the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        final: Path,
+        made_by: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+        compare_inputs: bool = True,
+    ) -> None:
+        self.final = Path(final)
+        self.made_by = dict(made_by)
+        self.overwrite = overwrite
+        self.compare_inputs = compare_inputs
+        self.parts = self.final.with_name(self.final.name + ".parts")
+        self.done: dict[str, str] = {}  # group name -> source
+        self._in_final: set[str] = set()
+        self._segments: dict[Path, set[str]] = {}
+        self._pending: dict[str, Group] = {}
+        self._pending_bytes = 0
+        self._written_at = time.monotonic()
+        self._next = 0
+
+    def __enter__(self) -> SegmentWriter:
+        with _causes(self.final):
+            self.final.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(lock_of(self.final), self.final)
+        try:
+            self._read_final()
+            self._read_segments()
+        except BaseException:
+            self._lock.release()
+            raise
+        self._written_at = time.monotonic()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if self._pending:
+                self.flush()
+        except SamfeatError:
+            if error is None:  # else the first error is the one to tell
+                raise
+        finally:
+            self._lock.release()
+
+    def is_finished(self, sources: Mapping[str, str]) -> bool:
+        """Whether the final file holds all groups of these names, made from these sources."""
+        return not self._segments and all(
+            name in self._in_final and self.done[name] == source for name, source in sources.items()
+        )
+
+    def add(self, groups: Mapping[str, Group]) -> None:
+        """Take finished groups by their names ("db/1.jpg" nests).
+
+        Groups given together end up in one segment: after a kill either all or none are there.
+        """
+        for name, group in groups.items():
+            self._pending[name] = group
+            self._pending_bytes += group.nbytes
+            self.done[name] = group.source
+        late = time.monotonic() - self._written_at > SEGMENT_SECONDS
+        if late or self._pending_bytes > SEGMENT_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is in memory as one segment."""
+        if not self._pending:
+            return
+        segment = self.parts / f"{self._next:06d}.h5"
+        image = _file_image(self._pending, self.made_by)
+        with _causes(segment):
+            if not self.parts.is_dir():
+                self.parts.mkdir()
+                _sync_folder(self.final.parent)
+            write_whole(segment, image)
+        self._segments[segment] = set(self._pending)
+        self._next += 1
+        self._pending, self._pending_bytes = {}, 0
+        self._written_at = time.monotonic()
+
+    def finish(
+        self,
+        *,
+        made_by: Mapping[str, Any] | None = None,
+        attributes: Mapping[str, np.ndarray] | None = None,
+    ) -> Path:
+        """Merge everything into the final file and remove the segments.
+
+        Arguments:
+            made_by: the record for the final file, where it differs from the segments'.
+            attributes: arrays to keep as attributes of the root.
+        """
+        self.flush()
+        temporary = self.final.with_name(self.final.name + ".tmp")
+        record = dict(made_by or self.made_by)
+        sources = [*([self.final] if self._in_final else []), *self._segments]
+        with _causes(self.final):
+            self._check_space(sources)
+            try:
+                self._merge(temporary, record, attributes or {})
+                with temporary.open("rb") as stream:
+                    os.fsync(stream.fileno())
+                temporary.replace(self.final)
+                _sync_folder(self.final.parent)
+            finally:
+                temporary.unlink(missing_ok=True)
+            shutil.rmtree(self.parts, ignore_errors=True)
+        self._segments = {}
+        return self.final
+
+    def read(self, name: str) -> dict[str, np.ndarray]:
+        """The arrays of a group in a segment, by their names.
+
+        Raises:
+            SamfeatError: the segment is damaged.
+        """
+        path = next(path for path, names in self._segments.items() if name in names)
+        with provenance.open_hdf5(path) as file, provenance.reading_hdf5(path):
+            return {key: read_array(file[name], key, path) for key in file[name]}
+
+    def discard(self) -> None:
+        """Remove all segments: what they hold is in an output of another kind now."""
+        self._pending, self._pending_bytes, self._segments = {}, 0, {}
+        shutil.rmtree(self.parts, ignore_errors=True)
+
+    def _read_final(self) -> None:
+        if self.overwrite or not self.final.exists():
+            return
+        existing = provenance.read_hdf5(self.final)
+        provenance.check(existing, self.made_by, self.final, inputs=self.compare_inputs)
+        with provenance.open_hdf5(self.final) as file, provenance.reading_hdf5(self.final):
+            self.done = dict(_groups(file))
+        self._in_final = set(self.done)
+
+    def _read_segments(self) -> None:
+        if not self.parts.is_dir():
+            return
+        dropped = 0
+        for path in sorted(self.parts.iterdir()):
+            if path.suffix != ".h5":  # a segment that a kill has cut off
+                path.unlink()
+                continue
+            try:
+                with h5py.File(path, "r") as file:
+                    text = file.attrs[provenance.ATTRIBUTE]
+                    found = dict(_groups(file))
+                    existing = json.loads(text)
+            except (OSError, KeyError, ValueError, RuntimeError):
+                path.unlink()
+                continue
+            if provenance.differences(existing, self.made_by, inputs=self.compare_inputs):
+                if not self.overwrite:
+                    provenance.check(existing, self.made_by, self.parts, inputs=self.compare_inputs)
+                path.unlink()
+                dropped += 1
+                continue
+            self._segments[path] = set(found)
+            self._next = int(path.stem) + 1
+            self.done.update(found)
+        if dropped:
+            logger.info("%s: from other inputs or options, dropped", self.parts)
+
+    def _check_space(self, sources: list[Path]) -> None:
+        needed = sum(path.stat().st_size for path in sources)
+        free = shutil.disk_usage(self.final.parent).free
+        if free < needed:
+            raise SamfeatError(
+                self.final,
+                (
+                    f"the disk is too full to merge it ({needed >> 20} MB needed, {free >> 20} "
+                    "MB free)"
+                ),
+                "free some space and run the same command again",
+            )
+
+    def _merge(
+        self, temporary: Path, record: Mapping[str, Any], attributes: Mapping[str, np.ndarray]
+    ) -> None:
+        last = {name: path for path, names in self._segments.items() for name in names}
+        kept = {self.final: sorted(name for name in self._in_final if name not in last)}
+        for path, names in self._segments.items():
+            kept[path] = sorted(name for name in names if last[name] == path)
+        total = sum(len(names) for names in kept.values())
+        with (
+            h5py.File(temporary, "w", libver="latest") as merged,
+            tqdm(total=total, desc=f"merge {self.final.name}", delay=2, leave=False) as progress,
+        ):
+            merged.attrs[provenance.ATTRIBUTE] = json.dumps(record)
+            for name, value in attributes.items():
+                merged.attrs[name] = value
+            for path, chosen in kept.items():
+                if not chosen:
+                    continue
+                with h5py.File(path, "r") as segment:
+                    for name in chosen:
+                        segment.copy(segment[name], merged, name)
+                        progress.update()
+
+
+def _groups(file: h5py.File) -> Iterator[tuple[str, str]]:
+    """Names and sources of the groups that hold datasets."""
+    names: list[str] = []
+    file.visit(names.append)
+    leaves = {name.rpartition("/")[0] for name in names}
+    inner = {name.rpartition("/")[0] for name in leaves}
+    for name in leaves - inner - {""}:
+        yield name, str(file[name].attrs.get(SOURCE, ""))
+
+
+def _file_image(groups: Mapping[str, Group], made_by: Mapping[str, Any]) -> bytes:
+    """The bytes of an HDF5 file, made in memory so that a full disk is a plain write error."""
+    with h5py.File("segment", "w", driver="core", backing_store=False, libver="latest") as file:
+        file.attrs[provenance.ATTRIBUTE] = json.dumps(dict(made_by))
+        for name, group in groups.items():
+            target = file.create_group(name)
+            if group.source:
+                target.attrs[SOURCE] = group.source
+            for key, array in group.datasets.items():
+                gzip = {"compression": "gzip", "chunks": array.shape}
+                storage: dict[str, Any] = gzip if group.compressed and array.size else {}
+                if key in group.digits and array.size:
+                    digits = group.digits[key]
+                    # HDF5 rounds what lies above the array's least value: that has to be round
+                    array = np.round(array.astype(np.float64), digits).astype(np.float32)
+                    storage = {"scaleoffset": digits, "chunks": array.shape}
+                dataset = target.create_dataset(key, data=array, **storage)
+                for attribute, value in group.attributes.get(key, {}).items():
+                    dataset.attrs[attribute] = value
+        file.flush()
+        return file.id.get_file_image()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is whole or as it was before, whatever happens; OSError if not."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a rename to the disk, where the system lets folders be opened."""
+    if sys.platform == "win32":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_segments(final: Path) -> None:
+    """Remove the segments of a run that was killed when it did not need them any more."""
+    with sole_run(final):
+        shutil.rmtree(final.with_name(final.name + ".parts"), ignore_errors=True)
+
+
+@contextmanager
+def _causes(path: Path) -> Iterator[None]:
+    """Name the cause of a failed write in words."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        why = " ".join(str(error).split())
+        cause = cause_of(error) or f"cannot be written ({why}); check the folder"
+        raise SamfeatError(path, cause) from error

@@ -1,0 +1,261 @@
+"""What made a file: stage, configuration, weights and inputs, kept with every output.
+
+In an HDF5 file it is the root attribute ``made_by`` (JSON); beside any other file it is
+``<file>.made_by.json``, inside a folder ``made_by.json``. A stage that finds its output compares:
+the same maker means that the work is done, another one is an error and never silently reused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from ..errors import SamfeatError, cause_of
+from .textlines import write_atomically
+
+ATTRIBUTE = "made_by"
+_COMPARED = ("stage", "config", "weights_sha256", "inputs")
+_MEND = "give --overwrite to make it anew, or another output"
+_BLOCK = 1 << 16
+_SAMPLES = 64
+
+
+def made_by(
+    stage: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    weights_sha256: str | None = None,
+) -> dict[str, Any]:
+    """A record of how an output is made, as plain JSON values.
+
+    Arguments:
+        stage: the stage's name, such as ``"features"``.
+        config: every option that changes the result.
+        inputs: a hash for each input, by its name; see :func:`file_hash`, :func:`names_hash`.
+        weights_sha256: digest of the network's weights where one took part.
+    """
+    record: dict[str, Any] = {"stage": stage, "config": dict(config), "inputs": dict(inputs)}
+    if weights_sha256 is not None:
+        record["weights_sha256"] = weights_sha256
+    record["versions"] = _versions()
+    return json.loads(json.dumps(record))
+
+
+def differences(
+    existing: Mapping[str, Any], wanted: Mapping[str, Any], *, inputs: bool = True
+) -> list[str]:
+    """What tells two records apart, in words; versions are not compared.
+
+    Arguments:
+        inputs: whether other inputs count as a difference.
+    """
+    found = []
+    for key in _COMPARED:
+        old, new = existing.get(key), wanted.get(key)
+        if old == new or (key == "inputs" and not inputs):
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            for name in sorted(old.keys() | new.keys()):
+                if old.get(name) != new.get(name):
+                    found.append(_changed(name, old.get(name), new.get(name), key == "inputs"))
+        else:
+            found.append(_changed(key, old, new, False))
+    return found
+
+
+def check(
+    existing: Mapping[str, Any] | None,
+    wanted: Mapping[str, Any],
+    path: Path,
+    *,
+    inputs: bool = True,
+) -> None:
+    """Refuse an existing output that was not made as wanted.
+
+    Arguments:
+        existing: the record found with the output, None when there is none.
+        wanted: the record of what would be made now.
+        path: the output, for the message.
+        inputs: whether other inputs count as a difference.
+
+    Raises:
+        SamfeatError: no record, or one that differs; says in what.
+    """
+    if existing is None:
+        raise SamfeatError(path, "it does not say what made it", _MEND)
+    found = differences(existing, wanted, inputs=inputs)
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise SamfeatError(path, f"made differently: {'; '.join(found[:3])}{more}", _MEND)
+
+
+def sidecar(output: Path) -> Path:
+    """Where the record of a text file or a folder lies."""
+    return output / "made_by.json" if output.is_dir() else Path(f"{output}.made_by.json")
+
+
+def write_sidecar(output: Path, record: Mapping[str, Any]) -> Path:
+    """Write the record of a text file, or of a folder that exists, beside or into it."""
+    return write_atomically(sidecar(output), json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+def read_sidecar(output: Path) -> dict[str, Any] | None:
+    """The record of a text file or folder; None when there is none.
+
+    Raises:
+        SamfeatError: a record that is not JSON.
+    """
+    path = sidecar(output)
+    try:
+        return _parsed(path.read_text(encoding="utf-8"), path)
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError):
+        raise SamfeatError(path, "it cannot be read", _MEND) from None
+
+
+def read_hdf5(path: Path) -> dict[str, Any] | None:
+    """The record in an HDF5 file; None when it has none.
+
+    Raises:
+        SamfeatError: the file cannot be read as HDF5.
+    """
+    with open_hdf5(path) as file, reading_hdf5(path):
+        text = file.attrs.get(ATTRIBUTE)
+        return None if text is None else _parsed(text, path)
+
+
+def is_made(output: Path, wanted: Mapping[str, Any], *, overwrite: bool = False) -> bool:
+    """Whether a text output is there and made as wanted; False when it is to be made.
+
+    Raises:
+        SamfeatError: it is there but was made differently, and ``overwrite`` is not set.
+    """
+    if overwrite or not output.exists():
+        return False
+    check(read_sidecar(output), wanted, output)
+    return True
+
+
+def write_text(output: Path, text: str, record: Mapping[str, Any]) -> Path:
+    """Write a text output and its record so that a kill never leaves one with a wrong record."""
+    try:
+        output.unlink(missing_ok=True)
+    except OSError as error:
+        raise SamfeatError(
+            output, f"cannot be replaced ({error.strerror})", "check the folder"
+        ) from None
+    write_sidecar(output, record)
+    return write_atomically(output, text)
+
+
+def names_hash(names: Iterable[str]) -> str:
+    """SHA-256 over names (or any texts without line ends); their order does not matter."""
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """A hash that stands for a file as an input.
+
+    Text and other small files: SHA-256 of the content. HDF5 files, which may have gigabytes: of
+    their record and the names in them; of one without a record (hloc made it) the names, the
+    size, and 64 blocks spread over the file.
+
+    Raises:
+        SamfeatError: the file is missing or cannot be read.
+    """
+    if not path.is_file():
+        raise SamfeatError(path, "no such file", "check the path or run the stage that makes it")
+    digest = hashlib.sha256()
+    try:
+        if not h5py.is_hdf5(path):
+            with path.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+            return digest.hexdigest()
+        with open_hdf5(path) as file, reading_hdf5(path):
+            text = file.attrs.get(ATTRIBUTE)
+            names: list[str] = []
+            file.visit(names.append)
+        digest.update("\n".join(sorted(names)).encode())
+        if text is not None:
+            record = _parsed(text, path)
+            compared = {key: record.get(key) for key in _COMPARED}
+            digest.update(json.dumps(compared, sort_keys=True).encode())
+        else:
+            size = path.stat().st_size
+            digest.update(str(size).encode())
+            with path.open("rb") as stream:
+                for i in range(_SAMPLES):
+                    stream.seek(max(0, size - _BLOCK) * i // (_SAMPLES - 1))
+                    digest.update(stream.read(_BLOCK))
+    except OSError as error:
+        raise SamfeatError(path, f"cannot be read ({error})", "make it again") from None
+    return digest.hexdigest()
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """An HDF5 file open for reading.
+
+    Raises:
+        SamfeatError: missing, or not (a whole) HDF5 file.
+    """
+    if not path.is_file():
+        raise SamfeatError(path, "no such file", "check the path or run the stage that makes it")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        if (cause := cause_of(error)) is not None:
+            raise SamfeatError(path, cause) from None
+        why = " ".join(str(error).split())
+        raise SamfeatError(
+            path, f"cannot be read as HDF5 ({why})", "delete it and make it again"
+        ) from None
+
+
+@contextmanager
+def reading_hdf5(path: Path) -> Iterator[None]:
+    """Raise what HDF5 says of a damaged file in the block as a SamfeatError that names it."""
+    try:
+        yield
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        why = " ".join(str(error).split())
+        raise SamfeatError(
+            path, cause_of(error) or f"damaged ({why}); delete it and make it again"
+        ) from None
+
+
+def _changed(name: str, old: Any, new: Any, is_input: bool) -> str:
+    if is_input:
+        return f"its input {name} has changed"
+    if name == "weights_sha256":
+        old, new = (None if v is None else str(v)[:12] for v in (old, new))
+    return f"{name} was {json.dumps(old)} and is now {json.dumps(new)}"
+
+
+def _parsed(text: Any, path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(text)
+    except (TypeError, ValueError):
+        record = None
+    if not isinstance(record, dict):
+        raise SamfeatError(path, "its made_by record is not JSON", _MEND)
+    return record
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in ("samfeat-hloc", "torch", "numpy", "h5py", "pycolmap", "faiss-cpu"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

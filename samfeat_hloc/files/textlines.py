@@ -1,0 +1,80 @@
+"""Lines of the small text files of hloc and the benchmark, and writing such files atomically."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from pathlib import Path
+
+from ..errors import SamfeatError, cause_of
+
+
+def read_text(path: Path) -> str:
+    """The whole text of a UTF-8 file with ``\\n`` line ends, a byte-order mark kept.
+
+    Raises:
+        SamfeatError: missing, a folder, not readable, or not text.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SamfeatError(path, "no such file", "check the path") from None
+    except IsADirectoryError:
+        raise SamfeatError(path, "this is a folder, not a text file", "name a file") from None
+    except UnicodeDecodeError:
+        raise SamfeatError(path, "this is not UTF-8 text", "save it as plain UTF-8") from None
+    except OSError as error:
+        raise SamfeatError(path, f"cannot be read ({error.strerror})", "check it") from None
+    if "\0" in text:
+        raise SamfeatError(path, "this is a binary file, not text", "check the path")
+    return text
+
+
+def data_lines(path: Path) -> list[tuple[int, list[str]]]:
+    """The lines that say something: ``(line number from 1, tokens)``.
+
+    Blank lines, lines that start with ``#``, a byte-order mark and Windows line ends are passed
+    over.
+
+    Raises:
+        SamfeatError: as ``read_text``.
+    """
+    lines = read_text(path).removeprefix("\ufeff").split("\n")
+    numbered = ((number, line.strip()) for number, line in enumerate(lines, start=1))
+    return [(number, line.split()) for number, line in numbered if line and line[0] != "#"]
+
+
+def parse_number(token: str) -> float:
+    """A decimal number; ValueError for anything else, NaN and infinity included."""
+    value = float(token) if token.isascii() and "_" not in token else math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"'{token}' is not a finite number")
+    return value
+
+
+def write_atomically(path: Path, text: str) -> Path:
+    """Write UTF-8 text so that ``path`` is either the old file or the whole new one.
+
+    Folders above it are made. Returns ``path``.
+
+    Raises:
+        SamfeatError: the folder cannot be made or written to.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        why = cause_of(error) or f"cannot be written ({error.strerror}); check the folder"
+        raise SamfeatError(path, why) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,1 @@
+"""Changes of view and of light, as arrays; of training and of evaluation."""

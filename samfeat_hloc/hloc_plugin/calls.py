@@ -1,0 +1,48 @@
+"""hloc itself: whether it is there, its modules, and the record of what it made."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from pathlib import Path
+from typing import Any
+
+from ..errors import SamfeatError
+from ..files import provenance
+from . import HLOC_ADDRESS, NOT_INSTALLED, register
+from .files import hloc_errors
+
+logger = logging.getLogger(__name__)
+
+
+def check_installed() -> str:
+    """hloc's version; raises a SamfeatError that says how to install hloc where it is not."""
+    if not register(quiet=True):
+        raise SamfeatError("--engine hloc", NOT_INSTALLED, "or use --engine native")
+    return str(importlib.import_module("hloc").__version__)
+
+
+def hloc_module(name: str) -> Any:
+    """One of hloc's modules, with SAMFeat registered."""
+    check_installed()
+    with hloc_errors(name, Path(f"hloc.{name}")):
+        return importlib.import_module(f"hloc.{name}")
+
+
+def made_by_hloc(
+    stage: str, config: dict[str, Any], inputs: dict[str, str], weights_sha256: str | None = None
+) -> dict[str, Any]:
+    """Provenance that tells hloc's files from the native ones."""
+    version = check_installed()
+    made_by = provenance.made_by(stage, {"engine": "hloc", **config}, inputs, weights_sha256)
+    made_by["versions"]["hloc"] = version
+    return made_by
+
+
+def say_native(stage: str) -> None:
+    logger.warning(
+        "this hloc's %s was written for pycolmap 0.x, so it is done natively; for hloc's own:"
+        ' pip install --upgrade "hloc @ %s"',
+        stage,
+        HLOC_ADDRESS,
+    )

@@ -1,0 +1,1 @@
+"""Saved maps: building, changing, and localizing photos in them."""

@@ -1,0 +1,397 @@
+"""A saved map: one folder with all that localizing a photo needs, and nothing else.
+
+::
+
+    manifest.json                what it is, which files belong to it, and their SHA-256
+    vocabulary.npy               (K, D) float32, words of the retrieval's VLAD
+    images-0000/images.json      the images' names, cameras and poses
+    images-0000/counts.npy       (M,) int64, keypoints of each image
+    images-0000/keypoints.npy    (sum, 2) float32, corner of the image at (0, 0)
+    images-0000/descriptors.npy  (sum, D) float16
+    images-0000/global.npy       (M, K * D) float32, for retrieval
+    points-0000/xyz.npy          (P, 3) float64, the points' places in the world
+    points-0000/ids.npy          (P,) int64, their ids, ascending; the COLMAP model's first
+    points-0000/seen.npy         (sum of all images,) int32, each keypoint's row in xyz or -1
+
+Images that are added later make a folder of their own (``images-0001``); those that are removed
+make their folder anew without them. What keypoints see is written anew in both cases, to another
+folder (``points-0001``). The manifest is written last and in one step: until then the map is the
+old one. Nothing in a map can carry code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..colmap.cameras import CAMERA_MODELS, Camera
+from ..colmap.poses import Pose
+from ..errors import SamfeatError
+from ..feature.options import ExtractOptions
+from ..files.locks import FileLock
+from ..files.textlines import read_text, write_atomically
+
+FORMAT = "samfeat map"
+VERSION = 2
+MANIFEST = "manifest.json"
+_VOCABULARY = "vocabulary.npy"
+_SEGMENT_ARRAYS = ("counts", "keypoints", "descriptors", "global")
+_POINT_ARRAYS = ("xyz", "ids", "seen")
+_MEND = "copy the map again or build it anew"
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenImage:
+    """A database image and what it sees of the map.
+
+    Attributes:
+        pose: cam_from_world.
+        keypoints: (N, 2) float32 pixels, the corner of the image at (0, 0).
+        descriptors: (N, D) float16.
+        points: (N,) int32, rows of the map's points, -1 for none.
+        global_descriptor: (K * D,) float32.
+    """
+
+    name: str
+    camera: Camera
+    pose: Pose
+    keypoints: np.ndarray
+    descriptors: np.ndarray
+    points: np.ndarray
+    global_descriptor: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenMap:
+    """A map in memory; nothing changes it.
+
+    Attributes:
+        extraction: how its images were extracted, and queries are by default.
+        weights_sha256: of the network that did.
+        images: in the order in which they came.
+        global_descriptors: (M, K * D) float32, a row an image.
+        vocabulary: (K, D) float32.
+        xyz: (P, 3) float64; point_ids: (P,) int64.
+    """
+
+    extraction: ExtractOptions
+    weights_sha256: str
+    images: list[FrozenImage]
+    global_descriptors: np.ndarray
+    vocabulary: np.ndarray
+    xyz: np.ndarray
+    point_ids: np.ndarray
+
+    @property
+    def num_observations(self) -> int:
+        return sum(int(np.count_nonzero(image.points >= 0)) for image in self.images)
+
+
+def read(folder: Path) -> FrozenMap:
+    """Read a saved map; every file is compared with its hash in the manifest.
+
+    Raises:
+        SamfeatError: no map, one of another version, a file that is missing or has changed.
+    """
+    manifest = _manifest(folder)
+    for name, digest in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise SamfeatError(path, "this file of the map is missing", _MEND)
+        if _sha256(path) != digest:
+            raise SamfeatError(path, "not as the map's manifest says", _MEND)
+    try:
+        segments = [_read_segment(folder / name) for name in manifest["segments"]]
+        xyz, point_ids, images = _read_points(
+            folder / manifest["points"], [image for segment, _ in segments for image in segment]
+        )
+        return FrozenMap(
+            extraction=ExtractOptions(**manifest["extraction"]),
+            weights_sha256=manifest["weights_sha256"],
+            images=images,
+            global_descriptors=segments[0][1]
+            if len(segments) == 1
+            else np.concatenate([matrix for _, matrix in segments]),
+            vocabulary=_array(folder / _VOCABULARY),
+            xyz=xyz,
+            point_ids=point_ids,
+        )
+    except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
+        why = " ".join(str(error).split())
+        raise SamfeatError(folder, f"not a map of version {VERSION} ({why})", _MEND) from error
+
+
+def create(folder: Path, frozen: FrozenMap) -> Path:
+    """Write a map into a folder that exists and is empty."""
+    _save(folder / _VOCABULARY, frozen.vocabulary)
+    _write_segment(folder / "images-0000", frozen.images)
+    _write_points(folder / "points-0000", frozen.xyz, frozen.point_ids, frozen.images)
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "weights_sha256": frozen.weights_sha256,
+        "extraction": frozen.extraction.asdict(),
+        "segments": ["images-0000"],
+        "points": "points-0000",
+    }
+    _write_manifest(folder, manifest, {})
+    return folder
+
+
+def extend(folder: Path, frozen: FrozenMap) -> None:
+    """Bring a saved map to what ``frozen`` is: the saved map's images and more, and more points.
+
+    Of the images that are there only what their keypoints see may differ.
+
+    Raises:
+        SamfeatError: the saved map is another, another process changes it, or the folder cannot
+            be written.
+    """
+    with _changing(folder) as manifest:
+        there = [name for segment in manifest["segments"] for name in _names(folder / segment)]
+        if [image.name for image in frozen.images[: len(there)]] != there:
+            raise SamfeatError(folder, "the map was changed meanwhile", "run this again")
+        known = dict(manifest["files"])
+        segment = _next(manifest["segments"])
+        _write_segment(folder / segment, frozen.images[len(there) :])
+        manifest["segments"].append(segment)
+        manifest["points"] = _next([manifest["points"]])
+        _write_points(folder / manifest["points"], frozen.xyz, frozen.point_ids, frozen.images)
+        _write_manifest(folder, manifest, known)
+
+
+def drop(folder: Path, names: Sequence[str]) -> None:
+    """Remove images from a saved map: their poses, keypoints and descriptors.
+
+    As in COLMAP, points that are left with fewer than two observations go too.
+
+    Raises:
+        SamfeatError: a name that the map does not have, or all of them; another process changes
+            the map, or the folder cannot be written.
+    """
+    unwanted = set(names)
+    with _changing(folder) as manifest:
+        frozen = read(folder)
+        known = {image.name for image in frozen.images}
+        missing = sorted(unwanted - known)
+        if missing:
+            raise SamfeatError(folder, f"no image {missing[0]} in this map", "check the name")
+        if unwanted == known:
+            raise SamfeatError(folder, "these are all its images", "delete the folder instead")
+        files = dict(manifest["files"])
+        segments: list[str] = []
+        by_name = {image.name: image for image in frozen.images}
+        for segment in manifest["segments"]:
+            held = _names(folder / segment)
+            left = [by_name[name] for name in held if name not in unwanted]
+            if len(left) == len(held):
+                segments.append(segment)
+            elif left:
+                segments.append(_next([*manifest["segments"], *segments]))
+                _write_segment(folder / segments[-1], left)
+        manifest["segments"] = segments
+        manifest["points"] = _next([manifest["points"]])
+        _write_points(folder / manifest["points"], *_without(frozen, unwanted))
+        _write_manifest(folder, manifest, files)
+
+
+def _without(
+    frozen: FrozenMap, names: set[str]
+) -> tuple[np.ndarray, np.ndarray, list[FrozenImage]]:
+    """Points, ids and images of a map without some images and points of fewer than two views."""
+    images = [image for image in frozen.images if image.name not in names]
+    seen = np.concatenate([image.points for image in images])
+    observations = np.bincount(seen[seen >= 0], minlength=len(frozen.xyz))
+    kept = observations >= 2
+    row = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1).astype(np.int32)  # -1 stays -1
+    left = [replace(image, points=row[image.points]) for image in images]
+    return frozen.xyz[kept], frozen.point_ids[kept], left
+
+
+@contextmanager
+def _changing(folder: Path) -> Iterator[dict[str, Any]]:
+    """The manifest, while no other process changes the map; leftovers of a kill are removed."""
+    _manifest(folder)  # a folder that is no map gets no lock file
+    lock = FileLock(folder / ".lock", folder)
+    try:
+        manifest = _manifest(folder)
+        _tidy(folder, manifest)
+        yield manifest
+        _tidy(folder, _manifest(folder))
+    except OSError as error:
+        raise SamfeatError(
+            folder, f"cannot be written ({error.strerror})", "check the folder and the free space"
+        ) from None
+    finally:
+        lock.release()
+
+
+def _tidy(folder: Path, manifest: dict[str, Any]) -> None:
+    """Remove folders that the manifest does not name."""
+    for path in [*folder.glob("images-*"), *folder.glob("points-*")]:
+        if path.name not in (*manifest["segments"], manifest["points"]):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _next(names: Sequence[str]) -> str:
+    """A folder's name with the number after the highest."""
+    number = max(int(name.rpartition("-")[2]) for name in names) + 1
+    return f"{names[0].rpartition('-')[0]}-{number:04d}"
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise SamfeatError(folder, "no map here", "make one with `samfeat map build`")
+    try:
+        manifest = json.loads(read_text(path))
+        found = (manifest["format"], manifest["version"])
+        files, segments = manifest["files"], manifest["segments"]
+        folders = [*segments, manifest["points"]] if found == (FORMAT, VERSION) else []
+        if folders and not (
+            segments
+            and all(Path(name).name == name for name in folders)
+            and set(files) == set(_files(manifest))
+        ):
+            raise ValueError
+    except (ValueError, KeyError, TypeError):
+        raise SamfeatError(path, "not the manifest of a map", _MEND) from None
+    if found != (FORMAT, VERSION):
+        raise SamfeatError(
+            path,
+            (f"{found[0]} of version {found[1]}, but this program reads version {VERSION}"),
+            "build the map anew",
+        )
+    return manifest
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any], known: dict[str, str]) -> None:
+    """Write it with the hashes of its files; those of folders that have not changed are known."""
+    manifest["files"] = {
+        name: known.get(name) or _sha256(folder / name) for name in _files(manifest)
+    }
+    write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+
+def _files(manifest: dict[str, Any]) -> list[str]:
+    return [
+        _VOCABULARY,
+        *(f"{s}/{name}.npy" for s in manifest["segments"] for name in _SEGMENT_ARRAYS),
+        *(f"{s}/images.json" for s in manifest["segments"]),
+        *(f"{manifest['points']}/{name}.npy" for name in _POINT_ARRAYS),
+    ]
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _write_segment(folder: Path, images: Sequence[FrozenImage]) -> None:
+    folder.mkdir()
+    listed = [
+        {
+            "name": image.name,
+            "camera": [image.camera.model, image.camera.width, image.camera.height,
+                       *image.camera.params],
+            "qvec": image.pose.qvec.tolist(),
+            "tvec": image.pose.tvec.tolist(),
+        }
+        for image in images
+    ]  # fmt: skip
+    lines = ",\n".join(json.dumps(entry) for entry in listed)
+    write_atomically(folder / "images.json", f"[\n{lines}\n]\n")
+    counts = np.array([len(image.keypoints) for image in images], dtype=np.int64)
+    _save(folder / "counts.npy", counts)
+    for name, dtype, arrays in (
+        ("keypoints", np.float32, [image.keypoints for image in images]),
+        ("descriptors", np.float16, [image.descriptors for image in images]),
+    ):
+        _save(folder / f"{name}.npy", np.concatenate(arrays).astype(dtype, copy=False))
+    stacked = np.stack([image.global_descriptor for image in images]).astype(np.float32, copy=False)
+    _save(folder / "global.npy", stacked)
+
+
+def _write_points(
+    folder: Path, xyz: np.ndarray, ids: np.ndarray, images: Sequence[FrozenImage]
+) -> None:
+    folder.mkdir()
+    seen = np.concatenate([image.points for image in images]).astype(np.int32, copy=False)
+    for name, array in zip(_POINT_ARRAYS, (xyz, ids, seen), strict=True):
+        _save(folder / f"{name}.npy", array)
+
+
+def _names(folder: Path) -> list[str]:
+    return [entry["name"] for entry in json.loads(read_text(folder / "images.json"))]
+
+
+def _read_segment(folder: Path) -> tuple[list[FrozenImage], np.ndarray]:
+    """The images, points left out, and their global descriptors, which are views of one matrix."""
+    listed = json.loads(read_text(folder / "images.json"))
+    counts, keypoints, descriptors, matrix = (
+        _array(folder / f"{name}.npy") for name in _SEGMENT_ARRAYS
+    )
+    ends = np.cumsum(counts)
+    if not len(listed) == len(counts) == len(matrix) or any(
+        len(array) != counts.sum() for array in (keypoints, descriptors)
+    ):
+        raise ValueError(f"the arrays of {folder.name} differ in length")
+    images = []
+    for row, (entry, count, end) in enumerate(zip(listed, counts, ends, strict=True)):
+        part = slice(end - count, end)
+        images.append(
+            FrozenImage(
+                name=entry["name"],
+                camera=_camera(entry["camera"]),
+                pose=Pose(np.array(entry["qvec"]), np.array(entry["tvec"])),
+                keypoints=keypoints[part],
+                descriptors=descriptors[part],
+                points=np.zeros(0, dtype=np.int32),
+                global_descriptor=matrix[row],
+            )
+        )
+    return images, matrix
+
+
+def _read_points(
+    folder: Path, images: Sequence[FrozenImage]
+) -> tuple[np.ndarray, np.ndarray, list[FrozenImage]]:
+    """The points, their ids, and the images with the points that they see."""
+    xyz, ids, seen = (_array(folder / f"{name}.npy") for name in _POINT_ARRAYS)
+    ends = np.cumsum([len(image.keypoints) for image in images])
+    if len(seen) != ends[-1] or len(ids) != len(xyz):
+        raise ValueError(f"the arrays of {folder.name} do not fit the images")
+    if seen.size and not -1 <= seen.min() <= seen.max() < len(xyz):
+        raise ValueError("an image sees points that are not there")
+    parts = np.split(seen, ends[:-1])
+    return xyz, ids, [replace(i, points=part) for i, part in zip(images, parts, strict=True)]
+
+
+def _camera(values: list[Any]) -> Camera:
+    model, width, height, *params = values
+    if model not in CAMERA_MODELS or len(params) != CAMERA_MODELS[model][1]:
+        raise ValueError(f"camera {values!r}")
+    return Camera(model, int(width), int(height), tuple(float(value) for value in params))
+
+
+def _array(path: Path) -> np.ndarray:
+    return np.load(path, allow_pickle=False)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as stream:
+        np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
+        stream.flush()
+        os.fsync(stream.fileno())

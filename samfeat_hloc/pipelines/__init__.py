@@ -1,0 +1,1 @@
+"""Whole runs: from a dataset, or photos, to results."""

@@ -1,0 +1,196 @@
+"""The whole way from a folder of photos without poses to a COLMAP model, stage by stage."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from samfeat_hloc.files.pair_lists import read_pairs
+
+from ..colmap import structure_from_motion
+from ..colmap.structure_from_motion import SfmConfig
+from ..errors import SamfeatError
+from ..evaluation.reconstruction import ReconstructionFigures, evaluate
+from ..evaluation.record import measurement
+from ..feature.presets import PRESETS
+from ..files import provenance
+from ..files.images import list_images
+from ..files.textlines import write_atomically
+from ..localization import features, global_descriptors, matches, pairs
+from . import methods
+
+logger = logging.getLogger(__name__)
+
+PAIRING = ("auto", "exhaustive", "retrieval")
+MOST_EXHAUSTIVE = 100  # photos; "auto" retrieves from there on
+_CLUSTERS = 64
+
+
+@dataclass(frozen=True)
+class ReconstructOptions:
+    """How to reconstruct.
+
+    method: features, "samfeat" or "rootsift".
+    conf: a preset of extraction; RootSIFT takes its size and number of keypoints.
+    weights: SAMFeat's checkpoint; None for the shipped one.
+    official_weights: `weights` is a file of the paper's public release.
+    pairing: "exhaustive", "retrieval" (VLAD of the features), or "auto": all pairs up to
+        `MOST_EXHAUSTIVE` photos.
+    pairs: a list of pairs to use instead.
+    num_retrieved: photos retrieved for each photo.
+    sfm: cameras and mapper.
+    workers: threads that decode photos.
+    overwrite: make everything anew.
+    """
+
+    method: str = "samfeat"
+    conf: str = "samfeat_aachen"
+    weights: Path | None = None
+    official_weights: bool = False
+    pairing: str = "auto"
+    pairs: Path | None = None
+    num_retrieved: int = 20
+    sfm: SfmConfig = field(default_factory=SfmConfig)
+    workers: int = 2
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        for option, value, known in (
+            ("feature-type", self.method, methods.METHODS),
+            ("preset", self.conf, tuple(PRESETS)),
+            ("pairing", self.pairing, PAIRING),
+        ):
+            if value not in known:
+                raise SamfeatError(f"--{option} {value}", f"choose from {', '.join(known)}")
+        for option in ("num_retrieved", "workers"):
+            if getattr(self, option) < 1:
+                raise SamfeatError(f"--{option.replace('_', '-')}", "give a number from 1")
+        methods.check(self.method, self.weights, self.official_weights)
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """What a run leaves: the models, the largest first, and the figures of that one.
+
+    left_out: photos that are in no model.
+    """
+
+    models: list[Path]
+    num_images: int
+    figures: ReconstructionFigures
+    left_out: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain numbers."""
+        return {
+            "images": self.num_images,
+            "left_out": self.left_out,
+            **self.figures.as_json(),
+        }
+
+
+def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = None) -> Reconstructed:
+    """Reconstruct the photos below a folder.
+
+    Leaves features.h5, the pairs, matches.h5, database.db (COLMAP's, verified), sparse/0, 1, ...
+    (models, the largest first) and summary.json in `outputs`. A run that was interrupted goes on.
+
+    Raises:
+        SamfeatError: no or broken photos, fewer than two, nothing to reconstruct, or files in
+            `outputs` that were made differently.
+    """
+    options = options or ReconstructOptions()
+    names = list_images(image_dir)
+    if len(names) < 2:
+        raise SamfeatError(image_dir, "a single photo", "reconstruction needs several")
+    outputs.mkdir(parents=True, exist_ok=True)
+    again: dict[str, Any] = {"overwrite": options.overwrite}
+    feature_file = extract(image_dir, names, outputs / "features.h5", options)
+    pairs_file = choose_pairs(names, outputs, feature_file, options)
+    match_file = matches.main(
+        pairs_file, feature_file, outputs / "matches.h5",
+        config=methods.match_config(options.method), **again,
+    )  # fmt: skip
+    database = structure_from_motion.verified_database(
+        image_dir, pairs_file, feature_file, match_file, outputs / "database.db",
+        config=options.sfm, **again,
+    )  # fmt: skip
+    models = structure_from_motion.main(
+        image_dir, database, outputs / "sparse", config=options.sfm, **again
+    )
+    figures = evaluate(outputs, options.method)
+    left_out = structure_from_motion.left_out(names, models)
+    if left_out:
+        logger.warning(
+            "models: %d of %d photos are in no model: %s",
+            len(left_out), len(names), ", ".join(left_out),
+        )  # fmt: skip
+    done = Reconstructed(models, len(names), figures, left_out)
+    configuration = {"images": image_dir, **asdict(options)}
+    content = {**done.as_json(), **measurement(configuration)}
+    write_atomically(outputs / "summary.json", json.dumps(content, indent=1) + "\n")
+    return done
+
+
+def extract(image_dir: Path, names: list[str], output: Path, options: ReconstructOptions) -> Path:
+    """The features of a method; see `features.main`."""
+    model, how = methods.load(options.method, options.weights, options.official_weights)
+    return features.main(
+        image_dir, names, output, model=model, options=PRESETS[options.conf], extract=how,
+        workers=options.workers, overwrite=options.overwrite,
+    )  # fmt: skip
+
+
+def exhaustive_pairs(names: list[str], output: Path, *, overwrite: bool = False) -> Path:
+    """Pair every image with every other one.
+
+    Raises:
+        SamfeatError: an output that was made differently.
+    """
+    made_by = provenance.made_by(
+        "pairs", {"from": "exhaustive"}, {"images": provenance.names_hash(names)}
+    )
+    if provenance.is_made(output, made_by, overwrite=overwrite):
+        logger.info("pairs: %s is there already, skipped", output)
+        return output
+    text = "".join(f"{a} {b}\n" for a, b in combinations(names, 2))
+    return provenance.write_text(output, text, made_by)
+
+
+def choose_pairs(
+    names: list[str], outputs: Path, feature_file: Path, options: ReconstructOptions
+) -> Path:
+    """The pairs file to match by: the one given, or all pairs, or retrieved ones.
+
+    Raises:
+        SamfeatError: a given list with names that are not among the images, or pairs in
+            `outputs` that were made differently.
+    """
+    if options.pairs is not None:
+        known = set(names)
+        for name in (name for pair in read_pairs(options.pairs) for name in pair):
+            if name not in known:
+                raise SamfeatError(options.pairs, f"{name} is not in the image folder")
+        return options.pairs
+    exhaustive = options.pairing == "exhaustive"
+    if options.pairing == "auto":
+        exhaustive = len(names) <= MOST_EXHAUSTIVE
+    again: dict[str, Any] = {"overwrite": options.overwrite}
+    if exhaustive:
+        return exhaustive_pairs(names, outputs / "pairs-exhaustive.txt", **again)
+    descriptors = global_descriptors.main(
+        feature_file, names, [], outputs / "global-descriptors.h5", clusters=_CLUSTERS, **again
+    )
+    return pairs.from_retrieval(
+        descriptors, names, names, outputs / f"pairs-vlad{options.num_retrieved}.txt",
+        num_matched=options.num_retrieved, **again,
+    )  # fmt: skip
+
+
+def with_method(options: ReconstructOptions, method: str) -> ReconstructOptions:
+    """The same options for another method's features."""
+    return replace(options, method=method, weights=None, official_weights=False)

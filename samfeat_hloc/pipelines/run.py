@@ -1,0 +1,379 @@
+"""The whole way from photos to a submission: every stage after the other, each skipped when done.
+
+Stages meet only in the files of the outputs folder, so any of them can be run alone, replaced, or
+taken from another program; `--engine hloc` takes hloc's own.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from samfeat_hloc.files.pair_lists import read_pairs
+
+from ..datasets.aachen import AachenDataset
+from ..errors import SamfeatError
+from ..evaluation.localization import LocalizationEvaluation, by_base_name, evaluate
+from ..feature.presets import PRESETS
+from ..files.textlines import write_atomically
+from ..localization import (
+    features,
+    global_descriptors,
+    localize,
+    mapping,
+    matches,
+    pairs,
+    places,
+    submission,
+)
+from ..localization.result import LocalizationResult
+from ..parallel.cluster import Cluster
+from . import methods
+from .run_options import VLAD, RunOptions
+from .summary import RunSummary, StageSummary, count_keypoints, count_matches, map_figures
+
+logger = logging.getLogger(__name__)
+
+STAGES = (
+    "features", "pairs-db", "matches-db", "map", "global-descriptors", "pairs-query",
+    "matches-query", "places", "localize",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run leaves: its files, and what was found."""
+
+    dataset: AachenDataset
+    outputs: Path
+    model: Any  # SAMFeat, or what stands for RootSIFT
+    features: Path
+    map_dir: Path
+    matches_query: Path
+    submission: Path
+    result: LocalizationResult
+    evaluation: LocalizationEvaluation | None
+    summary: RunSummary
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The stages of an engine; the signatures are those of the native ones."""
+
+    features: Callable[..., Path]
+    pairs_from_covisibility: Callable[..., Path]
+    pairs_from_retrieval: Callable[..., Path]
+    matches: Callable[..., Path]
+    mapping: Callable[..., Path]
+    localize: Callable[..., LocalizationResult]
+
+
+def choose_engine(name: str) -> Engine:
+    """The stages of the native engine, or of hloc (a SamfeatError where it is not installed)."""
+    if name == "hloc":
+        hloc = import_module("samfeat_hloc.hloc_plugin.engine")
+        hloc.check_installed()
+        return Engine(
+            features=hloc.features,
+            pairs_from_covisibility=hloc.pairs_from_covisibility,
+            pairs_from_retrieval=hloc.pairs_from_retrieval,
+            matches=hloc.matches,
+            mapping=hloc.mapping,
+            localize=hloc.localize,
+        )
+    return Engine(
+        features=features.main,
+        pairs_from_covisibility=pairs.from_covisibility,
+        pairs_from_retrieval=pairs.from_retrieval,
+        matches=matches.main,
+        mapping=mapping.main,
+        localize=localize.main,
+    )
+
+
+@dataclass
+class _Clock:
+    """Times the stages; one whose output is as old as before was skipped."""
+
+    stages: list[StageSummary] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
+
+    @contextmanager
+    def stage(self, name: str, output: Path) -> Iterator[dict[str, Any]]:
+        """Yields a dict for the stage's figures, which may be filled later too."""
+        before = _modified(output)
+        start = time.perf_counter()
+        figures: dict[str, Any] = {}
+        yield figures
+        seconds = time.perf_counter() - start
+        skipped = before is not None and _modified(output) == before
+        self.stages.append(StageSummary(name, seconds, skipped, figures))
+
+
+@contextmanager
+def _beside(work: Callable[[], None], name: str, *, wait: bool) -> Iterator[None]:
+    """Do ``work`` in a thread beside the block, at whose end it is waited for; its error is raised.
+
+    Where the block fails, the thread is waited for too, but not where the user interrupts it.
+
+    Args:
+        wait: do it before the block.
+    """
+    if wait:
+        work()
+        yield
+        return
+    failed: list[BaseException] = []
+
+    def go() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = Thread(target=go, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    except Exception:
+        thread.join()
+        raise
+    thread.join()
+    if failed:
+        raise failed[0]
+
+
+def run(
+    dataset_dir: Path,
+    outputs: Path,
+    options: RunOptions | None = None,
+    *,
+    cluster: Cluster | None = None,
+) -> Run:
+    """Map the database images of a dataset, localize its queries, write and check the submission.
+
+    Args:
+        dataset_dir: dataset in Aachen v1.1's layout.
+        outputs: folder for all files; made when missing. A run that was interrupted goes on.
+        options: see `RunOptions`.
+        cluster: where to extract, match and localize, with the native engine; None for here.
+
+    Raises:
+        SamfeatError: whatever is wrong with dataset, options or files already in `outputs`.
+    """
+    options = options or RunOptions()
+    if cluster is not None and options.engine != "native":
+        raise SamfeatError("--workers ray", "only the native engine works on a cluster")
+    if cluster is not None and options.features != "samfeat":
+        raise SamfeatError("--workers ray", "only SAMFeat is extracted on a cluster")
+    engine = choose_engine(options.engine)
+    spread: dict[str, Any] = {} if cluster is None else {"cluster": cluster}
+    dataset = AachenDataset.open(dataset_dir)
+    dataset.queries_by_base_name()  # the submission needs them: an error now, not in an hour
+    submission.file_name(options.method)
+    given_db = _given_pairs_db(options.pairs_db, dataset)
+    given_query = _given_pairs_query(options.pairs_query, dataset)
+    model, how = methods.load(options.features, options.weights, options.official_weights)
+    preset = PRESETS[options.conf]
+    # What hloc's stage does not take.
+    native = {"storage": options.storage, "extract": how} if options.engine == "native" else {}
+    outputs.mkdir(parents=True, exist_ok=True)
+    again = {"overwrite": options.overwrite}
+    clock = _Clock()
+
+    feature_file = outputs / "features.h5"
+    with clock.stage("features", feature_file) as figures:
+        engine.features(
+            dataset.image_dir, [*dataset.db_names, *dataset.query_names], feature_file,
+            model=model, options=preset, workers=options.workers, **native, **spread,
+            **again,
+        )  # fmt: skip
+    figures.update(count_keypoints(feature_file, dataset))
+
+    pairs_db = given_db or outputs / f"pairs-db-covis{options.num_covisible}.txt"
+    with clock.stage("pairs-db", pairs_db) as figures:
+        if given_db is None:
+            engine.pairs_from_covisibility(
+                dataset.reference_model, pairs_db, num_matched=options.num_covisible, **again
+            )
+    config = methods.match_config(options.features)
+    matches_db = outputs / "matches-db.h5"
+    with clock.stage("matches-db", matches_db) as figures:
+        engine.matches(pairs_db, feature_file, matches_db, config=config, **spread, **again)
+    figures.update(count_matches(matches_db))
+
+    map_dir = outputs / "map"
+
+    def make_map() -> None:
+        with clock.stage("map", map_dir) as figures:
+            engine.mapping(
+                dataset.reference_model, dataset.image_dir, pairs_db, feature_file, matches_db,
+                map_dir, **again,
+            )  # fmt: skip
+        figures.update(map_figures(map_dir))
+
+    # Retrieval and matching of the queries need no map, and COLMAP one processor most of the time.
+    # hloc's modules are changed while they run, and so run alone.
+    with _beside(make_map, "map", wait=options.engine == "hloc"):
+        pairs_query = _query_pairs(
+            engine, options, dataset, outputs, feature_file, given_query, clock
+        )
+        matches_query = outputs / "matches-query.h5"
+        with clock.stage("matches-query", matches_query) as figures:
+            engine.matches(
+                pairs_query, feature_file, matches_query, config=config, **spread, **again
+            )
+        figures.update(count_matches(matches_query))
+
+    pairs_used = pairs_query
+    if options.places:
+        pairs_used = outputs / "pairs-query-places.txt"
+        with clock.stage("places", pairs_used):
+            places.main(
+                map_dir, dataset.queries, pairs_query, feature_file, matches_query, pairs_used,
+                max_error=options.max_error, workers=options.workers, **again,
+            )  # fmt: skip
+    poses = outputs / "poses.txt"
+    with clock.stage("localize", poses) as figures:
+        result = engine.localize(
+            map_dir, dataset.queries, pairs_used, feature_file, matches_query, poses,
+            max_error=options.max_error, workers=options.workers, **spread, **again,
+        )  # fmt: skip
+    figures.update(_localized(result, dataset))
+
+    submitted = submission.make(result.poses, dataset, outputs, options.method)
+    if problems := submission.check(submitted, dataset):
+        raise SamfeatError(submitted, problems[0], "report this, a run should not write it")
+    evaluation = None
+    if dataset.ground_truth is not None:
+        evaluation = evaluate(by_base_name(result.poses), dataset)
+    summary = RunSummary(
+        dataset=str(dataset_dir),
+        engine=options.engine,
+        conf=options.conf,
+        weights_sha256=model.weights_sha256,
+        stages=sorted(clock.stages, key=lambda stage: STAGES.index(stage.name)),
+        seconds=time.perf_counter() - clock.started,
+        evaluation=None if evaluation is None else evaluation.as_json(),
+    )
+    write_atomically(outputs / "summary.json", json.dumps(summary.as_json(), indent=1) + "\n")
+    return Run(
+        dataset, outputs, model, feature_file, map_dir, matches_query, submitted, result,
+        evaluation, summary,
+    )  # fmt: skip
+
+
+def _query_pairs(
+    engine: Engine,
+    options: RunOptions,
+    dataset: AachenDataset,
+    outputs: Path,
+    feature_file: Path,
+    given: Sequence[tuple[str, str]] | None,
+    clock: _Clock,
+) -> Path:
+    """The list of retrieved images: the one given, cut to the dataset's queries, or our own."""
+    if given is not None:
+        pairs_query = outputs / "pairs-query-given.txt"
+        with clock.stage("pairs-query", pairs_query):
+            text = "".join(f"{name} {db_name}\n" for name, db_name in given)
+            if not pairs_query.is_file() or pairs_query.read_text(encoding="utf-8") != text:
+                write_atomically(pairs_query, text)
+        return pairs_query
+    again = {"overwrite": options.overwrite}
+    if options.retrieval == VLAD:
+        descriptors = outputs / "global-descriptors.h5"
+        with clock.stage("global-descriptors", descriptors):
+            global_descriptors.main(
+                feature_file, dataset.db_names, dataset.query_names, descriptors, **again
+            )
+    else:
+        descriptors = outputs / f"global-descriptors-{options.retrieval}.h5"
+        hloc = import_module("samfeat_hloc.hloc_plugin.engine")
+        with clock.stage("global-descriptors", descriptors):
+            hloc.global_descriptors(
+                dataset.image_dir, [*dataset.db_names, *dataset.query_names], descriptors,
+                configuration=options.retrieval, **again,
+            )  # fmt: skip
+    count = options.num_retrieved
+    pairs_query = outputs / f"pairs-query-{options.retrieval}{count}.txt"
+    with clock.stage("pairs-query", pairs_query):
+        engine.pairs_from_retrieval(
+            descriptors, dataset.query_names, dataset.db_names, pairs_query,
+            num_matched=count, **again,
+        )  # fmt: skip
+    return pairs_query
+
+
+def _given_pairs_db(path: Path | None, dataset: AachenDataset) -> Path | None:
+    if path is None:
+        return None
+    known = set(dataset.db_names)
+    for name in (name for pair in read_pairs(path) for name in pair):
+        if name not in known:
+            raise SamfeatError(
+                path,
+                f"{name} is not in the reference model {dataset.reference_model}",
+                "give pairs of its images",
+            )
+    return path
+
+
+def _given_pairs_query(path: Path | None, dataset: AachenDataset) -> list[tuple[str, str]] | None:
+    """The pairs of the dataset's queries; published lists may have more queries than these."""
+    if path is None:
+        return None
+    queries, known = set(dataset.query_names), set(dataset.db_names)
+    listed = read_pairs(path)
+    kept = [pair for pair in listed if pair[0] in queries]
+    for name, db_name in kept:
+        if db_name not in known:
+            raise SamfeatError(
+                path,
+                (
+                    f"{db_name}, retrieved for {name}, is not in the reference model "
+                    f"{dataset.reference_model}"
+                ),
+                "retrieve from its images",
+            )
+    without = sorted(queries - {name for name, _ in kept})
+    if without:
+        raise SamfeatError(
+            path,
+            (
+                f"no pair for query {without[0]} ({len(without)} of {len(queries)} queries "
+                "have none)"
+            ),
+            "give a list with all queries, as 'query db-image' lines",
+        )
+    if len(kept) < len(listed):
+        logger.info(
+            "pairs-query: %d of %d pairs of %s are of this dataset's queries",
+            len(kept), len(listed), path,
+        )  # fmt: skip
+    return kept
+
+
+def _localized(result: LocalizationResult, dataset: AachenDataset) -> dict[str, Any]:
+    found: dict[str, dict[str, int]] = {}
+    for condition in dataset.conditions:
+        queries = [q for q in result.queries.values() if q.condition == condition]
+        found[condition] = {
+            "queries": len(queries),
+            "localized": sum(query.localized for query in queries),
+        }
+    return {"localized": found}
+
+
+def _modified(output: Path) -> int | None:
+    """When a file, or the record of a folder, was written."""
+    path = output / "made_by.json" if output.is_dir() else output
+    return path.stat().st_mtime_ns if path.is_file() else None

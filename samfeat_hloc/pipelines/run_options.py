@@ -1,0 +1,76 @@
+"""What a whole run is asked for, checked before anything is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import SamfeatError
+from ..feature.presets import PRESETS
+from ..localization.features import STORAGE
+from . import methods
+
+ENGINES = ("native", "hloc")
+VLAD = "vlad"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run.
+
+    engine: "native", or "hloc" for hloc's own stages.
+    features: "samfeat", or "rootsift" to compare with, at the preset's size and number.
+    conf: a preset of extraction, as "samfeat_aachen".
+    weights: checkpoint; None for the shipped one.
+    official_weights: `weights` is a file of the paper's public release.
+    pairs_db, pairs_query: lists of pairs to use in place of covisibility and retrieval.
+    retrieval: "vlad", or one of hloc's global descriptors (hloc has to be installed).
+    num_covisible: database images paired with each database image.
+    num_retrieved: database images retrieved for each query; as hloc does on Aachen.
+    places: leave out images of lookalike places, see `places`; hloc has no such stage.
+    max_error: of inliers of a query's pose, in pixels.
+    method: name in the submission's file name.
+    workers: threads and processes of stages that take them.
+    storage: how descriptors are kept, see `features`; hloc has "half" alone.
+    overwrite: make everything anew.
+    """
+
+    engine: str = "native"
+    features: str = "samfeat"
+    conf: str = "samfeat_aachen"
+    weights: Path | None = None
+    official_weights: bool = False
+    pairs_db: Path | None = None
+    pairs_query: Path | None = None
+    retrieval: str = VLAD
+    num_covisible: int = 20
+    num_retrieved: int = 50
+    places: bool = True
+    max_error: float = 12.0
+    method: str = "samfeat"
+    workers: int = 2
+    storage: str = "half"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise SamfeatError(f"--engine {self.engine}", f"choose from {', '.join(ENGINES)}")
+        if self.conf not in PRESETS:
+            raise SamfeatError(f"--preset {self.conf}", f"choose from {', '.join(PRESETS)}")
+        for name in ("num_covisible", "num_retrieved", "workers"):
+            value = getattr(self, name)
+            if value < 1:
+                raise SamfeatError(f"--{name.replace('_', '-')}", "give a number from 1")
+        if self.features not in methods.METHODS:
+            known = ", ".join(methods.METHODS)
+            raise SamfeatError(f"--feature-type {self.features}", f"choose from {known}")
+        if self.features != "samfeat" and self.engine != "native":
+            raise SamfeatError(f"--feature-type {self.features}", "only the native engine has them")
+        methods.check(self.features, self.weights, self.official_weights)
+        if self.storage not in STORAGE:
+            known = ", ".join(STORAGE)
+            raise SamfeatError(f"--storage {self.storage}", f"choose from {known}")
+        if self.storage != "half" and self.engine != "native":
+            raise SamfeatError(f"--storage {self.storage}", "only the native engine stores so")
+        if not self.max_error > 0:
+            raise SamfeatError("--max-error", "give a number of pixels above 0")

@@ -1,0 +1,3 @@
+"""The package's version, which every layer may record."""
+
+__version__ = "0.1.0"
