@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from .commands import (
+    check,
     doctor,
     evaluation,
     localization,
@@ -32,6 +33,7 @@ from .version import __version__
 app = Application(help="SAMFeat local features for visual localization with hloc and COLMAP.")
 for commands in (
     run_commands,
+    check,
     stages,
     localization,
     maps,

@@ -209,8 +209,14 @@ def test_bad_images(photos: Path, tmp_path: Path, model: SAMFeat) -> None:
         run(tmp_path / "absent", output, model)
     whole = (photos / "query/day/5.png").read_bytes()
     (photos / "query/day/5.png").write_bytes(whole[: len(whole) // 2])
+    count = Counting()
     with pytest.raises(SamfeatError, match=r"5\.png: the image is truncated"):
-        run(photos, output, model)
+        run(photos, output, model, extract=count)
+    assert not count.sizes  # told before work starts
+    half = len(whole) // 2
+    (photos / "query/day/5.png").write_bytes(whole[:half] + bytes(64) + whole[half + 64 :])
+    with pytest.raises(SamfeatError, match=r"5\.png: the image is truncated"):
+        run(photos, output, model)  # which only decoding shows
     assert not output.exists()
     (photos / "query/day/5.png").write_bytes(whole)
     count = Counting()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pycolmap
@@ -9,6 +10,7 @@ import pycolmap
 from ..errors import SamfeatError
 from ..files.images import image_size
 from .cameras import Camera, parse_camera
+from .readable import readable
 
 
 def camera_from_text(text: str) -> Camera:
@@ -34,7 +36,13 @@ def camera_from_exif(path: Path) -> Camera:
     """
     image_size(path)  # a file that is no photo is told in our words
     try:
-        camera = pycolmap.infer_camera_from_image(str(path))
+        with (  # it may be of a format that COLMAP does not read
+            tempfile.TemporaryDirectory() as work,
+            readable(path.parent, [path.name], Path(work)) as photos,
+        ):
+            camera = pycolmap.infer_camera_from_image(str(photos / path.name))
+    except SamfeatError:
+        raise
     except Exception as error:  # pycolmap raises whatever its C++ does
         why = " ".join(str(error).split()) or type(error).__name__
         raise SamfeatError(

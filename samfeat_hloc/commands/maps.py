@@ -85,7 +85,7 @@ def _add(
     from ..colmap.cameras import Camera
     from ..colmap.poses import read_poses
     from ..datasets.queries import read_queries
-    from ..files.images import list_images
+    from ..files.image_folders import list_images
     from ..maps import building
     from ..maps.localizer import Localizer
 

@@ -82,7 +82,7 @@ def _features(
     """Extract local features of all images of a folder, or of those listed."""
     from ..feature.network import SAMFeat
     from ..feature.presets import PRESETS
-    from ..files.images import list_images
+    from ..files.image_folders import list_images
     from ..localization import features
     from ..parallel.cluster import chosen
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from ..errors import SamfeatError
-from ..files.images import EXTENSIONS, check_name, exif_orientation
+from ..files.images import EXTENSIONS, check_name, image_size
 from . import matching
 from .homography import RANSAC_THRESHOLD, read_homography
 from .matching import HOMOGRAPHY_THRESHOLDS, MatchingResult, PairResult
@@ -105,7 +104,7 @@ def read_pairs(root: Path, *, skip_incomplete: bool = False) -> list[Pair]:
                 for number, images in zip((1, int(k)), found, strict=True)
             )
             for name in names:
-                sizes.setdefault(name, _size(root / name))
+                sizes.setdefault(name, image_size(root / name))
             kind = folder.name.split("_", 1)[0]
             both = (sizes[names[0]], sizes[names[1]])
             pairs.append(Pair((names[0], names[1]), kind, read_homography(path), both))
@@ -271,9 +270,3 @@ def _only(folder: Path, number: int, images: Sequence[Path]) -> str:
         wrong = ", ".join(path.name for path in images) or "no image of that number"
         raise SamfeatError(folder, f"{wrong} for {number}", f"keep one image {number}.*")
     return check_name(f"{folder.name}/{images[0].name}")
-
-
-def _size(path: Path) -> tuple[int, int]:
-    exif_orientation(path)  # any file that is no image ends here, with an error for people
-    with Image.open(path) as image:
-        return image.size

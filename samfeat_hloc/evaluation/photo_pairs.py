@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from ..errors import SamfeatError
 from ..files import provenance
-from ..files.images import list_images, read_image
+from ..files.image_folders import list_images
+from ..files.images import read_image
 from ..geometry import homographies, photometric
 
 KINDS = ("i", "n", "v")

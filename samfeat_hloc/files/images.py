@@ -7,23 +7,56 @@ at a photo the right way up and bring keypoints back.
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from ..errors import SamfeatError, cause_of
+from .signatures import signature
 
 MAX_PIXELS = 200_000_000
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm"})
 
+
+def _decodes(feature: str) -> bool:
+    """Whether this Pillow was built with it; older ones do not know all of the names."""
+    known = feature in features.modules or feature in features.codecs
+    return known and bool(features.check(feature))
+
+
+_HEIF = importlib.util.find_spec("pillow_heif") is not None
 # Only raster formats that cameras and datasets use: Pillow would also run Ghostscript on an EPS.
-_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "PPM", "GIF", "JPEG2000")
+_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "PPM", "GIF", "JPEG2000", "AVIF", "HEIF")
+_PLAIN = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pnm")
+_OPTIONAL = {  # endings: whether they are read here, and the mend where they are not
+    (".webp",): (_decodes("webp"), "this Pillow reads no WebP; install a newer one"),
+    (".jp2", ".j2k"): (_decodes("jpg_2000"), "this Pillow reads no JPEG 2000"),
+    (".avif",): (_decodes("avif"), "this Pillow reads no AVIF; install a newer one"),
+    (".heic", ".heif", ".hif"): (_HEIF, 'HEIC is read with: pip install "samfeat-hloc[heif]"'),
+}  # fmt: skip
+_RAW = ".dng .cr2 .cr3 .nef .nrw .arw .raf .orf .rw2 .pef .srw .raw .3fr .iiq .x3f"
+# What takes part in everything: an image is a file with one of these endings.
+EXTENSIONS = frozenset(_PLAIN) | {e for es, (there, _) in _OPTIONAL.items() if there for e in es}
+# What is a photo by its ending, and is not read, and why.
+UNREAD = {
+    **{e: mend for endings, (there, mend) in _OPTIONAL.items() if not there for e in endings},
+    **dict.fromkeys(_RAW.split(), "a raw photo; save it as JPEG or PNG"),
+    **dict.fromkeys((".jxl", ".gif", ".psd", ".exr", ".hdr"), "not read; save it as JPEG or PNG"),
+}
 _EXIF_ORIENTATION = 0x0112
+_LAST_BYTES = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+_TAIL = 256
 _limit_lock = threading.Lock()
+
+
+class BrokenImage(SamfeatError):
+    """A file that is no whole image; where one is, there may be more."""
 
 
 def check_name(name: str) -> str:
@@ -31,7 +64,8 @@ def check_name(name: str) -> str:
 
     Raises:
         SamfeatError: the name has white space (text formats of hloc and COLMAP split lines on
-            it), is absolute, has a drive or a backslash, or climbs out with ``..``.
+            it), starts with ``#`` (there a comment), is absolute, has a drive or a backslash, or
+            climbs out with ``..``.
     """
     if not name:
         raise SamfeatError(
@@ -42,6 +76,8 @@ def check_name(name: str) -> str:
         wrong = "it has white space, which text lists of images cannot hold; rename the file"
     elif any(not c.isprintable() for c in name):
         wrong = "it has unprintable characters; rename the file"
+    elif name.startswith("#"):
+        wrong = "it starts with #, and text lists of images take its line for a comment; rename it"
     elif "\\" in name:
         wrong = "it has a backslash; separate folders with /"
     elif name.startswith("/") or name[1:2] == ":":
@@ -53,34 +89,6 @@ def check_name(name: str) -> str:
     if wrong:
         raise SamfeatError(f"image name {_quoted(name)}", wrong)
     return name
-
-
-def list_images(folder: Path) -> list[str]:
-    """Names of all images below ``folder``, relative to it with ``/``, sorted.
-
-    Files and folders whose name starts with a dot are not looked at.
-
-    Raises:
-        SamfeatError: no such folder, no image in it, or an image with a name that
-            ``check_name`` refuses.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise SamfeatError(folder, "no such image folder", "check the path")
-    names = []
-    for path in folder.rglob("*"):
-        relative = path.relative_to(folder)
-        if path.suffix.lower() not in EXTENSIONS or not path.is_file():
-            continue
-        if any(part.startswith(".") for part in relative.parts):
-            continue
-        try:
-            names.append(check_name(relative.as_posix()))
-        except SamfeatError as error:
-            raise SamfeatError(folder, error) from None
-    if not names:
-        raise SamfeatError(folder, "there is no image in this folder", "check the path")
-    return sorted(names)
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -129,6 +137,44 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     with _opened(path) as image:
         return image.size
+
+
+def image_format(path: Path) -> str:
+    """The format of an image by its content, as Pillow calls it: "JPEG", "WEBP".
+
+    Raises:
+        SamfeatError: as ``image_size``.
+    """
+    with _opened(path) as image:
+        return "JPEG" if image.format == "MPO" else str(image.format)
+
+
+def exif_of(path: Path) -> Image.Exif:
+    """The EXIF data of an image; empty where it has none.
+
+    Raises:
+        SamfeatError: as ``image_size``.
+    """
+    with _opened(path) as image:
+        return image.getexif()
+
+
+def check_whole(path: Path) -> None:
+    """Refuse an image whose header is wrong or whose file is cut off.
+
+    A JPEG or PNG that ends as it should is not decoded, and may yet be damaged within.
+
+    Raises:
+        SamfeatError: as ``read_image``.
+    """
+    with _opened(path) as image:
+        ending = _LAST_BYTES.get(image.format or "")
+    if ending is not None:
+        with path.open("rb") as stream:
+            stream.seek(-min(_TAIL, path.stat().st_size), os.SEEK_END)
+            if stream.read().rstrip(b"\0\r\n ").endswith(ending):
+                return
+    read_photo(path)
 
 
 def exif_orientation(path: Path) -> int:
@@ -205,7 +251,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     if not path.is_file():
         raise SamfeatError(path, "no such image", "check the name and the image folder")
     if path.stat().st_size == 0:
-        raise SamfeatError(path, "the image file is empty (0 bytes)", "fetch it again")
+        raise BrokenImage(path, "the image file is empty (0 bytes)", "fetch it again")
     with _decoding(path), path.open("rb") as stream, _header(stream) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
@@ -228,22 +274,40 @@ def _decoding(path: object) -> Iterator[None]:
     except SamfeatError:
         raise
     except UnidentifiedImageError:
-        raise SamfeatError(
-            path, "this is not an image (whatever its name says)", "replace or remove it"
-        ) from None
+        raise _not_an_image(Path(str(path))) from None
     except PermissionError:
         raise SamfeatError(path, "no permission to read it", "change its mode") from None
     except Exception as error:  # Pillow's decoders raise almost anything on broken data.
         if (cause := cause_of(error)) is not None:  # of the machine, not of the file
             raise SamfeatError(path, cause) from None
         why = " ".join(str(error).split()) or type(error).__name__
-        raise SamfeatError(
+        raise BrokenImage(
             path, f"the image is truncated or broken ({why})", "fetch it again or remove it"
         ) from None
 
 
+def _not_an_image(path: Path) -> SamfeatError:
+    found = signature(path)
+    if found is None:
+        what, mend = "this is not an image (whatever its name says)", "replace or remove it"
+    elif found.photo in UNREAD:
+        what, mend = f"this is {found.what}", UNREAD[found.photo]
+    else:
+        what, mend = f"this is {found.what}", found.mend or "replace or remove it"
+    return BrokenImage(path, what, mend)
+
+
+@lru_cache(maxsize=1)
+def _register_heif() -> None:
+    if _HEIF:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
 def _header(stream: object) -> Image.Image:
     """Open without Pillow's own pixel limit, which lies under ours; decoding comes later."""
+    _register_heif()
     Image.init()  # Pillow looks for no further decoders when it is told the formats.
     with _limit_lock:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None

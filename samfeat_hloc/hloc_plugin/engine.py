@@ -17,6 +17,7 @@ from typing import Any
 
 from ..colmap.database import put_in_place, work_folder
 from ..colmap.model import file_of
+from ..colmap.readable import readable, refuse_unread
 from ..errors import SamfeatError
 from ..feature.extraction import record
 from ..feature.network import SAMFeat
@@ -26,6 +27,7 @@ from ..files.images import check_name
 from ..files.pair_lists import read_pairs
 from ..localization import mapping as native_mapping
 from ..localization.matches import MatchConfig
+from ..parallel.image_checks import refuse_broken
 from . import compat, configurations
 from .calls import check_installed, hloc_module, made_by_hloc, say_native
 from .files import hdf5_file, hloc_errors, text_file
@@ -211,9 +213,14 @@ def mapping(
     with work_folder(output) as work:
         model = work / "model"
         triangulation = hloc_module("triangulation")
-        with hloc_errors("triangulation", matches), compat.corner_origin(triangulation):
+        names = sorted({name for pair in read_pairs(pairs) for name in pair})
+        with (
+            readable(image_dir, names, work) as photos,
+            hloc_errors("triangulation", matches),
+            compat.corner_origin(triangulation),
+        ):
             mapped = triangulation.main(
-                model, reference_model, image_dir, pairs, features, matches,
+                model, reference_model, photos, pairs, features, matches,
                 mapper_options=_seeded(),
             )  # fmt: skip
         if len(mapped.points3D) == 0:
@@ -241,6 +248,8 @@ def _extract(
     overwrite: bool,
 ) -> Path:
     def extract(temporary: Path) -> None:
+        refuse_broken(image_dir, names)
+        refuse_unread(image_dir, names, "hloc")
         hloc_module("extract_features").main(
             conf, image_dir, image_list=list(names), feature_path=temporary
         )

@@ -6,6 +6,7 @@ import copy
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
@@ -23,6 +24,7 @@ from ..feature.options import ExtractOptions
 from ..files import images, provenance
 from ..files.h5store import Group, SegmentWriter
 from ..parallel.cluster import Cluster
+from ..parallel.image_checks import refuse_broken
 from ..parallel.workers import Workers, sharing_torch
 
 logger = logging.getLogger(__name__)
@@ -100,8 +102,9 @@ def main(
         cluster: where to extract, for a ``model`` that is a torch module; None for here.
 
     Raises:
-        SamfeatError: an image that is missing or broken, a name that is not allowed, an output
-            made with another model or other options. What is extracted so far is kept.
+        SamfeatError: images that are missing or broken (all in one error), a name that is not
+            allowed, an output made with another model or other options. What is extracted so far
+            is kept.
     """
     names = list(dict.fromkeys(names))
     if not names:
@@ -120,6 +123,7 @@ def main(
             logger.info("features: %s is there already, skipped", output)
             return output
         device = next(iter(model.parameters())).device.type if cluster is None else cluster.device
+        refuse_broken(image_dir, [n for n in names if n not in same], workers=workers)
         if batch_size is None:
             batch_size = _BATCH_SIZE.get(device, 1)
         batches = [
@@ -139,7 +143,10 @@ def main(
                 cluster.map(extraction.for_worker(device), tasks, device=device)
             )
         empty = []
-        with tqdm(total=left, desc="features", unit="image") as progress:
+        with (
+            _all_broken(image_dir, [n for n in names if n not in same], workers),
+            tqdm(total=left, desc="features", unit="image") as progress,
+        ):
             for groups in found:
                 empty += [name for name, g in groups.items() if len(g.datasets["keypoints"]) == 0]
                 writer.add(groups)
@@ -154,6 +161,16 @@ def main(
         everything = [f"{name} {source}" for name, source in writer.done.items()]
         inputs = {"images": provenance.names_hash(everything)}
         return writer.finish(made_by={**made_by, "inputs": inputs})
+
+
+@contextmanager
+def _all_broken(image_dir: Path, names: Sequence[str], workers: int | None) -> Iterator[None]:
+    """Where an image turns out to be broken within, look for all others that are."""
+    try:
+        yield
+    except images.BrokenImage:
+        refuse_broken(image_dir, names, decode=True, workers=workers)
+        raise
 
 
 @dataclass(frozen=True)

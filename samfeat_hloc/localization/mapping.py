@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ..colmap.bounded import bounded
 from ..colmap.database import database_errors, put_in_place, quiet_colmap, work_folder, write_model
 from ..colmap.model import file_of, is_model, open_in_pycolmap, read_model
+from ..colmap.readable import readable
 from ..colmap.verification import Verifier, verified
 from ..errors import SamfeatError, cause_of
 from ..files import provenance
@@ -304,13 +305,14 @@ def triangulate(
         if hasattr(part, "random_seed"):  # pycolmap 3.13 has none
             part.random_seed = config.seed
     images = len(reference.images)
+    names = [image.name for image in reference.images.values() if image.has_pose]
     logger.info("map: triangulating %d images; COLMAP reports no progress", images)
     try:
-        with quiet_colmap():
+        with readable(image_dir, names, output.parent) as photos, quiet_colmap():
             bounded(
                 "COLMAP's triangulation",
                 lambda alive: pycolmap.triangulate_points(
-                    reference, str(database), str(image_dir), str(output), options=options
+                    reference, str(database), str(photos), str(output), options=options
                 ),
                 images=images,
             )

@@ -18,7 +18,7 @@ from ..evaluation.reconstruction import ReconstructionFigures, evaluate
 from ..evaluation.record import measurement
 from ..feature.presets import PRESETS
 from ..files import provenance
-from ..files.images import list_images
+from ..files.image_folders import list_images
 from ..files.textlines import write_atomically
 from ..localization import features, global_descriptors, matches, pairs
 from . import methods

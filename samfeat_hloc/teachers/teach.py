@@ -14,7 +14,9 @@ from tqdm import tqdm
 
 from ..files import images, provenance
 from ..files.h5store import Group, SegmentWriter
+from ..files.image_folders import list_images
 from ..parallel.devices import Work, all_devices, on_devices
+from ..parallel.image_checks import refuse_broken
 from .cache import BUDGET, FORMAT, MAP_SIDE, TeacherCache, pack
 from .maps import working_image
 from .reduction import RELATION_ERROR
@@ -76,7 +78,7 @@ def main(
             cache made differently. What is taught so far is kept.
     """
     job = Job(Path(image_dir), teacher, options, raw)
-    names = images.list_images(job.image_dir)
+    names = list_images(job.image_dir, for_lists=False)
     devices = all_devices() if device is None else [device]
     first = load_teacher(teacher, options, devices[0])
     config = {"teacher": first.name, "raw": raw, "map_side": MAP_SIDE, **first.config}
@@ -89,6 +91,7 @@ def main(
             logger.info("teach: %s is there already, skipped", output)
             return output
         left = [name for name in names if writer.done.get(name) != sources[name]]
+        refuse_broken(job.image_dir, left)
         if len(left) < len(names):
             logger.info("teach: %d of %d photos are done already", len(names) - len(left),
                         len(names))  # fmt: skip

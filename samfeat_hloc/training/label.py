@@ -24,8 +24,10 @@ from ..feature.checkpoints import SHIPPED, file_sha256
 from ..feature.detection import local_maximum, refine
 from ..files import images, provenance
 from ..files.h5store import Group, SegmentWriter
+from ..files.image_folders import list_images
 from ..geometry.homographies import homography_from_points, pixel_grid, transform, uniform, warp
 from ..parallel.devices import Work, all_devices, on_devices
+from ..parallel.image_checks import refuse_broken
 from .corners import gaussian_blur
 from .detectors import STRIDE, Detect, load_detector
 from .keypoint_labels import KeypointLabels
@@ -108,7 +110,7 @@ def main(
             an output made differently.
     """
     image_dir = Path(image_dir)
-    names = images.list_images(image_dir)
+    names = list_images(image_dir, for_lists=False)
     job = Job(image_dir, options, weights)
     devices = all_devices() if device is None else [device]
     first = _work(job, devices[0])
@@ -122,6 +124,7 @@ def main(
             logger.info("label: %s is there already, skipped", output)
             return output
         left = [name for name in names if writer.done.get(name) != sources[name]]
+        refuse_broken(image_dir, left)
         if len(left) < len(names):
             logger.info("label: %d of %d photos are done already", len(names) - len(left),
                         len(names))  # fmt: skip

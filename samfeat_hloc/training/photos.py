@@ -22,8 +22,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import SamfeatError, writing
-from ..files.images import list_images, read_image
+from ..files.image_folders import list_images
+from ..files.images import read_image
 from ..files.locks import sole_run
+from ..parallel.image_checks import refuse_broken
 from ..parallel.workers import Workers
 
 HELD_BACK_EVERY = 25  # each 25th photo is for validation
@@ -80,9 +82,11 @@ class PhotoFolder:
         """All photos below a folder.
 
         Raises:
-            SamfeatError: no such folder, or no photos in it.
+            SamfeatError: no such folder, no photos in it, or some that are broken.
         """
-        return cls(Path(folder), tuple(list_images(folder)))
+        names = list_images(folder, for_lists=False)
+        refuse_broken(Path(folder), names)
+        return cls(Path(folder), tuple(names))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -173,9 +177,10 @@ def pack(folder: Path, path: Path) -> PackedPhotos:
         SamfeatError: no photos, one that cannot be read, a file of something else at ``path``, one
             that another process is writing, or a disk that is full.
     """
-    names = list_images(folder)
+    names = list_images(folder, for_lists=False)
     sources = [_source(folder / name) for name in names]
     if not _holds(path, names, sources):
+        refuse_broken(folder, names)
         with sole_run(path), writing(path):
             _write(folder, names, sources, path)
     return PackedPhotos(path)
