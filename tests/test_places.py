@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -92,10 +93,7 @@ def test_a_place_of_wrong_matches_is_left_out_unsolved(tmp_path: Path) -> None:
 
 def test_without_a_best_place_all_stay(tmp_path: Path) -> None:
     model, keypoints, reader = build(tmp_path, alike=0.02)
-    lost = MapModel(
-        model.images, model.point_ids, np.random.default_rng(0).permutation(model.xyz),
-        model.colors, model.errors, model.track_lengths,
-    )  # fmt: skip
+    lost = replace(model, xyz=np.random.default_rng(0).permutation(model.xyz))
     retrieved = [THERE[0], HERE[0], *THERE[1:], HERE[1]]
     with reader as matches:
         assert kept(lost, keypoints, retrieved, matches) == retrieved
