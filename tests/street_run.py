@@ -158,6 +158,7 @@ def build(
                 num_keypoints=len(rows),
                 num_matches=sum(count for _, count in retrieved),
                 num_correspondences=12 if kind in (1, 5) else len(rows),
+                num_matched=12 if kind in (1, 5) else len(rows),
                 retrieved=retrieved,
                 inlier_keypoints=np.arange(num_inliers, dtype=np.int32),
                 inlier_points=rows[:num_inliers].astype(np.int64) + 1,

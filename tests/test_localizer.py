@@ -23,6 +23,7 @@ from samfeat_hloc.evaluation.localization import position_error, rotation_error
 from samfeat_hloc.feature.network import SAMFeat
 from samfeat_hloc.files.feature_readers import FeatureReader
 from samfeat_hloc.files.images import read_image
+from samfeat_hloc.localization.acceptance import confidence, least_inliers, refusal
 from samfeat_hloc.localization.global_descriptors import vlad
 from samfeat_hloc.maps import building, saved_map
 from samfeat_hloc.maps.localizer import Features, Localization, Localizer
@@ -399,6 +400,40 @@ def test_a_photo_of_nothing_is_not_trusted(localizer: Localizer) -> None:
     assert found.confidence == 0 and found.num_inliers == 0
 
 
+def test_a_photo_of_elsewhere_is_not_localized(localizer: Localizer, finished: Run) -> None:
+    """The photo turned upside down in parts: as many keypoints and matches, but of no view."""
+    query = finished.dataset.queries[0]
+    photo = read_image(finished.dataset.image_dir / query.name)
+    here = localizer.localize(photo, query.camera)
+    assert here.pose is not None and here.refused is None and here.weak_pose is None
+    assert here.as_json()["localized"] and here.as_json()["refused"] is None
+    assert here.num_agreeing <= here.num_inliers and here.num_matched <= here.num_correspondences
+    tiles = np.array_split(photo, 8, axis=1)
+    shuffled = np.concatenate([tile[::-1] for tile in tiles[::-1]], axis=1)
+    found = localizer.localize(np.ascontiguousarray(shuffled), query.camera)
+    assert found.pose is None
+    assert found.refused is not None and f"of {found.num_matched} matched" in found.refused
+    assert found.confidence < 0.5 < here.confidence
+    assert found.as_json()["qvec"] is None
+    assert found.weak_pose is not None and found.as_json(weak=True)["qvec"] is not None
+    assert Localizer(localizer.map, localizer.model, min_inliers=here.num_agreeing + 1).localize(
+        photo, query.camera
+    ).refused == (
+        f"{here.num_agreeing} of {here.num_matched} matched keypoints agree with a pose, "
+        f"{here.num_agreeing + 1} have to (so many may by chance)"
+    )
+
+
+def test_the_least_number_of_inliers_grows_with_the_matches() -> None:
+    assert [least_inliers(n) for n in (0, 299, 301, 1000)] == [30, 30, 31, 100]
+    assert refusal(30, 300) is None and refusal(99, 1000) is not None
+    assert refusal(100, 1000) is None
+    assert [confidence(n, 400) for n in (0, 20, 40, 80)] == sorted(
+        confidence(n, 400) for n in (0, 20, 40, 80)
+    )
+    assert confidence(0, 0) == 0 and confidence(400, 400) < 1
+
+
 def test_another_network_is_refused(localizer: Localizer) -> None:
     with pytest.raises(SamfeatError, match="give the map's checkpoint with --weights"):
         Localizer(localizer.map, SAMFeat())
@@ -428,6 +463,10 @@ def test_the_commands(finished: Run, tmp_path: Path) -> None:
     assert "inliers of" in call(*arguments)
     found = json.loads(call(*arguments, "--json", "--num-retrieved", 3, "--max-keypoints", 500))
     assert found["localized"] and len(found["retrieved"]) == 3 and found["num_keypoints"] <= 500
+    for wanted, weak in (("not localized, ", ()), ("pose (qw", ("--weak",))):
+        refused = CliRunner().invoke(app, [*map(str, arguments), "--min-inliers", "100000", *weak])
+        assert refused.exit_code == 3
+        assert wanted in refused.output and "have to (so many may by chance)" in refused.output
     (tmp_path / "list.txt").write_text(f"{query.name} {camera}\n")
     text = call("map", "add", "--map", folder, "--images", finished.dataset.image_dir,
                 "--list", tmp_path / "list.txt", "--min-inliers", 10)  # fmt: skip

@@ -48,7 +48,7 @@ def estimate_pose(
             keypoints[candidates],
             points[candidates],
             camera,
-            estimation_options=_ransac(max_error, min_inliers / len(candidates)),
+            estimation_options=ransac(max_error, min_inliers / len(candidates)),
         )
         if found is None:
             return None
@@ -82,7 +82,10 @@ def ransac_options(max_error: float) -> dict[str, Any]:
     }
 
 
-def _ransac(max_error: float, min_share: float) -> pycolmap.AbsolutePoseEstimationOptions:
+def ransac(
+    max_error: float, min_share: float = 0.0
+) -> pycolmap.AbsolutePoseEstimationOptions:
+    """RANSAC as everywhere here; `min_share`: of inliers, of a pose that is worth finding."""
     options = pycolmap.AbsolutePoseEstimationOptions()
     # COLMAP stops where a pose with this share would have been found with the confidence asked for
     options.ransac.min_inlier_ratio = max(options.ransac.min_inlier_ratio, min_share)

@@ -100,10 +100,12 @@ def register(app: typer.Typer) -> None:
                 map_dir, _read(queries), pairs, features, matches, output,
                 max_error=max_error, overwrite=overwrite, workers=threads or 1, cluster=cluster,
             )  # fmt: skip
-        typer.echo(f"{output}: {result.num_localized} of {len(result.queries)} queries localized")
+        typer.echo(f"{output}: {result}")
         for name, query in result.queries.items():
             if not query.localized:
                 typer.echo(f"  {name}: {query.status}, pose of {query.retrieved[0][0]}")
+            elif query.weak:
+                typer.echo(f"  {name}: weak, {query.num_inliers} inliers")
 
 
 def _read(lists: list[Path]) -> list[Query]:

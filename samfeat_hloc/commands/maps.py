@@ -19,6 +19,8 @@ _Weights = Annotated[
 _Official = Annotated[
     bool, typer.Option("--official-weights", help="--weights is of the public release.")
 ]
+NOT_LOCALIZED = 3  # exit code of `samfeat localize`
+
 _NumRetrieved = Annotated[
     int, typer.Option("--num-retrieved", help="Database images to match with each photo.")
 ]
@@ -158,18 +160,32 @@ def _localize(
     places: Annotated[
         bool, typer.Option("--places/--no-places", help="Leave out images of lookalike places.")
     ] = True,
+    min_inliers: Annotated[
+        int,
+        typer.Option(
+            "--min-inliers",
+            help="Keypoints that have to agree with a pose, at least; a tenth of those matched, "
+            "where that is more.",
+        ),
+    ] = 30,
+    weak: Annotated[
+        bool, typer.Option("--weak", help="Give the pose of a photo that is not localized too.")
+    ] = False,
     weights: _Weights = None,
     official_weights: _Official = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Localize one photo in a saved map; writes nothing."""
+    """Localize one photo in a saved map; writes nothing.
+
+    The exit code is 3 where the map does not show what the photo shows, as far as it can tell.
+    """
     from ..colmap.intrinsics import camera_from_text
     from ..maps.localizer import Localizer
 
     given = None if camera is None else camera_from_text(camera)
     localizer = Localizer.load(
         map_dir, weights=weights, official_weights=official_weights,
-        num_retrieved=num_retrieved, max_error=max_error, places=places,
+        num_retrieved=num_retrieved, max_error=max_error, places=places, min_inliers=min_inliers,
     )  # fmt: skip
     options = localizer.options
     if resize is not None:
@@ -179,21 +195,21 @@ def _localize(
     localizer.options = options
     found = localizer.localize(image, given)
     if as_json:
-        typer.echo(json.dumps(found.as_json(), indent=1))
-    elif found.pose is not None:
-        values = " ".join(f"{value:.9g}" for value in [*found.pose.qvec, *found.pose.tvec])
-        centre = ", ".join(f"{value:.3f}" for value in found.pose.centre)
-        stages = ", ".join(f"{name} {value:.2f}" for name, value in found.seconds.items())
-        typer.echo(f"pose (qw qx qy qz tx ty tz, world to camera): {values}")
-        typer.echo(f"camera centre: {centre}")
+        typer.echo(json.dumps(found.as_json(weak=weak), indent=1))
+    else:
+        if found.refused is not None:
+            typer.echo(f"{image}: not localized, {found.refused}")
+        pose = found.pose or (found.weak_pose if weak else None)
+        if pose is not None:
+            values = " ".join(f"{value:.9g}" for value in [*pose.qvec, *pose.tvec])
+            centre = ", ".join(f"{value:.3f}" for value in pose.centre)
+            typer.echo(f"pose (qw qx qy qz tx ty tz, world to camera): {values}")
+            typer.echo(f"camera centre: {centre}")
         typer.echo(
             f"{found.num_inliers} inliers of {found.num_correspondences} correspondences, "
             f"{found.num_matches} matches; confidence {found.confidence:.2f}"
         )
+        stages = ", ".join(f"{name} {value:.2f}" for name, value in found.seconds.items())
         typer.echo(f"seconds: {stages}")
     if found.pose is None:
-        raise SamfeatError(
-            image,
-            f"no pose found, {found.num_correspondences} correspondences with the map",
-            ("raise --num-retrieved, or check the intrinsics and that the map shows this place"),
-        )
+        raise typer.Exit(NOT_LOCALIZED)

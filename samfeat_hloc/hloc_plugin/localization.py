@@ -98,7 +98,7 @@ def localize(
     results = {query.name: _result(query, poses[query.name], log, features) for query in queries}
     write_result(results, output, made_by)
     result = LocalizationResult(results)
-    logger.info("localize: %d of %d queries", result.num_localized, len(queries))
+    logger.info("localize: %s", result)
     return result
 
 
@@ -157,6 +157,7 @@ def _result(
         num_keypoints=num_keypoints,
         num_matches=int(entry["num_matches"]),
         num_correspondences=len(points),
+        num_matched=len(set(keypoints)),
         retrieved=list(zip(entry["retrieved"], counts, strict=True)),
         inlier_keypoints=np.array(keypoints, dtype=np.int32)[inliers],
         inlier_points=points[inliers],

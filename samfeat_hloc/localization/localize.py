@@ -143,7 +143,7 @@ def main(
         write_result(results, output, made_by)
         writer.discard()
     result = LocalizationResult(results)
-    logger.info("localize: %d of %d queries", result.num_localized, len(queries))
+    logger.info("localize: %s", result)
     return result
 
 
@@ -206,6 +206,7 @@ def _localize_query(
         num_keypoints=len(keypoints),
         num_matches=sum(found.matches_per_image),
         num_correspondences=len(found.keypoints),
+        num_matched=len(np.unique(found.keypoints)),
         retrieved=list(zip(retrieved, found.matches_per_image, strict=True)),
         inlier_keypoints=found.keypoints[inliers].astype(np.int32),
         inlier_points=map_model.point_ids[found.points[inliers]],

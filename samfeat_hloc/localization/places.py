@@ -37,6 +37,7 @@ from ..errors import SamfeatError
 from ..files import provenance
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..parallel.workers import Workers
+from .acceptance import MIN_INLIERS, MIN_SHARE, least_inliers
 from .correspondences import (
     ImageMatches,
     check_keypoints,
@@ -49,7 +50,6 @@ from .localize import input_hashes
 
 logger = logging.getLogger(__name__)
 
-MIN_INLIERS = 30  # a place with fewer contradicts nobody: COLMAP's least for a pose
 AGREES = 0.5  # times the best place's share of explained matches: a place with less is left out
 
 
@@ -92,7 +92,12 @@ def main(
     """
     made_by = provenance.made_by(
         "places",
-        {"max_error": max_error, "min_inliers": MIN_INLIERS, "agrees": AGREES},
+        {
+            "max_error": max_error,
+            "min_inliers": MIN_INLIERS,
+            "min_share": MIN_SHARE,
+            "agrees": AGREES,
+        },
         input_hashes(map_dir, queries, pairs, features, matches),
     )
     if provenance.is_made(output, made_by, overwrite=overwrite):
@@ -139,7 +144,8 @@ def agreeing(
     """The retrieved images without those of places that the pose in the best one contradicts.
 
     It contradicts a place of whose images' matches it explains a share less than `AGREES` times
-    that of the best place. This one has at least `MIN_INLIERS` inliers; where none has, all stay.
+    that of the best place. This one has a pose to be believed (see `acceptance`); where none has,
+    all stay.
 
     Args:
         images: in the order of retrieval, which stays, with the query's matches.
@@ -164,8 +170,10 @@ def agreeing(
         count = len(found[i].keypoints)
         # with a share of inliers above this it would be the best
         share = best_score / max(most[i], 1)
-        least = max(MIN_INLIERS, math.floor(share * count) + 1)
-        if least > count:
+        matched = len(np.unique(found[i].keypoints))
+        enough = least_inliers(matched)
+        least = max(enough, math.floor(share * count) + 1)
+        if matched < enough or count < least:
             continue
         ransacs += 1
         estimate = estimate_pose(
@@ -175,6 +183,8 @@ def agreeing(
         if estimate is None:
             continue
         pose, inliers = estimate
+        if len(np.unique(found[i].keypoints[inliers])) < enough:
+            continue
         score = max(explained(pose, image) for image in places[i]) * float(inliers.mean())
         if score > best_score:
             best, best_score, solved = i, score, estimate

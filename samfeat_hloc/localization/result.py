@@ -15,6 +15,7 @@ from ..errors import SamfeatError
 from ..files import provenance
 from ..files.h5store import Group
 from ..files.textlines import read_text, write_atomically
+from .acceptance import refusal
 
 LOCALIZED = "localized"
 FALLBACK = "failed: fallback"
@@ -30,6 +31,7 @@ class QueryResult:
         num_keypoints: of the query.
         num_matches: matches with keypoints that have a point, summed over the retrieved images.
         num_correspondences: different (keypoint, point) pairs among them.
+        num_matched: different keypoints among them; 0 where an older log does not say.
         retrieved: name of a database image and its share of `num_matches`, in retrieval order.
         inlier_keypoints: (I,) int32, indices of the query's keypoints.
         inlier_points: (I,) int64, ids of the map's points.
@@ -43,6 +45,7 @@ class QueryResult:
     num_keypoints: int
     num_matches: int
     num_correspondences: int
+    num_matched: int
     retrieved: list[tuple[str, int]]
     inlier_keypoints: np.ndarray
     inlier_points: np.ndarray
@@ -54,6 +57,12 @@ class QueryResult:
     @property
     def localized(self) -> bool:
         return self.status == LOCALIZED
+
+    @property
+    def weak(self) -> bool:
+        """Whether its pose was found, but may be chance: see `acceptance`."""
+        agreeing = len(np.unique(self.inlier_keypoints))
+        return self.localized and refusal(agreeing, self.num_matched) is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +80,14 @@ class LocalizationResult:
     @property
     def num_localized(self) -> int:
         return sum(query.localized for query in self.queries.values())
+
+    @property
+    def num_weak(self) -> int:
+        return sum(query.weak for query in self.queries.values())
+
+    def __str__(self) -> str:
+        weak = f", {self.num_weak} of them weakly" if self.num_weak else ""
+        return f"{self.num_localized} of {len(self.queries)} queries localized{weak}"
 
 
 def log_path(output: Path) -> Path:
@@ -133,6 +150,7 @@ def _result(name: str, pose: Pose, entry: Mapping[str, Any]) -> QueryResult:
         num_keypoints=entry["num_keypoints"],
         num_matches=entry["num_matches"],
         num_correspondences=entry["num_correspondences"],
+        num_matched=entry.get("num_matched", 0),
         retrieved=[(db_name, count) for db_name, count in entry["retrieved"]],
         inlier_keypoints=np.array(entry["inlier_keypoints"], dtype=np.int32),
         inlier_points=np.array(entry["inlier_points"], dtype=np.int64),
@@ -146,6 +164,7 @@ def _entry(result: QueryResult) -> dict[str, Any]:
         "num_keypoints": result.num_keypoints,
         "num_matches": result.num_matches,
         "num_correspondences": result.num_correspondences,
+        "num_matched": result.num_matched,
         "num_inliers": result.num_inliers,
         "retrieved": result.retrieved,
         "inlier_keypoints": result.inlier_keypoints.tolist(),

@@ -19,14 +19,13 @@ from ..feature.extraction import resized_shape
 from ..feature.options import ExtractOptions
 from ..files import provenance
 from ..files.feature_readers import FeatureReader
+from ..localization.acceptance import MIN_INLIERS
 from ..localization.correspondences import merged
 from . import new_points, saved_map
 from .localizer import Localizer, with_points
 from .saved_map import FrozenImage, FrozenMap
 
 logger = logging.getLogger(__name__)
-
-MIN_INLIERS = 30
 
 
 def build(
@@ -158,7 +157,7 @@ def add(
         image_dir: folder of the photos.
         cameras: by image name its intrinsics; None takes them from the EXIF.
         poses: cam_from_world of images whose pose is known.
-        min_inliers: fewer leave an unposed image out.
+        min_inliers: an unposed image with fewer is left out, see `localization.acceptance`.
 
     Raises:
         SamfeatError: a photo or a map that cannot be read, or a name that the map has already.
@@ -174,9 +173,10 @@ def add(
         [before.global_descriptors, np.zeros((len(cameras), before.vocabulary.size), np.float32)]
     )
     localizer = localizer.on(replace(before, global_descriptors=globals_[: len(before.images)]))
+    localizer.min_inliers = min_inliers
     for name, camera in tqdm(cameras.items(), desc="add", unit="image"):
         entry, images, xyz = _joined(
-            localizer, image_dir / name, name, camera, (poses or {}).get(name), min_inliers
+            localizer, image_dir / name, name, camera, (poses or {}).get(name)
         )
         report.append(entry)
         if entry.refused is None:
@@ -203,7 +203,6 @@ def _joined(
     name: str,
     camera: Camera | None,
     pose: Pose | None,
-    min_inliers: int,
 ) -> tuple[Added, list[FrozenImage], np.ndarray]:
     """What became of it, the map's images with it as the last, and new points (P, 3)."""
     frozen = localizer.map
@@ -217,9 +216,9 @@ def _joined(
         localization, found, _ = localizer.solve(features, camera, retrieved, pairs)
         used = {name for name, _ in localization.retrieved}
         pose, num_inliers = localization.pose, localization.num_inliers
-        if pose is None or num_inliers < min_inliers:
-            why = f"{num_inliers} inliers, fewer than {min_inliers}"
-            return Added(name, 0, 0, num_inliers, why), frozen.images, np.zeros((0, 3))
+        if pose is None:
+            refused = Added(name, 0, 0, num_inliers, localization.refused)
+            return refused, frozen.images, np.zeros((0, 3))
     points = np.full(len(features.keypoints), -1, dtype=np.int32)
     noise = _noise(camera, localizer.options)
     errors = reprojection_errors(

@@ -36,6 +36,7 @@ from ..feature.network import SAMFeat
 from ..feature.options import ExtractOptions
 from ..files.image_forms import ImageLike, as_photo
 from ..files.images import keypoints_to_stored, to_upright
+from ..localization.acceptance import MIN_INLIERS, confidence, refusal
 from ..localization.correspondences import Correspondences, ImageMatches, merged
 from ..localization.global_descriptors import vlad
 from ..localization.places import Agreement, agreeing
@@ -43,7 +44,6 @@ from . import saved_map
 from .saved_map import FrozenImage, FrozenMap
 
 NUM_RETRIEVED = 20
-_HALF_SURE = 20  # inliers
 _CACHE_BYTES = 1 << 29  # of descriptors on the device
 
 
@@ -69,13 +69,17 @@ class Localization:
     """Where a photo was taken.
 
     Attributes:
-        pose: cam_from_world; None where no pose was found.
+        pose: cam_from_world; None where the photo is not localized.
+        refused: why it is not localized; None where it is.
+        weak_pose: what was found of a photo that is not localized, if anything: as likely as not
+            of another place.
         camera: the intrinsics that it was found with.
         num_keypoints: of the photo.
         num_matches: with keypoints of the images used that have a point.
         num_correspondences: different (keypoint, point) pairs among them.
+        num_matched: different keypoints among them.
         inlier_keypoints: (I, 2) float64 pixels, the corner of the photo at (0, 0).
-        inlier_points: (I,) int64, ids of the map's points.
+        inlier_points: (I,) int64, ids of the map's points; of the weak pose where it is one.
         retrieved: names of the database images used, most similar first, and their matches;
             those of lookalike places are left out.
         num_ransacs: how often RANSAC was run: for a place each, and for the pose.
@@ -83,10 +87,13 @@ class Localization:
     """
 
     pose: Pose | None
+    refused: str | None
+    weak_pose: Pose | None
     camera: Camera
     num_keypoints: int
     num_matches: int
     num_correspondences: int
+    num_matched: int
     inlier_keypoints: np.ndarray
     inlier_points: np.ndarray
     retrieved: list[tuple[str, int]]
@@ -100,19 +107,26 @@ class Localization:
 
     @property
     def confidence(self) -> float:
-        """From 0 (no pose) towards 1: n / (n + 20) for n keypoints that agree with the pose.
-
-        A keypoint counts once, however many of its points agree. It orders poses by their
-        support, and is no probability: a place that looks like another has support too.
+        """From 0 to 1: how probable it is that the photo shows what the map shows, where half of
+        the photos do. See :func:`samfeat_hloc.localization.acceptance.confidence`.
         """
-        agreeing = len(np.unique(self.inlier_keypoints, axis=0))
-        return agreeing / (agreeing + _HALF_SURE)
+        return confidence(self.num_agreeing, self.num_matched)
 
-    def as_json(self) -> dict[str, Any]:
-        """All but the inliers themselves, as plain JSON values."""
-        pose = self.pose
+    @property
+    def num_agreeing(self) -> int:
+        """Keypoints with an inlier: one counts once, however many of its points agree."""
+        return len(np.unique(self.inlier_keypoints, axis=0))
+
+    def as_json(self, *, weak: bool = False) -> dict[str, Any]:
+        """All but the inliers themselves, as plain JSON values.
+
+        Arguments:
+            weak: give the pose of a photo that is not localized too.
+        """
+        pose = self.pose or (self.weak_pose if weak else None)
         return {
-            "localized": pose is not None,
+            "localized": self.pose is not None,
+            "refused": self.refused,
             "qvec": None if pose is None else pose.qvec.tolist(),
             "tvec": None if pose is None else pose.tvec.tolist(),
             "camera": {
@@ -125,6 +139,7 @@ class Localization:
             "num_keypoints": self.num_keypoints,
             "num_matches": self.num_matches,
             "num_correspondences": self.num_correspondences,
+            "num_matched": self.num_matched,
             "num_inliers": self.num_inliers,
             "retrieved": self.retrieved,
             "num_ransacs": self.num_ransacs,
@@ -133,7 +148,8 @@ class Localization:
 
 
 class Localizer:
-    """Localizes photos in a frozen map; threads may share one.
+    """Localizes photos in a frozen map, and says which ones it does not show; threads may share
+    one.
 
     Arguments:
         frozen: the map.
@@ -142,6 +158,8 @@ class Localizer:
         num_retrieved: database images to match with each photo.
         max_error: of a pose's inliers, in pixels.
         places: leave out images of lookalike places, as a run does by default.
+        min_inliers: keypoints that have to agree with a pose, at least; more where more have
+            matches, see :mod:`samfeat_hloc.localization.acceptance`.
 
     Raises:
         SamfeatError: another network, or options that fit no photo.
@@ -156,6 +174,7 @@ class Localizer:
         num_retrieved: int = NUM_RETRIEVED,
         max_error: float = 12.0,
         places: bool = True,
+        min_inliers: int = MIN_INLIERS,
     ) -> None:
         if model.weights_sha256 != frozen.weights_sha256:
             raise SamfeatError(
@@ -176,6 +195,7 @@ class Localizer:
         self.num_retrieved = num_retrieved
         self.max_error = max_error
         self.places = places
+        self.min_inliers = min_inliers
         self._device = next(model.parameters()).device
         # of the images matched last, so that they are brought to the device once
         largest = max((image.descriptors.size for image in frozen.images), default=0) * 4
@@ -194,6 +214,7 @@ class Localizer:
         num_retrieved: int = NUM_RETRIEVED,
         max_error: float = 12.0,
         places: bool = True,
+        min_inliers: int = MIN_INLIERS,
     ) -> Localizer:
         """A localizer of a saved map and a checkpoint (the shipped one by default).
 
@@ -204,7 +225,7 @@ class Localizer:
         model = SAMFeat.from_pretrained(weights, official=official_weights, device=device)
         return cls(
             frozen, model, options=options, num_retrieved=num_retrieved, max_error=max_error,
-            places=places,
+            places=places, min_inliers=min_inliers,
         )  # fmt: skip
 
     def on(self, frozen: FrozenMap) -> Localizer:
@@ -272,12 +293,18 @@ class Localizer:
             )
         pose, inliers = solved or (None, np.zeros(len(found.keypoints), dtype=bool))
         names = [image.name for image in images]
+        matched = len(np.unique(found.keypoints))
+        agreeing_keypoints = len(np.unique(found.keypoints[inliers]))
+        refused = refusal(agreeing_keypoints, matched, self.min_inliers)
         localization = Localization(
-            pose=pose,
+            pose=pose if refused is None else None,
+            refused=refused,
+            weak_pose=None if refused is None else pose,
             camera=camera,
             num_keypoints=len(features.keypoints),
             num_matches=sum(found.matches_per_image),
             num_correspondences=len(found.keypoints),
+            num_matched=matched,
             inlier_keypoints=features.keypoints[found.keypoints[inliers]],
             inlier_points=self.map.point_ids[found.points[inliers]],
             retrieved=list(zip(names, found.matches_per_image, strict=True)),

@@ -369,6 +369,7 @@ def _localized(result: LocalizationResult, dataset: AachenDataset) -> dict[str, 
         found[condition] = {
             "queries": len(queries),
             "localized": sum(query.localized for query in queries),
+            "weak": sum(query.weak for query in queries),
         }
     return {"localized": found}
 
