@@ -18,6 +18,7 @@ from samfeat_hloc.files.images import (
     keypoints_to_stored,
     read_image,
     to_upright,
+    turned,
 )
 
 HLOC_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -115,6 +116,15 @@ def test_keypoints_come_back_to_the_stored_image(orientation: int) -> None:
     assert back.dtype == np.float32
     back_x, back_y = back.astype(int).T
     np.testing.assert_array_equal(stored[back_y, back_x], upright[y, x])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("quarters", range(4))
+def test_turned_further(orientation: int, quarters: int) -> None:
+    image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    upright = to_upright(image, orientation)
+    further = to_upright(image, turned(orientation, quarters))
+    np.testing.assert_array_equal(further, np.rot90(upright, -quarters))
 
 
 def test_an_invalid_orientation_counts_as_upright(tmp_path: Path, pixels: np.ndarray) -> None:

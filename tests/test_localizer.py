@@ -16,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from samfeat_hloc.cli import app
-from samfeat_hloc.colmap.cameras import Camera
+from samfeat_hloc.colmap.cameras import CAMERA_MODELS, Camera
 from samfeat_hloc.colmap.intrinsics import camera_from_exif, camera_from_text
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation.localization import position_error, rotation_error
@@ -138,9 +138,7 @@ def test_lookalike_places_are_left_out(localizer: Localizer, finished: Run) -> N
         point_ids=np.arange(2 * count),
         global_descriptors=np.concatenate([once.global_descriptors] * 2),
     )  # fmt: skip
-    features, camera = localizer.extract_with_camera(
-        finished.dataset.image_dir / query.name, query.camera
-    )
+    features, camera, _ = localizer.extract(finished.dataset.image_dir / query.name, query.camera)
     alone, _, _ = localizer.localize_features(features, camera)
     found, _, _ = localizer.on(twice).localize_features(features, camera)
     assert alone.pose is not None and found.pose is not None
@@ -371,27 +369,98 @@ def test_intrinsics_come_from_exif(finished: Run, localizer: Localizer, tmp_path
     assert abs(camera.params[0] / query.camera.params[0] - 1) < 0.03
     found = localizer.localize(photo)
     theirs = camera.to_pycolmap()
+    as_given = Localizer(localizer.map, localizer.model, refine_focal=False)
+    unrefined = as_given.localize(photo)
+    assert unrefined.camera == camera and unrefined.focal_deviation is None
     for form in (photo, Image.open(photo), read_image(photo)):
         again = localizer.localize(form, theirs)
         assert again.camera == camera
-        assert again.num_inliers == found.num_inliers
+        assert again.num_inliers == unrefined.num_inliers
     assert found.pose is not None
+    assert found.camera != camera and found.focal_deviation is not None
     assert position_error(found.pose, finished.result.queries[query.name].pose) < 1
     without = with_exif(source, tmp_path / "without.jpg", None)
     with pytest.raises(SamfeatError, match=r"without.jpg: no focal length in its EXIF; give .*--c"):
-        localizer.localize(without)
+        as_given.localize(without)
     with pytest.raises(SamfeatError, match=r"camera: .*EXIF"):
-        localizer.localize(read_image(source))
+        as_given.localize(read_image(source))
     with pytest.raises(SamfeatError, match="unknown camera model 'FISH'"):
         camera_from_text("FISH 1 1 1")
     with pytest.raises(SamfeatError, match=r"it is 320x240 but its intrinsics are for 10x10"):
         localizer.localize(source, camera_from_text("SIMPLE_PINHOLE 10 10 5 5 5"))
 
 
+def scaled_focal(camera: Camera, ratio: float) -> Camera:
+    count = CAMERA_MODELS[camera.model][2]
+    return replace(
+        camera, params=(*(f * ratio for f in camera.params[:count]), *camera.params[count:])
+    )
+
+
+@pytest.mark.parametrize("ratio", [0.7, 1.0, 1.4])
+def test_a_rough_focal_length_is_found(localizer: Localizer, finished: Run, ratio: float) -> None:
+    finding = Localizer(localizer.map, localizer.model, refine_focal=True)
+    for query in finished.dataset.queries:
+        path = finished.dataset.image_dir / query.name
+        found = finding.localize(path, scaled_focal(query.camera, ratio))
+        focal = query.camera.params[0]
+        assert found.pose is not None and found.focal_deviation is not None
+        error = abs(found.camera.params[0] - focal)
+        assert error < 0.03 * focal
+        assert error < 4 * found.focal_deviation < 0.2 * focal
+        known = localizer.localize(path, query.camera)
+        assert known.pose is not None and known.focal_deviation is None
+        assert known.camera == query.camera
+        assert position_error(found.pose, known.pose) < 0.3
+
+
+def test_a_photo_of_unknown_intrinsics_is_localized(
+    localizer: Localizer, finished: Run, tmp_path: Path
+) -> None:
+    query = finished.dataset.queries[0]
+    source = finished.dataset.image_dir / query.name
+    focal = query.camera.params[0]
+    photo = with_exif(source, tmp_path / "without.jpg", None)
+    for form in (photo, read_image(source)):
+        found = localizer.localize(form)
+        assert found.pose is not None and "focal" in found.seconds
+        assert abs(found.camera.to_pycolmap().mean_focal_length() - focal) < 0.03 * focal
+        assert found.as_json()["focal_deviation"] == found.focal_deviation
+
+
+def test_a_turned_photo_is_localized_where_turns_are_tried(
+    localizer: Localizer, finished: Run, tmp_path: Path
+) -> None:
+    query = finished.dataset.queries[0]
+    photo = read_image(finished.dataset.image_dir / query.name)
+    upright = localizer.localize(photo, query.camera)
+    assert upright.pose is not None and upright.turned == 0
+    turning = Localizer(localizer.map, localizer.model, turns=True)
+    assert same(turning.localize(photo, query.camera), upright)
+    height, width = photo.shape[:2]
+    f, _, cx, cy = query.camera.params
+    # not upside down: generated facades are the same then
+    for quarters, sides, centre in (
+        (1, (height, width), (cy, width - cx)),  # counter-clockwise, as np.rot90 turns
+        (3, (height, width), (height - cy, cx)),
+    ):
+        camera = Camera("SIMPLE_PINHOLE", *sides, (f, *centre))
+        stored = np.ascontiguousarray(np.rot90(photo, quarters))
+        assert localizer.localize(stored, camera).pose is None
+        found = turning.localize(stored, camera)
+        assert found.pose is not None and found.turned == 90 * quarters
+        # the same camera, rolled
+        assert position_error(found.pose, upright.pose) < 0.01
+        roll = abs(rotation_error(found.pose, upright.pose))
+        assert abs(roll - 90) < 0.1
+        assert found.inlier_keypoints[:, 0].max() <= sides[0]
+        assert found.inlier_keypoints[:, 1].max() <= sides[1]
+
+
 def test_a_photo_of_nothing_is_not_trusted(localizer: Localizer) -> None:
     camera = Camera("SIMPLE_PINHOLE", 320, 240, (300.0, 160.0, 120.0))
     assert localizer.localize(np.zeros((240, 320, 3), dtype=np.uint8), camera).confidence < 0.5
-    features, _ = localizer.extract_with_camera(np.zeros((240, 320, 3), dtype=np.uint8), camera)
+    features, _, _ = localizer.extract(np.zeros((240, 320, 3), dtype=np.uint8), camera)
     empty = replace(
         features, keypoints=features.keypoints[:0], descriptors=features.descriptors[:0]
     )
@@ -401,16 +470,14 @@ def test_a_photo_of_nothing_is_not_trusted(localizer: Localizer) -> None:
 
 
 def test_a_photo_of_elsewhere_is_not_localized(localizer: Localizer, finished: Run) -> None:
-    """The photo turned upside down in parts: as many keypoints and matches, but of no view."""
     query = finished.dataset.queries[0]
     photo = read_image(finished.dataset.image_dir / query.name)
     here = localizer.localize(photo, query.camera)
     assert here.pose is not None and here.refused is None and here.weak_pose is None
     assert here.as_json()["localized"] and here.as_json()["refused"] is None
     assert here.num_agreeing <= here.num_inliers and here.num_matched <= here.num_correspondences
-    tiles = np.array_split(photo, 8, axis=1)
-    shuffled = np.concatenate([tile[::-1] for tile in tiles[::-1]], axis=1)
-    found = localizer.localize(np.ascontiguousarray(shuffled), query.camera)
+    blocks = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    found = localizer.localize(blocks.repeat(10, axis=0).repeat(10, axis=1), query.camera)
     assert found.pose is None
     assert found.refused is not None and f"of {found.num_matched} matched" in found.refused
     assert found.confidence < 0.5 < here.confidence

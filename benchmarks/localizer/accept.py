@@ -69,6 +69,9 @@ def main(
     ],
     strangers: Annotated[Path, typer.Option(help="Folder of photos of elsewhere.")],
     num_strangers: Annotated[int, typer.Option(help="So many of them, drawn at random.")] = 150,
+    unknown_focal: Annotated[
+        bool, typer.Option("--unknown-focal", help="Find the focal lengths with the poses.")
+    ] = False,
     records: Annotated[
         Path, typer.Option(help="What was found of each, a line each; goes on from there.")
     ] = Path("accept.jsonl"),
@@ -93,12 +96,17 @@ def main(
         width, height = image_size(strangers / name)
         guess = (_GUESSED_FOCAL * max(width, height), width / 2, height / 2)
         photos.append(Photo(strangers / name, name, Camera("SIMPLE_PINHOLE", width, height, guess)))
-    _localize_all(photos, maps, model, records)
+    _localize_all(photos, maps, model, records, unknown_focal)
     found = [json.loads(line) for line in records.read_text().splitlines()]
     figures = _figures(found)
     typer.echo(_table(figures))
     if json_file is not None:
-        configuration = {"places": places, "strangers": strangers, "num_strangers": len(drawn)}
+        configuration = {
+            "places": places,
+            "strangers": strangers,
+            "num_strangers": len(drawn),
+            "unknown_focal": unknown_focal,
+        }
         content = {**figures, **measurement(configuration)}
         write_atomically(json_file, json.dumps(content, indent=1) + "\n")
     if plot is not None:
@@ -118,7 +126,11 @@ def _photos_of(place: str, frozen: FrozenMap, folder: Path) -> Iterator[Photo]:
 
 
 def _localize_all(
-    photos: Sequence[Photo], maps: dict[str, FrozenMap], model: SAMFeat, records: Path
+    photos: Sequence[Photo],
+    maps: dict[str, FrozenMap],
+    model: SAMFeat,
+    records: Path,
+    unknown_focal: bool,
 ) -> None:
     done = set()
     if records.is_file():
@@ -136,10 +148,11 @@ def _localize_all(
             ]
             if not left:
                 continue
-            features, camera = extractor.extract_with_camera(photo.path, photo.camera)
+            features, camera, _ = extractor.extract(photo.path, photo.camera)
             for name, frozen in maps.items():
                 itself = photo.place == name and any(i.name == photo.name for i in frozen.images)
-                localizer = Localizer(_without(frozen, photo.name) if itself else frozen, model)
+                used = _without(frozen, photo.name) if itself else frozen
+                localizer = Localizer(used, model, refine_focal=unknown_focal)
                 for share in _SHARES:
                     if (name, share) in left:
                         line = _record(photo, name, localizer, features, camera, share)
@@ -158,7 +171,9 @@ def _record(
         descriptors=descriptors,
         global_descriptor=vlad(descriptors.astype(np.float32), localizer.map.vocabulary),
     )
-    found, matches, inliers = localizer.localize_features(few, camera)
+    found, matches, inliers = localizer.localize_features(
+        few, camera, refine_focal=bool(localizer.refine_focal)
+    )
     pose, right = found.pose or found.weak_pose, None
     if photo.place == name and photo.truth is not None:
         right = False
@@ -224,7 +239,10 @@ def _figures(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
         }
         for t in thresholds
     ]
-    return {"by_share": shares, "curve": curve, "confidence": _calibration(times, elsewhere, good)}
+    # a wrong pose of a photo of the map is a lookalike's, or chance as the strangers' are
+    fit = elsewhere | good
+    calibration = _calibration(times[fit], good[fit])
+    return {"by_share": shares, "curve": curve, "confidence": calibration}
 
 
 def _times(line: dict[str, Any]) -> float:
@@ -232,11 +250,11 @@ def _times(line: dict[str, Any]) -> float:
     return float(line["agreeing"] / least_inliers(line["matched"]))
 
 
-def _calibration(times: np.ndarray, strange: np.ndarray, good: np.ndarray) -> dict[str, Any]:
-    """The logistic curve in log(times) by maximum likelihood, strangers and others weighing half,
-    and how often poses were right in bins of it."""
+def _calibration(times: np.ndarray, good: np.ndarray) -> dict[str, Any]:
+    """The logistic curve in log(times) by maximum likelihood, right poses and strangers weighing
+    half, and how often poses were right in bins of it."""
     x = np.log(np.maximum(times, 0.01))
-    weight = np.where(strange, 0.5 / strange.sum(), 0.5 / (~strange).sum())
+    weight = np.where(good, 0.5 / good.sum(), 0.5 / (~good).sum())
     design = np.stack([np.ones_like(x), x], axis=1)
     beta = np.zeros(2)
     for _ in range(100):  # Newton's steps
@@ -245,7 +263,7 @@ def _calibration(times: np.ndarray, strange: np.ndarray, good: np.ndarray) -> di
         step = np.linalg.solve(hessian, design.T @ (weight * (good - p)))
         beta += np.clip(step, -1, 1)
     bins = []
-    edges = (0.0, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99, 1.0001)
+    edges = (0.0, 0.02, 0.1, 0.5, 0.9, 0.98, 1.0001)
     sure = 1 / (1 + np.exp(-design @ beta))
     for low, high in pairwise(edges):
         inside = (sure >= low) & (sure < high)

@@ -82,9 +82,7 @@ def ransac_options(max_error: float) -> dict[str, Any]:
     }
 
 
-def ransac(
-    max_error: float, min_share: float = 0.0
-) -> pycolmap.AbsolutePoseEstimationOptions:
+def ransac(max_error: float, min_share: float = 0.0) -> pycolmap.AbsolutePoseEstimationOptions:
     """RANSAC as everywhere here; `min_share`: of inliers, of a pose that is worth finding."""
     options = pycolmap.AbsolutePoseEstimationOptions()
     # COLMAP stops where a pose with this share would have been found with the confidence asked for

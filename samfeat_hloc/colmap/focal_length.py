@@ -11,13 +11,15 @@ import pycolmap
 from .absolute_pose import ransac
 from .poses import Pose
 
+_MIN_CORRESPONDENCES = 5  # four give the pose and the focal length, the fifth checks them
 _STEP = 1e-6  # of numeric derivatives, relative
 
 
 def estimate_focal_length(
     keypoints: np.ndarray, points: np.ndarray, camera: Any, *, max_error: float = 12.0
 ) -> Any | None:
-    """A camera with the focal length that the most correspondences agree on (P4Pf in LO-RANSAC).
+    """A camera with the focal length that the most correspondences agree on: P4Pf in LO-RANSAC,
+    refined on the inliers.
 
     The focal length of the camera that is given plays no part; the ratio of its two, where it has
     two, stays.
@@ -31,11 +33,15 @@ def estimate_focal_length(
     Returns:
         A `pycolmap.Camera`; None where none was found.
     """
+    if len(points) < _MIN_CORRESPONDENCES:
+        return None
     options = ransac(max_error)
     options.estimate_focal_length = True
+    refinement = pycolmap.AbsolutePoseRefinementOptions()
+    refinement.refine_focal_length = True
     estimated = copy.deepcopy(camera)
-    found = pycolmap.estimate_absolute_pose(
-        keypoints, points, estimated, estimation_options=options
+    found = pycolmap.estimate_and_refine_absolute_pose(
+        keypoints, points, estimated, estimation_options=options, refinement_options=refinement
     )
     if found is None:
         return None
@@ -96,10 +102,7 @@ def _deviation(keypoints: np.ndarray, points: np.ndarray, pose: Pose, camera: An
     depth = float(np.median(seen[:, 2]))
     at = projected(np.zeros(7))
     jacobian = np.stack(
-        [
-            (projected(step) - projected(-step)).ravel() / (2 * _STEP)
-            for step in np.eye(7) * _STEP
-        ],
+        [(projected(step) - projected(-step)).ravel() / (2 * _STEP) for step in np.eye(7) * _STEP],
         axis=1,
     )
     if not (np.isfinite(jacobian).all() and np.isfinite(at).all()):

@@ -12,6 +12,8 @@ from ..files.images import image_size
 from .cameras import Camera, parse_camera
 from .readable import readable
 
+_GUESS = 1.2  # COLMAP's own
+
 
 def camera_from_text(text: str) -> Camera:
     """Intrinsics written as COLMAP does, ``MODEL width height params...``.
@@ -34,20 +36,7 @@ def camera_from_exif(path: Path) -> Camera:
     Raises:
         SamfeatError: not a photo, or no focal length in it.
     """
-    image_size(path)  # a file that is no photo is told in our words
-    try:
-        with (  # it may be of a format that COLMAP does not read
-            tempfile.TemporaryDirectory() as work,
-            readable(path.parent, [path.name], Path(work)) as photos,
-        ):
-            camera = pycolmap.infer_camera_from_image(str(photos / path.name))
-    except SamfeatError:
-        raise
-    except Exception as error:  # pycolmap raises whatever its C++ does
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise SamfeatError(
-            path, f"COLMAP cannot read it ({why})", "give the intrinsics with --camera"
-        ) from None
+    camera = _inferred(path)
     if not camera.has_prior_focal_length:
         raise SamfeatError(
             path,
@@ -55,3 +44,39 @@ def camera_from_exif(path: Path) -> Camera:
             'give the intrinsics with --camera "MODEL width height params..."',
         )
     return Camera.of(camera)
+
+
+def rough_camera(path: Path) -> Camera:
+    """As :func:`camera_from_exif`; where there is no focal length in it, as :func:`guessed_camera`.
+
+    Raises:
+        SamfeatError: not a photo.
+    """
+    camera = _inferred(path)
+    if camera.has_prior_focal_length:
+        return Camera.of(camera)
+    return guessed_camera(camera.width, camera.height)
+
+
+def guessed_camera(width: int, height: int) -> Camera:
+    """Intrinsics of a photo of which only the size is known: a focal length of 1.2 times its longer
+    side, to begin with, the principal point in the centre, no distortion."""
+    focal = _GUESS * max(width, height)
+    return Camera("SIMPLE_RADIAL", width, height, (focal, width / 2, height / 2, 0.0))
+
+
+def _inferred(path: Path) -> pycolmap.Camera:
+    image_size(path)  # a file that is no photo is told in our words
+    try:
+        with (  # it may be of a format that COLMAP does not read
+            tempfile.TemporaryDirectory() as work,
+            readable(path.parent, [path.name], Path(work)) as photos,
+        ):
+            return pycolmap.infer_camera_from_image(str(photos / path.name))
+    except SamfeatError:
+        raise
+    except Exception as error:  # pycolmap raises whatever its C++ does
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise SamfeatError(
+            path, f"COLMAP cannot read it ({why})", "give the intrinsics with --camera"
+        ) from None

@@ -147,6 +147,13 @@ def _localize(
         str | None,
         typer.Option("--camera", help='"MODEL width height params..."; else from the EXIF.'),
     ] = None,
+    refine_focal: Annotated[
+        bool | None,
+        typer.Option(
+            "--refine-focal/--no-refine-focal",
+            help="Find the focal length with the pose; by default unless --camera is given.",
+        ),
+    ] = None,
     resize: Annotated[
         int | None, typer.Option("--resize", help="Longer side in pixels, instead of the map's.")
     ] = None,
@@ -168,6 +175,12 @@ def _localize(
             "where that is more.",
         ),
     ] = 30,
+    turns: Annotated[
+        bool,
+        typer.Option(
+            "--turns", help="Try a photo that is not localized turned by 90, 180, 270 degrees too."
+        ),
+    ] = False,
     weak: Annotated[
         bool, typer.Option("--weak", help="Give the pose of a photo that is not localized too.")
     ] = False,
@@ -186,6 +199,7 @@ def _localize(
     localizer = Localizer.load(
         map_dir, weights=weights, official_weights=official_weights,
         num_retrieved=num_retrieved, max_error=max_error, places=places, min_inliers=min_inliers,
+        refine_focal=refine_focal, turns=turns,
     )  # fmt: skip
     options = localizer.options
     if resize is not None:
@@ -199,12 +213,17 @@ def _localize(
     else:
         if found.refused is not None:
             typer.echo(f"{image}: not localized, {found.refused}")
+        elif found.turned:
+            typer.echo(f"{image}: turned by {found.turned} degrees, clockwise")
         pose = found.pose or (found.weak_pose if weak else None)
         if pose is not None:
             values = " ".join(f"{value:.9g}" for value in [*pose.qvec, *pose.tvec])
             centre = ", ".join(f"{value:.3f}" for value in pose.centre)
             typer.echo(f"pose (qw qx qy qz tx ty tz, world to camera): {values}")
             typer.echo(f"camera centre: {centre}")
+        if found.pose is not None and found.focal_deviation is not None:
+            focal = found.camera.to_pycolmap().mean_focal_length()
+            typer.echo(f"focal length: {focal:.1f} pixels, +- {found.focal_deviation:.1f}")
         typer.echo(
             f"{found.num_inliers} inliers of {found.num_correspondences} correspondences, "
             f"{found.num_matches} matches; confidence {found.confidence:.2f}"

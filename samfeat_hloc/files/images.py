@@ -211,6 +211,14 @@ def to_upright(image: np.ndarray, orientation: int) -> np.ndarray:
     return np.array(image, order="C")
 
 
+def turned(orientation: int, quarters: int) -> int:
+    """The orientation, 1 to 8, of an image that is to stand turned by ``quarters`` quarters,
+    clockwise, from how it stands at ``orientation``."""
+    sample = np.arange(6).reshape(2, 3)
+    wanted = np.rot90(to_upright(sample, orientation), -quarters)
+    return next(o for o in range(1, 9) if np.array_equal(to_upright(sample, o), wanted))
+
+
 def keypoints_to_stored(
     keypoints: np.ndarray, orientation: int, stored_size_wh: tuple[int, int]
 ) -> np.ndarray:

@@ -12,7 +12,7 @@ import math
 
 MIN_INLIERS = 30
 MIN_SHARE = 0.1
-_HALF_SURE, _STEEPNESS = 0.7, 6.0  # of `confidence`
+_HALF_SURE, _STEEPNESS = 0.52, 7.9  # of `confidence`
 
 
 def least_inliers(num_matched: int, min_inliers: int = MIN_INLIERS) -> int:
@@ -26,12 +26,12 @@ def least_inliers(num_matched: int, min_inliers: int = MIN_INLIERS) -> int:
 
 
 def confidence(num_inliers: int, num_matched: int) -> float:
-    """How probable it is, from 0 to 1, that a pose is right, where half of the photos show what the
-    map shows.
+    """How probable it is, from 0 to 1, that a pose is no chance, where half of the photos show what
+    the map shows and half are of elsewhere.
 
-    Calibrated on photos of the map and of elsewhere (`benchmarks/localizer/accept.py`): logistic in
-    the logarithm of how many times the least number of inliers there are. Another place that looks
-    the same is not told by it.
+    Calibrated on right poses and photos of elsewhere (`benchmarks/localizer/accept.py`): logistic
+    in the logarithm of how many times the least number of inliers there are. A pose at another
+    place that looks the same is no chance either.
 
     Arguments:
         num_inliers: keypoints that agree with the pose.

@@ -204,6 +204,11 @@ def agreeing(
     return Agreement(kept, solved if alone else None, ransacs)
 
 
+def most_promising(images: Sequence[ImageMatches]) -> list[ImageMatches]:
+    """The images of the place of which one has the most matches."""
+    return max(places_of(images), key=lambda p: max(len(i.keypoints) for i in p), default=[])
+
+
 def places_of(images: Sequence[ImageMatches]) -> list[list[ImageMatches]]:
     """The images split into those that see common points, directly or through others of them.
 

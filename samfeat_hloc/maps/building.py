@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ..colmap.cameras import Camera
 from ..colmap.database import put_in_place, work_folder
+from ..colmap.intrinsics import camera_from_exif
 from ..colmap.model import read_model
 from ..colmap.poses import Pose
 from ..errors import SamfeatError
@@ -155,7 +156,8 @@ def add(
         map_dir: the saved map that ``localizer`` has read.
         localizer: of that map; its extraction should be the map's own.
         image_dir: folder of the photos.
-        cameras: by image name its intrinsics; None takes them from the EXIF.
+        cameras: by image name its intrinsics; None takes them from the EXIF, and finds the focal
+            length with the pose where that is not given.
         poses: cam_from_world of images whose pose is known.
         min_inliers: an unposed image with fewer is left out, see `localization.acceptance`.
 
@@ -206,14 +208,19 @@ def _joined(
 ) -> tuple[Added, list[FrozenImage], np.ndarray]:
     """What became of it, the map's images with it as the last, and new points (P, 3)."""
     frozen = localizer.map
-    features, camera = localizer.extract_with_camera(path, camera)
+    if pose is not None and camera is None:
+        camera = camera_from_exif(path)
+    features, camera, rough = localizer.extract(path, camera)
     retrieved = localizer.retrieve(features.global_descriptor)
     pairs = localizer.match(features, retrieved)
     used, num_inliers = {image.name for image in retrieved}, 0
     if pose is not None:
         found = merged([with_points(*pair) for pair in zip(retrieved, pairs, strict=True)])
     else:
-        localization, found, _ = localizer.solve(features, camera, retrieved, pairs)
+        localization, found, _ = localizer.solve(
+            features, camera, retrieved, pairs, refine_focal=rough
+        )
+        camera = localization.camera
         used = {name for name, _ in localization.retrieved}
         pose, num_inliers = localization.pose, localization.num_inliers
         if pose is None:

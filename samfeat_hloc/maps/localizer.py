@@ -16,7 +16,7 @@ import copy
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ import torch
 
 from ..colmap.absolute_pose import estimate_pose
 from ..colmap.cameras import Camera
-from ..colmap.intrinsics import camera_from_exif
+from ..colmap.focal_length import estimate_focal_length, refine_focal_length
+from ..colmap.intrinsics import camera_from_exif, guessed_camera, rough_camera
 from ..colmap.poses import Pose
 from ..errors import SamfeatError
 from ..feature.extraction import extract_batch
@@ -35,15 +36,16 @@ from ..feature.matching import nearest_neighbours
 from ..feature.network import SAMFeat
 from ..feature.options import ExtractOptions
 from ..files.image_forms import ImageLike, as_photo
-from ..files.images import keypoints_to_stored, to_upright
+from ..files.images import keypoints_to_stored, to_upright, turned
 from ..localization.acceptance import MIN_INLIERS, confidence, refusal
 from ..localization.correspondences import Correspondences, ImageMatches, merged
 from ..localization.global_descriptors import vlad
-from ..localization.places import Agreement, agreeing
+from ..localization.places import Agreement, agreeing, most_promising
 from . import saved_map
 from .saved_map import FrozenImage, FrozenMap
 
 NUM_RETRIEVED = 20
+_MAX_DEVIATION = 0.1  # of a focal length that is found: one with more is not told by the photo
 _CACHE_BYTES = 1 << 29  # of descriptors on the device
 
 
@@ -65,6 +67,30 @@ class Features:
 
 
 @dataclass(frozen=True, eq=False)
+class _Photo:
+    """A photo as it is stored, its EXIF orientation, its intrinsics, whether the focal length is to
+    be found, and the seconds spent on it so far."""
+
+    stored: np.ndarray
+    orientation: int
+    camera: Camera
+    refine: bool
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class _Posed:
+    """A pose with its inliers, the correspondences, the images that they are of, and how often
+    RANSAC was run for it."""
+
+    pose: Pose | None
+    inliers: np.ndarray
+    found: Correspondences
+    names: list[str]
+    ransacs: int
+
+
+@dataclass(frozen=True, eq=False)
 class Localization:
     """Where a photo was taken.
 
@@ -74,6 +100,8 @@ class Localization:
         weak_pose: what was found of a photo that is not localized, if anything: as likely as not
             of another place.
         camera: the intrinsics that it was found with.
+        focal_deviation: standard deviation, in pixels, of the focal length that was found with the
+            pose; None where it is as it was given.
         num_keypoints: of the photo.
         num_matches: with keypoints of the images used that have a point.
         num_correspondences: different (keypoint, point) pairs among them.
@@ -82,14 +110,18 @@ class Localization:
         inlier_points: (I,) int64, ids of the map's points; of the weak pose where it is one.
         retrieved: names of the database images used, most similar first, and their matches;
             those of lookalike places are left out.
-        num_ransacs: how often RANSAC was run: for a place each, and for the pose.
-        seconds: by stage: "read", "extract", "retrieve", "match", "places", "pose", and "total".
+        turned: degrees, clockwise, by which the photo was turned to be localized; the pose and all
+            keypoints are of the photo as it is stored.
+        num_ransacs: how often RANSAC was run: for a place each, for the pose, for the focal length.
+        seconds: by stage: "read", "extract", "retrieve", "match", "places", "pose", and "total";
+            "focal" where the focal length was looked for.
     """
 
     pose: Pose | None
     refused: str | None
     weak_pose: Pose | None
     camera: Camera
+    focal_deviation: float | None
     num_keypoints: int
     num_matches: int
     num_correspondences: int
@@ -97,6 +129,7 @@ class Localization:
     inlier_keypoints: np.ndarray
     inlier_points: np.ndarray
     retrieved: list[tuple[str, int]]
+    turned: int
     num_ransacs: int
     seconds: dict[str, float] = field(repr=False)
 
@@ -135,6 +168,7 @@ class Localization:
                 "height": self.camera.height,
                 "params": list(self.camera.params),
             },
+            "focal_deviation": self.focal_deviation,
             "confidence": self.confidence,
             "num_keypoints": self.num_keypoints,
             "num_matches": self.num_matches,
@@ -142,6 +176,7 @@ class Localization:
             "num_matched": self.num_matched,
             "num_inliers": self.num_inliers,
             "retrieved": self.retrieved,
+            "turned": self.turned,
             "num_ransacs": self.num_ransacs,
             "seconds": self.seconds,
         }
@@ -160,6 +195,10 @@ class Localizer:
         places: leave out images of lookalike places, as a run does by default.
         min_inliers: keypoints that have to agree with a pose, at least; more where more have
             matches, see :mod:`samfeat_hloc.localization.acceptance`.
+        refine_focal: find the focal length with the pose. None does so where it comes from EXIF, or
+            where nothing is known of it.
+        turns: try a photo that is not localized turned by 90, 270 and 180 degrees too. Features
+            match up to some 60 degrees of roll.
 
     Raises:
         SamfeatError: another network, or options that fit no photo.
@@ -175,6 +214,8 @@ class Localizer:
         max_error: float = 12.0,
         places: bool = True,
         min_inliers: int = MIN_INLIERS,
+        refine_focal: bool | None = None,
+        turns: bool = False,
     ) -> None:
         if model.weights_sha256 != frozen.weights_sha256:
             raise SamfeatError(
@@ -196,6 +237,8 @@ class Localizer:
         self.max_error = max_error
         self.places = places
         self.min_inliers = min_inliers
+        self.refine_focal = refine_focal
+        self.turns = turns
         self._device = next(model.parameters()).device
         # of the images matched last, so that they are brought to the device once
         largest = max((image.descriptors.size for image in frozen.images), default=0) * 4
@@ -215,6 +258,8 @@ class Localizer:
         max_error: float = 12.0,
         places: bool = True,
         min_inliers: int = MIN_INLIERS,
+        refine_focal: bool | None = None,
+        turns: bool = False,
     ) -> Localizer:
         """A localizer of a saved map and a checkpoint (the shipped one by default).
 
@@ -225,7 +270,8 @@ class Localizer:
         model = SAMFeat.from_pretrained(weights, official=official_weights, device=device)
         return cls(
             frozen, model, options=options, num_retrieved=num_retrieved, max_error=max_error,
-            places=places, min_inliers=min_inliers,
+            places=places, min_inliers=min_inliers, refine_focal=refine_focal,
+            turns=turns,
         )  # fmt: skip
 
     def on(self, frozen: FrozenMap) -> Localizer:
@@ -242,18 +288,38 @@ class Localizer:
         Arguments:
             image: a path, array, Pillow image or tensor (see
                 :data:`samfeat_hloc.files.image_forms.ImageLike`), as it is stored.
-            camera: its intrinsics; None takes them from the EXIF of a file.
+            camera: its intrinsics; None takes them from the EXIF of a file, or finds the focal
+                length with the pose.
 
         Raises:
-            SamfeatError: a photo that cannot be read, no intrinsics, or those of another size.
+            SamfeatError: a photo that cannot be read, intrinsics of another size, or none where the
+                focal length is not to be found.
         """
-        return self.localize_features(*self._extracted(image, camera))[0]
+        photo = self._read(image, camera)
+        upright = self._localize(photo, 0)
+        if upright.pose is None and self.turns:
+            for quarters in (1, 3, 2):
+                found = self._localize(photo, quarters)
+                if found.pose is not None:
+                    return found
+        return upright
+
+    def _localize(self, photo: _Photo, quarters: int) -> Localization:
+        """A photo turned clockwise; `photo.seconds` go on from one turn to the next."""
+        with _Clock(photo.seconds).stage("extract"):
+            features = self._features(photo.stored, turned(photo.orientation, quarters))
+        found, _, _ = self.localize_features(
+            features, photo.camera, photo.seconds, refine_focal=photo.refine
+        )
+        return replace(found, turned=90 * quarters)
 
     def localize_features(
         self,
         features: Features,
         camera: Camera | pycolmap.Camera,
         seconds: dict[str, float] | None = None,
+        *,
+        refine_focal: bool = False,
     ) -> tuple[Localization, Correspondences, np.ndarray]:
         """As :meth:`localize`, from features; also all correspondences and which are inliers."""
         clock = _Clock(seconds)
@@ -261,7 +327,9 @@ class Localizer:
             retrieved = self.retrieve(features.global_descriptor)
         with clock.stage("match"):
             pairs = self.match(features, retrieved)
-        return self.solve(features, camera, retrieved, pairs, clock.seconds)
+        return self.solve(
+            features, camera, retrieved, pairs, clock.seconds, refine_focal=refine_focal
+        )
 
     def solve(
         self,
@@ -270,12 +338,57 @@ class Localizer:
         retrieved: Sequence[FrozenImage],
         pairs: Sequence[tuple[np.ndarray, np.ndarray]],
         seconds: dict[str, float] | None = None,
+        *,
+        refine_focal: bool = False,
     ) -> tuple[Localization, Correspondences, np.ndarray]:
         """As :meth:`localize_features`, from the matches with each retrieved image."""
         clock = _Clock(seconds)
         camera = Camera.of(camera)
-        intrinsics = camera.to_pycolmap()
         images = [with_points(*found) for found in zip(retrieved, pairs, strict=True)]
+        posed, deviation, ransacs = None, None, 0
+        if refine_focal:
+            with clock.stage("focal"):
+                rough = self._estimated(images, features, camera)
+                ransacs += 1
+            if rough is not None:
+                posed = self._posed(images, features, rough, clock)
+                ransacs += posed.ransacs
+                with clock.stage("focal"):
+                    refined = self._refined(posed, features, rough)
+                if refined is not None:
+                    posed, camera, deviation = refined
+                else:
+                    posed = None
+        if posed is None:
+            posed = self._posed(images, features, camera, clock)
+            ransacs += posed.ransacs
+        found, inliers = posed.found, posed.inliers
+        matched = len(np.unique(found.keypoints))
+        refused = refusal(len(np.unique(found.keypoints[inliers])), matched, self.min_inliers)
+        localization = Localization(
+            pose=posed.pose if refused is None else None,
+            refused=refused,
+            weak_pose=None if refused is None else posed.pose,
+            camera=camera,
+            focal_deviation=deviation,
+            num_keypoints=len(features.keypoints),
+            num_matches=sum(found.matches_per_image),
+            num_correspondences=len(found.keypoints),
+            num_matched=matched,
+            inlier_keypoints=features.keypoints[found.keypoints[inliers]],
+            inlier_points=self.map.point_ids[found.points[inliers]],
+            retrieved=list(zip(posed.names, found.matches_per_image, strict=True)),
+            turned=0,
+            num_ransacs=ransacs,
+            seconds=clock.seconds,
+        )
+        return localization, found, inliers
+
+    def _posed(
+        self, images: list[ImageMatches], features: Features, camera: Camera, clock: _Clock
+    ) -> _Posed:
+        """The pose with these intrinsics."""
+        intrinsics = camera.to_pycolmap()
         agreement = Agreement(images)
         with clock.stage("places"):
             if self.places:
@@ -283,41 +396,46 @@ class Localizer:
                     images, self.map.xyz, intrinsics, features.keypoints, max_error=self.max_error
                 )
         with clock.stage("pose"):
-            images, solved = agreement.images, agreement.solved
-            found = merged(images)
-            solved = solved or estimate_pose(
+            found = merged(agreement.images)
+            solved = agreement.solved or estimate_pose(
                 features.keypoints[found.keypoints],
                 self.map.xyz[found.points],
                 intrinsics,
                 max_error=self.max_error,
             )
         pose, inliers = solved or (None, np.zeros(len(found.keypoints), dtype=bool))
-        names = [image.name for image in images]
-        matched = len(np.unique(found.keypoints))
-        agreeing_keypoints = len(np.unique(found.keypoints[inliers]))
-        refused = refusal(agreeing_keypoints, matched, self.min_inliers)
-        localization = Localization(
-            pose=pose if refused is None else None,
-            refused=refused,
-            weak_pose=None if refused is None else pose,
-            camera=camera,
-            num_keypoints=len(features.keypoints),
-            num_matches=sum(found.matches_per_image),
-            num_correspondences=len(found.keypoints),
-            num_matched=matched,
-            inlier_keypoints=features.keypoints[found.keypoints[inliers]],
-            inlier_points=self.map.point_ids[found.points[inliers]],
-            retrieved=list(zip(names, found.matches_per_image, strict=True)),
-            num_ransacs=agreement.ransacs + (agreement.solved is None),
-            seconds=clock.seconds,
-        )
-        return localization, found, inliers
+        ransacs = agreement.ransacs + (agreement.solved is None)
+        return _Posed(pose, inliers, found, [image.name for image in agreement.images], ransacs)
 
-    def extract_with_camera(
-        self, image: ImageLike, camera: Camera | pycolmap.Camera | None = None
-    ) -> tuple[Features, Camera]:
-        """Features of a photo and its intrinsics, as :meth:`localize` takes them."""
-        return self._extracted(image, camera)[:2]
+    def _estimated(
+        self, images: list[ImageMatches], features: Features, camera: Camera
+    ) -> Camera | None:
+        """The camera with the focal length that the most promising place tells."""
+        found = merged(most_promising(images))
+        estimated = estimate_focal_length(
+            features.keypoints[found.keypoints], self.map.xyz[found.points], camera.to_pycolmap(),
+            max_error=self.max_error,
+        )  # fmt: skip
+        return None if estimated is None else Camera.of(estimated)
+
+    def _refined(
+        self, posed: _Posed, features: Features, camera: Camera
+    ) -> tuple[_Posed, Camera, float] | None:
+        """Pose and focal length from all inliers; None where these do not tell the latter."""
+        if posed.pose is None:
+            return None
+        refined = refine_focal_length(
+            features.keypoints[posed.found.keypoints[posed.inliers]],
+            self.map.xyz[posed.found.points[posed.inliers]],
+            posed.pose,
+            camera.to_pycolmap(),
+        )
+        if refined is None:
+            return None
+        pose, intrinsics, deviation = refined
+        if deviation > _MAX_DEVIATION * intrinsics.mean_focal_length():
+            return None
+        return replace(posed, pose=pose), Camera.of(intrinsics), deviation
 
     def retrieve(self, global_descriptor: np.ndarray) -> list[FrozenImage]:
         """The map's most similar images; of equally similar ones the earlier first."""
@@ -345,24 +463,36 @@ class Localizer:
         """(N, D) float16 to (D, N) float32."""
         return torch.from_numpy(descriptors).to(self._device).float().t()
 
-    def _extracted(
-        self, image: ImageLike, camera: Camera | pycolmap.Camera | None
-    ) -> tuple[Features, Camera, dict[str, float]]:
+    def extract(
+        self, image: ImageLike, camera: Camera | pycolmap.Camera | None = None
+    ) -> tuple[Features, Camera, bool]:
+        """Features of a photo, its intrinsics, and whether the focal length is to be found.
+
+        As :meth:`localize` takes them; the photo is not turned.
+        """
+        photo = self._read(image, camera)
+        return self._features(photo.stored, photo.orientation), photo.camera, photo.refine
+
+    def _read(self, image: ImageLike, camera: Camera | pycolmap.Camera | None) -> _Photo:
         clock = _Clock()
         with clock.stage("read"):
             stored, orientation = as_photo(image)
+            size = (stored.shape[1], stored.shape[0])
+            refine = camera is None if self.refine_focal is None else self.refine_focal
             if camera is not None:
-                camera = Camera.of(camera)
-            elif isinstance(image, (str, Path)):
-                camera = camera_from_exif(Path(image))
+                intrinsics = Camera.of(camera)
+            elif not isinstance(image, (str, Path)):
+                if not refine:
+                    raise SamfeatError(
+                        "camera",
+                        "none was given, and only files have EXIF to read it from",
+                        "give it, or let the focal length be refined",
+                    )
+                intrinsics = guessed_camera(*size)
             else:
-                raise SamfeatError(
-                    "camera", "none was given, and only files have EXIF to read it from", "give it"
-                )
-            _check_size(image, camera, (stored.shape[1], stored.shape[0]))
-        with clock.stage("extract"):
-            features = self._features(stored, orientation)
-        return features, camera, clock.seconds
+                intrinsics = rough_camera(Path(image)) if refine else camera_from_exif(Path(image))
+            _check_size(image, intrinsics, size)
+        return _Photo(stored, orientation, intrinsics, refine, clock.seconds)
 
     def _features(self, stored: np.ndarray, orientation: int) -> Features:
         upright = to_upright(stored, orientation) if orientation != 1 else stored
@@ -405,11 +535,13 @@ class _Clock:
     """Seconds by stage, and their sum."""
 
     def __init__(self, seconds: dict[str, float] | None = None) -> None:
-        self.seconds = {"total": 0.0} if seconds is None else seconds
+        self.seconds = {} if seconds is None else seconds
+        self.seconds.setdefault("total", 0.0)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self.seconds[name] = time.perf_counter() - start
-        self.seconds["total"] += self.seconds[name]
+        seconds = time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self.seconds["total"] += seconds
