@@ -35,11 +35,14 @@ class VerificationConfig:
 
     max_error: largest epipolar or transfer error of an inlier, in pixels.
     min_num_inliers: pairs with fewer are dropped.
+    min_share: so are pairs with fewer inliers than this share of their matches. Wrong matches agree
+        with some geometry by chance, and with more of them the more there are.
     seed: of RANSAC.
     """
 
     max_error: float = 4.0
     min_num_inliers: int = 15
+    min_share: float = 0.0
     seed: int = 0
 
 
@@ -163,12 +166,22 @@ def verify(
             progress.update(len(part))
     chosen.unlink(missing_ok=True)
     with pycolmap.Database.open(str(database)) as opened:
+        _drop_chance(opened, config.min_share)
         # counted here: COLMAP counts pairs whose geometry failed as verified too
         inliers = np.array(opened.read_two_view_geometry_num_inliers()[1], dtype=np.int64)
         kept = inliers[inliers >= config.min_num_inliers]
         return Verified(
             opened.num_matched_image_pairs(), opened.num_matches(), len(kept), int(kept.sum())
         )
+
+
+def _drop_chance(database: pycolmap.Database, min_share: float) -> None:
+    """Delete the geometries with too few inliers for so many matches."""
+    matches = dict(zip(*database.read_num_matches(), strict=True))
+    with pycolmap.DatabaseTransaction(database):
+        for pair, inliers in zip(*database.read_two_view_geometry_num_inliers(), strict=True):
+            if 0 < inliers < min_share * matches[pair]:
+                database.delete_inlier_matches(*pycolmap.pair_id_to_image_pair(pair))
 
 
 @contextmanager

@@ -16,7 +16,12 @@ _STEP = 1e-6  # of numeric derivatives, relative
 
 
 def estimate_focal_length(
-    keypoints: np.ndarray, points: np.ndarray, camera: Any, *, max_error: float = 12.0
+    keypoints: np.ndarray,
+    points: np.ndarray,
+    camera: Any,
+    *,
+    max_error: float = 12.0,
+    min_inliers: int = 0,
 ) -> Any | None:
     """A camera with the focal length that the most correspondences agree on: P4Pf in LO-RANSAC,
     refined on the inliers.
@@ -29,13 +34,14 @@ def estimate_focal_length(
         points: (K, 3) float64.
         camera: a `pycolmap.Camera`, which stays as it is.
         max_error: of inliers, in pixels.
+        min_inliers: with fewer none is found.
 
     Returns:
         A `pycolmap.Camera`; None where none was found.
     """
-    if len(points) < _MIN_CORRESPONDENCES:
+    if len(points) < max(_MIN_CORRESPONDENCES, min_inliers):
         return None
-    options = ransac(max_error)
+    options = ransac(max_error, min_inliers / len(points))
     options.estimate_focal_length = True
     refinement = pycolmap.AbsolutePoseRefinementOptions()
     refinement.refine_focal_length = True
@@ -43,7 +49,7 @@ def estimate_focal_length(
     found = pycolmap.estimate_and_refine_absolute_pose(
         keypoints, points, estimated, estimation_options=options, refinement_options=refinement
     )
-    if found is None:
+    if found is None or found["num_inliers"] < min_inliers:
         return None
     ratio = estimated.mean_focal_length() / camera.mean_focal_length()
     return scaled(camera, ratio) if np.isfinite(ratio) and ratio > 0 else None

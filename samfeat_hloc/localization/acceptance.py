@@ -12,7 +12,7 @@ import math
 
 MIN_INLIERS = 30
 MIN_SHARE = 0.1
-_HALF_SURE, _STEEPNESS = 0.52, 7.9  # of `confidence`
+_HALF_SURE, _STEEPNESS = 0.53, 8.1  # of `confidence`
 
 
 def least_inliers(num_matched: int, min_inliers: int = MIN_INLIERS) -> int:

@@ -37,7 +37,7 @@ from ..feature.network import SAMFeat
 from ..feature.options import ExtractOptions
 from ..files.image_forms import ImageLike, as_photo
 from ..files.images import keypoints_to_stored, to_upright, turned
-from ..localization.acceptance import MIN_INLIERS, confidence, refusal
+from ..localization.acceptance import MIN_INLIERS, confidence, least_inliers, refusal
 from ..localization.correspondences import Correspondences, ImageMatches, merged
 from ..localization.global_descriptors import vlad
 from ..localization.places import Agreement, agreeing, most_promising
@@ -415,6 +415,7 @@ class Localizer:
         estimated = estimate_focal_length(
             features.keypoints[found.keypoints], self.map.xyz[found.points], camera.to_pycolmap(),
             max_error=self.max_error,
+            min_inliers=least_inliers(len(np.unique(found.keypoints)), self.min_inliers),
         )  # fmt: skip
         return None if estimated is None else Camera.of(estimated)
 
