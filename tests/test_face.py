@@ -88,7 +88,9 @@ def test_extract_takes_images_in_every_form(
     whole = torch.from_numpy(photo).permute(2, 0, 1)
     expected = model.extract(photo)
     assert expected["image_size"].tolist() == [320, 240]
-    forms = [path, str(path), Image.open(path), Image.fromarray(photo), whole, whole / 255]
+    forms = [
+        path, str(path), Image.open(path), Image.fromarray(photo), whole, whole / 255, photo / 255
+    ]  # fmt: skip
     for form in forms:
         assert torch.equal(model.extract(form)["keypoints"], expected["keypoints"])
     for found in model.extract(forms):
@@ -99,7 +101,7 @@ def test_grey_images(photo: np.ndarray) -> None:
     grey = photo[..., 0]
     expected = np.stack([grey] * 3, axis=2)
     tensor = torch.from_numpy(grey.copy())[None]
-    for form in (grey, Image.fromarray(grey), tensor, tensor / 255):
+    for form in (grey, Image.fromarray(grey), tensor, tensor / 255, np.float32(grey) / 255):
         assert np.array_equal(as_rgb(form), expected)
 
 
@@ -123,7 +125,9 @@ def test_a_pillow_image_is_as_it_is_stored_and_tells_its_orientation(
 @pytest.mark.parametrize(
     "wrong",
     [
-        np.zeros((4, 4, 3), np.float64),
+        np.zeros((4, 4, 3), np.int32),
+        np.full((4, 4, 3), 200.0),
+        np.full((4, 4, 3), np.nan, np.float32),
         np.zeros((4, 4, 2), np.uint8),
         np.zeros((0, 3, 3), np.uint8),
         torch.zeros(4, 4, 3),

@@ -35,15 +35,27 @@ class VerificationConfig:
 
     max_error: largest epipolar or transfer error of an inlier, in pixels.
     min_num_inliers: pairs with fewer are dropped.
-    min_share: so are pairs with fewer inliers than this share of their matches. Wrong matches agree
-        with some geometry by chance, and with more of them the more there are.
+    times_chance: so many times the matches that lie near a line by chance have to be inliers beyond
+        that number, see `least_inliers`; 0 for COLMAP's own rule.
     seed: of RANSAC.
     """
 
     max_error: float = 4.0
     min_num_inliers: int = 15
-    min_share: float = 0.0
+    times_chance: float = 0.0
     seed: int = 0
+
+    def least_inliers(self, matches: int, short_sides: Sequence[int]) -> float:
+        """Of a pair. Wrong matches agree with some epipolar geometry by chance, with more of them
+        the more there are and the wider the band around a line is in the image: RANSAC finds the
+        geometry with the most, which are several times those of any one.
+
+        Args:
+            matches: how many the pair has.
+            short_sides: of its images, in pixels.
+        """
+        band = float(np.mean([2 * self.max_error / side for side in short_sides]))
+        return self.min_num_inliers + self.times_chance * band * matches
 
 
 @dataclass(frozen=True)
@@ -166,7 +178,7 @@ def verify(
             progress.update(len(part))
     chosen.unlink(missing_ok=True)
     with pycolmap.Database.open(str(database)) as opened:
-        _drop_chance(opened, config.min_share)
+        _drop_chance(opened, config)
         # counted here: COLMAP counts pairs whose geometry failed as verified too
         inliers = np.array(opened.read_two_view_geometry_num_inliers()[1], dtype=np.int64)
         kept = inliers[inliers >= config.min_num_inliers]
@@ -175,13 +187,21 @@ def verify(
         )
 
 
-def _drop_chance(database: pycolmap.Database, min_share: float) -> None:
+def _drop_chance(database: pycolmap.Database, config: VerificationConfig) -> None:
     """Delete the geometries with too few inliers for so many matches."""
+    if not config.times_chance:
+        return
+    cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
+    side = {
+        image.image_id: min(cameras[image.camera_id].width, cameras[image.camera_id].height)
+        for image in database.read_all_images()
+    }
     matches = dict(zip(*database.read_num_matches(), strict=True))
     with pycolmap.DatabaseTransaction(database):
         for pair, inliers in zip(*database.read_two_view_geometry_num_inliers(), strict=True):
-            if 0 < inliers < min_share * matches[pair]:
-                database.delete_inlier_matches(*pycolmap.pair_id_to_image_pair(pair))
+            images = pycolmap.pair_id_to_image_pair(pair)
+            if 0 < inliers < config.least_inliers(matches[pair], [side[i] for i in images]):
+                database.delete_inlier_matches(*images)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """An image in every form that the package takes: a file, an array, a Pillow image, a tensor.
 
-Grey is repeated to three channels. Values are never guessed at: an array has 0 to 255 as uint8, a
-tensor 0 to 255 as uint8 or 0 to 1 as floats, and anything else is refused.
+Grey is repeated to three channels. Values are never guessed at: an array or tensor has 0 to 255 as
+uint8 or 0 to 1 as floats, and anything else is refused.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ImageLike: TypeAlias = "str | Path | np.ndarray | Image.Image | Tensor"
-"""A path; a uint8 array (H, W, 3) RGB or (H, W) grey; a Pillow image; or a tensor (3, H, W) RGB or
-(1, H, W) grey, uint8 or floats in [0, 1]."""
+"""A path; a Pillow image; or, uint8 or floats in [0, 1], an array (H, W, 3) RGB or (H, W) grey or a
+tensor (3, H, W) RGB or (1, H, W) grey."""
 
 # How far floats may lie beyond [0, 1]: resizing with a bicubic kernel overshoots at edges.
 _OVERSHOOT = 0.25
@@ -56,13 +56,31 @@ def as_photo(image: ImageLike) -> tuple[np.ndarray, int]:
 def _from_array(image: np.ndarray) -> np.ndarray:
     if image.ndim == 2:
         image = np.repeat(image[..., None], 3, axis=2)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+    floats = np.issubdtype(image.dtype, np.floating)
+    if (
+        image.ndim != 3
+        or image.shape[2] != 3
+        or not (floats or image.dtype == np.uint8)
+        or image.size == 0
+    ):
         raise SamfeatError(
             "image",
             f"an array of shape {image.shape} and type {image.dtype} was given",
-            "give uint8 (H, W, 3) in RGB, or (H, W)",
+            "give (H, W, 3) in RGB, or (H, W), uint8 or floats in [0, 1]",
         )
+    if floats:
+        _check_range("an array", image.min(), image.max())
+        image = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
     return np.ascontiguousarray(image)
+
+
+def _check_range(form: str, low: float, high: float) -> None:
+    if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):  # NaN is in no range
+        raise SamfeatError(
+            "image",
+            f"{form} with values from {low:g} to {high:g} was given",
+            "give floats in [0, 1], or uint8",
+        )
 
 
 def _from_tensor(image: Tensor) -> np.ndarray:
@@ -82,13 +100,7 @@ def _from_tensor(image: Tensor) -> np.ndarray:
         )
     image = image.detach()
     if image.is_floating_point():
-        low, high = image.min().item(), image.max().item()
-        if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):  # NaN is in no range
-            raise SamfeatError(
-                "image",
-                f"a tensor with values from {low:g} to {high:g} was given",
-                "give floats in [0, 1], or uint8",
-            )
+        _check_range("a tensor", image.min().item(), image.max().item())
         image = (image.float().clamp(0, 1) * 255).round().to(torch.uint8)
     elif image.dtype != torch.uint8:
         raise SamfeatError(

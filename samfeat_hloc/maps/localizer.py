@@ -197,8 +197,8 @@ class Localizer:
             matches, see :mod:`samfeat_hloc.localization.acceptance`.
         refine_focal: find the focal length with the pose. None does so where it comes from EXIF, or
             where nothing is known of it.
-        turns: try a photo that is not localized turned by 90, 270 and 180 degrees too. Features
-            match up to some 60 degrees of roll.
+        turns: try a photo that is not localized turned by 90, 180 and 270 degrees too, and take
+            the turn with which most keypoints agree. Features match up to some 60 degrees of roll.
 
     Raises:
         SamfeatError: another network, or options that fit no photo.
@@ -298,10 +298,10 @@ class Localizer:
         photo = self._read(image, camera)
         upright = self._localize(photo, 0)
         if upright.pose is None and self.turns:
-            for quarters in (1, 3, 2):
-                found = self._localize(photo, quarters)
-                if found.pose is not None:
-                    return found
+            # all three: a facade may look the same upside down
+            tried = [self._localize(photo, quarters) for quarters in (1, 2, 3)]
+            best = max(tried, key=lambda found: found.num_agreeing)
+            return upright if best.pose is None else best
         return upright
 
     def _localize(self, photo: _Photo, quarters: int) -> Localization:
