@@ -51,7 +51,7 @@ def test_the_town(shared: Path) -> None:
     assert len(town.db_names) == 34 and town.num_points == 9236
     assert town.queries[0].base_name == "castle-P30_0001.jpg"
     assert town.ground_truth is not None
-    assert set(town.ground_truth) == set(town.queries_by_base_name())
+    assert set(town.ground_truth) == set(town.query_names)
 
     model = pycolmap.Reconstruction(str(town.reference_model))
     assert sorted(image.name for image in model.images.values()) == town.db_names

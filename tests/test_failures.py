@@ -65,7 +65,7 @@ def test_a_limit_of_choice(street: tuple[Path, Path]) -> None:
     run = read_run(street[1] / "poses.txt")
     assert run is not None and dataset.ground_truth is not None
     name = dataset.query_names[2]  # the third day query is the one 0.4 m off
-    query, truth = run[0].queries[name], dataset.ground_truth[Path(name).name]
+    query, truth = run[0].queries[name], dataset.ground_truth[name]
     assert diagnose(query, run[1], truth, CAMERA).failed
     assert not diagnose(query, run[1], truth, CAMERA, limit=(0.6, 5)).failed
 

@@ -84,7 +84,7 @@ def test_the_poses_are_those_of_the_run(localizer: Localizer, finished: Run) -> 
     ):
         run = finished.result.queries[query.name]
         assert finished.dataset.ground_truth is not None
-        truth = finished.dataset.ground_truth[query.base_name]
+        truth = finished.dataset.ground_truth[query.name]
         assert found.pose is not None
         ours, theirs = position_error(found.pose, truth), position_error(run.pose, truth)
         assert ours < max(2 * theirs, 0.1)
@@ -179,7 +179,7 @@ def test_images_join_and_leave_without_touching_the_rest(
     cameras: dict[str, Camera | None] = {query.name: query.camera for query in queries[:2]}
     cameras[queries[2].name] = queries[2].camera
     assert finished.dataset.ground_truth is not None
-    posed = {queries[2].name: finished.dataset.ground_truth[queries[2].base_name]}
+    posed = {queries[2].name: finished.dataset.ground_truth[queries[2].name]}
     added = building.add(
         folder, localizer, finished.dataset.image_dir, cameras, poses=posed, min_inliers=10
     )
@@ -236,7 +236,7 @@ def test_images_join_and_leave_without_touching_the_rest(
     again = localize_all(Localizer(left, localizer.model), finished)
     for query, a, b in zip(queries, localize_all(localizer, finished), again, strict=True):
         assert a.pose is not None and b.pose is not None
-        truth = finished.dataset.ground_truth[query.base_name]
+        truth = finished.dataset.ground_truth[query.name]
         assert position_error(b.pose, truth) < position_error(a.pose, truth) + 0.005
         assert b.num_inliers >= a.num_inliers
 

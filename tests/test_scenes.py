@@ -179,7 +179,7 @@ def test_layout_is_complete(demo: Path) -> None:
     assert len(dataset.db_names) == SMALL["num_db"]
     assert all(name.startswith("db/") for name in dataset.db_names)
     assert dataset.ground_truth is not None
-    assert set(dataset.ground_truth) == {query.base_name for query in dataset.queries}
+    assert set(dataset.ground_truth) == set(dataset.query_names)
     assert dataset.num_points > 300
     for name in dataset.db_names + dataset.query_names:
         assert cv2.imread(str(dataset.image_dir / name)).shape == (240, 320, 3)
@@ -216,7 +216,7 @@ def test_ground_truth_places_the_queries(demo: Path, by_day: City) -> None:
     assert dataset.ground_truth is not None
     for query in dataset.queries[:2]:
         photo = cv2.imread(str(dataset.image_dir / query.name))[..., ::-1].astype(float)
-        pose = dataset.ground_truth[query.base_name]
+        pose = dataset.ground_truth[query.name]
         scores = []
         for shift in (0.0, 0.15):
             moved = Pose(pose.qvec, pose.tvec + np.array((shift, 0, 0)))

@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from ..datasets.registry import BENCHMARKS, DEFAULT
 from ..feature.presets import PRESETS
 
 DEFAULT_PRESET = "samfeat_aachen"
 DEFAULT_MAX_ERROR = 12.0
+DEFAULT_BENCHMARK = DEFAULT
 
 Preset = Annotated[
     str, typer.Option("--preset", help=f"How features are extracted: {', '.join(PRESETS)}.")
@@ -27,6 +29,13 @@ FeatureType = Annotated[
 ]
 MaxError = Annotated[
     float, typer.Option("--max-error", help="Largest reprojection error of an inlier, in pixels.")
+]
+Benchmark = Annotated[
+    str,
+    typer.Option("--benchmark", help=f"Whose layout the dataset has: {', '.join(BENCHMARKS)}."),
+]
+Scene = Annotated[
+    str | None, typer.Option("--scene", help="Of a benchmark with scenes; all scenes by default.")
 ]
 Workers = Annotated[
     str, typer.Option("--workers", help="Threads and processes of a stage; ray for a Ray cluster.")

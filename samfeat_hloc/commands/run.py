@@ -10,13 +10,14 @@ import typer
 
 from ..errors import SamfeatError
 from .options import (
-    DEFAULT_MAX_ERROR,
+    DEFAULT_BENCHMARK,
     DEFAULT_PRESET,
+    Benchmark,
     FeatureType,
-    MaxError,
     OfficialWeights,
     Preset,
     RayAddress,
+    Scene,
     Weights,
     Workers,
 )
@@ -44,8 +45,11 @@ def register(app: typer.Typer) -> None:
 
 def _run(
     dataset: Annotated[
-        Path | None, typer.Argument(help="Dataset folder in Aachen's layout.", show_default=False)
+        Path | None,
+        typer.Argument(help="Dataset folder in the benchmark's layout.", show_default=False),
     ] = None,
+    benchmark: Benchmark = DEFAULT_BENCHMARK,
+    scene: Scene = None,
     outputs: Annotated[
         Path | None, typer.Option(help="Folder of all results; a run goes on where it stopped.")
     ] = None,
@@ -73,13 +77,18 @@ def _run(
         str, typer.Option(help="vlad, or one of hloc's global descriptors, such as netvlad.")
     ] = "vlad",
     num_covisible: Annotated[
-        int, typer.Option(help="Covisible images matched with each database image.")
-    ] = 20,
+        int | None,
+        typer.Option(
+            help="Covisible images matched with each database image.",
+            show_default="as hloc on the benchmark: 20 on Aachen",
+        ),
+    ] = None,
     num_retrieved: Annotated[
         int | None,
         typer.Option(
             help="Database images matched with each query.",
-            show_default="50; 20 with --protocol local-features",
+            show_default="as hloc on the benchmark: 50 on Aachen; "
+            "20 with --protocol local-features",
         ),
     ] = None,
     places: Annotated[
@@ -89,7 +98,12 @@ def _run(
             help="Leave out retrieved images of places that only look like the query's.",
         ),
     ] = True,
-    max_error: MaxError = DEFAULT_MAX_ERROR,
+    max_error: Annotated[
+        float | None,
+        typer.Option(
+            help="Of a pose's inliers, in pixels.", show_default="as hloc on the benchmark: 12"
+        ),
+    ] = None,
     method: _Method = "samfeat",
     workers: Workers = "2",
     ray_address: RayAddress = None,
@@ -128,6 +142,7 @@ def _run(
             for option, given in (
                 ("--workers ray", cluster is not None),
                 ("--storage", storage is not None),
+                (f"--benchmark {benchmark}", benchmark != DEFAULT_BENCHMARK),
                 (f"--engine {engine}", engine != "native"),
                 (f"--retrieval {retrieval}", retrieval != "vlad"),
                 ("--db-pairs", db_pairs),
@@ -152,7 +167,7 @@ def _run(
                 track.ProtocolOptions(
                     features=how,
                     pairs=pairs,
-                    num_covisible=num_covisible,
+                    num_covisible=20 if num_covisible is None else num_covisible,
                     num_retrieved=20 if num_retrieved is None else num_retrieved,
                     method=method,
                 ),
@@ -173,13 +188,15 @@ def _run(
             pairs_query=query_pairs,
             retrieval=retrieval,
             num_covisible=num_covisible,
-            num_retrieved=50 if num_retrieved is None else num_retrieved,
+            num_retrieved=num_retrieved,
             places=places,
             max_error=max_error,
             method=method,
             workers=threads or 2,
             storage=storage or "half",
             overwrite=overwrite,
+            benchmark=benchmark,
+            scene=scene,
         )
         _whole(dataset, outputs, options, cluster, pictures=demo or pictures, started=started)
 
@@ -243,5 +260,7 @@ def _whole(
 
         for path in write_pictures(done, options.conf):
             typer.echo(f"picture: {path}")
-    typer.echo(f"submission: {done.submission}, all {len(done.result.queries)} queries, checked")
+    if done.submission is not None:
+        queries = len(done.result.queries)
+        typer.echo(f"submission: {done.submission}, all {queries} queries, checked")
     typer.echo(f"done in {time.perf_counter() - started:.0f} s")

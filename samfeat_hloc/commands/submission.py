@@ -10,13 +10,15 @@ from typing import Annotated
 import typer
 
 from ..colmap.poses import read_poses
-from ..datasets.aachen import AachenDataset
-from ..evaluation.localization import by_base_name, evaluate, within
+from ..datasets.queries import by_full_name
+from ..datasets.registry import open_dataset
+from ..evaluation.localization import evaluate, within
 from ..files.textlines import write_atomically
 from ..localization.submission import check, make
 from .application import group
+from .options import DEFAULT_BENCHMARK, Benchmark, Scene
 
-_Dataset = Annotated[Path, typer.Option("--dataset", help="Dataset folder in Aachen's layout.")]
+_Dataset = Annotated[Path, typer.Option("--dataset", help="Dataset folder of the benchmark.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -32,17 +34,23 @@ def _make(
     dataset: _Dataset,
     outputs: Annotated[Path, typer.Option("--outputs", help="Folder for the submission.")],
     method: Annotated[str, typer.Option("--method", help="Name in the file's name.")] = "samfeat",
+    benchmark: Benchmark = DEFAULT_BENCHMARK,
+    scene: Scene = None,
 ) -> None:
     """Write the submission file of a poses file."""
-    typer.echo(make(read_poses(poses), AachenDataset.open(dataset), outputs, method))
+    opened = open_dataset(dataset, benchmark, scene)
+    found = by_full_name(read_poses(poses), opened.queries, poses)
+    typer.echo(make(found, opened, outputs, method))
 
 
 def _check(
     file: Annotated[Path, typer.Argument(help="The submission file.")],
     dataset: _Dataset,
+    benchmark: Benchmark = DEFAULT_BENCHMARK,
+    scene: Scene = None,
 ) -> None:
     """Say all that is wrong with a submission file; exit code 1 when anything is."""
-    opened = AachenDataset.open(dataset)
+    opened = open_dataset(dataset, benchmark, scene)
     problems = check(file, opened)
     for problem in problems:
         typer.echo(f"{file}: {problem}")
@@ -60,6 +68,8 @@ def _evaluate(
         Path, typer.Argument(help="A submission or poses file, or the outputs folder of a run.")
     ],
     dataset: _Dataset,
+    benchmark: Benchmark = DEFAULT_BENCHMARK,
+    scene: Scene = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures to this file too.")
     ] = None,
@@ -74,8 +84,8 @@ def _evaluate(
     from ..evaluation import failures
 
     poses_file = results / "poses.txt" if results.is_dir() else results
-    opened = AachenDataset.open(dataset)
-    evaluation = evaluate(by_base_name(read_poses(poses_file)), opened)
+    opened = open_dataset(dataset, benchmark, scene)
+    evaluation = evaluate(by_full_name(read_poses(poses_file), opened.queries, poses_file), opened)
     typer.echo(evaluation.table())
     if without := [name for name, error in evaluation.errors.items() if math.isinf(error[0])]:
         typer.echo(

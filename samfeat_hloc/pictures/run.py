@@ -21,7 +21,6 @@ from matplotlib.figure import Figure
 
 from ..colmap.model import Model, read_model
 from ..colmap.poses import Pose
-from ..datasets.queries import base_name
 from ..feature.extraction import resize_image
 from ..feature.levels import STRIDE
 from ..feature.network import SAMFeat
@@ -196,9 +195,9 @@ def draw_map(
         axes.scatter(*estimated.T, s=26, marker="x", c=colour, linewidths=1.2,
                      label=f"{condition} queries, estimated")  # fmt: skip
         outside += int((~((estimated >= low) & (estimated <= high)).all(axis=1)).sum())
-        known = [q for q in queries if truth is not None and base_name(q.name) in truth]
+        known = [q for q in queries if truth is not None and q.name in truth]
         if truth is not None and known:
-            true = flat(np.array([truth[base_name(query.name)].centre for query in known]))
+            true = flat(np.array([truth[query.name].centre for query in known]))
             axes.scatter(*true.T, s=60, marker="o", facecolors="none", edgecolors=colour,
                          linewidths=0.8, label=f"{condition} queries, true")  # fmt: skip
             ends = flat(np.array([query.pose.centre for query in known]))

@@ -32,10 +32,11 @@ from ..colmap.registration import (
     read_database,
     register,
 )
-from ..datasets.aachen import AachenDataset
+from ..datasets.aachen import FORM, AachenDataset
+from ..datasets.dataset import no_two_alike
 from ..datasets.queries import Query
 from ..errors import SamfeatError
-from ..evaluation.localization import LocalizationEvaluation, by_base_name, evaluate
+from ..evaluation.localization import LocalizationEvaluation, evaluate
 from ..evaluation.record import measurement
 from ..files import provenance
 from ..files.feature_readers import FeatureReader, MatchReader
@@ -112,8 +113,8 @@ def run(dataset_dir: Path, outputs: Path, options: ProtocolOptions | None = None
     """
     options = options or ProtocolOptions()
     dataset = AachenDataset.open(dataset_dir)
-    dataset.queries_by_base_name()
-    submission_name = file_name(options.method)
+    no_two_alike(dataset.queries, FORM, dataset.root / "queries")
+    submission_name = file_name(options.method, FORM)
     folder = outputs / FOLDER
     template = dataset_dir / DATABASE
     given = options.pairs
@@ -147,7 +148,10 @@ def run(dataset_dir: Path, outputs: Path, options: ProtocolOptions | None = None
     poses = _register(map_dir, database, entries, queries, folder / "poses.txt", **again)
 
     submission = folder / submission_name
-    write_atomically(submission, poses_text(by_base_name(poses), submission))
+    write_atomically(
+        submission,
+        poses_text({FORM.line_name(name): pose for name, pose in poses.items()}, submission),
+    )
     if len(poses) < len(queries):
         logger.warning(
             "%s: %d of %d queries are registered; as in the benchmark's script the others are "
@@ -155,7 +159,7 @@ def run(dataset_dir: Path, outputs: Path, options: ProtocolOptions | None = None
         )  # fmt: skip
     evaluation = None
     if dataset.ground_truth is not None:
-        evaluation = evaluate(by_base_name(poses), replace(dataset, queries=queries))
+        evaluation = evaluate(poses, replace(dataset, queries=queries))
     summary = {
         "protocol": "local-features",
         "queries": len(queries),

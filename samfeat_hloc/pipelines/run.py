@@ -19,9 +19,10 @@ from typing import Any
 
 from samfeat_hloc.files.pair_lists import read_pairs
 
-from ..datasets.aachen import AachenDataset
+from ..datasets.dataset import Dataset, no_two_alike
+from ..datasets.registry import open_dataset
 from ..errors import SamfeatError
-from ..evaluation.localization import LocalizationEvaluation, by_base_name, evaluate
+from ..evaluation.localization import LocalizationEvaluation, evaluate
 from ..feature.presets import PRESETS
 from ..files.textlines import write_atomically
 from ..localization import (
@@ -52,13 +53,13 @@ STAGES = (
 class Run:
     """What a run leaves: its files, and what was found."""
 
-    dataset: AachenDataset
+    dataset: Dataset
     outputs: Path
     model: Any  # SAMFeat, or what stands for RootSIFT
     features: Path
     map_dir: Path
     matches_query: Path
-    submission: Path
+    submission: Path | None  # None where none can be made
     result: LocalizationResult
     evaluation: LocalizationEvaluation | None
     summary: RunSummary
@@ -161,7 +162,7 @@ def run(
     """Map the database images of a dataset, localize its queries, write and check the submission.
 
     Args:
-        dataset_dir: dataset in Aachen v1.1's layout.
+        dataset_dir: folder of the dataset, in the layout of `options.benchmark`.
         outputs: folder for all files; made when missing. A run that was interrupted goes on.
         options: see `RunOptions`.
         cluster: where to extract, match and localize, with the native engine; None for here.
@@ -176,9 +177,8 @@ def run(
         raise SamfeatError("--workers ray", "only SAMFeat is extracted on a cluster")
     engine = choose_engine(options.engine)
     spread: dict[str, Any] = {} if cluster is None else {"cluster": cluster}
-    dataset = AachenDataset.open(dataset_dir)
-    dataset.queries_by_base_name()  # the submission needs them: an error now, not in an hour
-    submission.file_name(options.method)
+    dataset = open_dataset(dataset_dir, options.benchmark, options.scene)
+    submitting = _can_submit(dataset, options.method)
     given_db = _given_pairs_db(options.pairs_db, dataset)
     given_query = _given_pairs_query(options.pairs_query, dataset)
     model, how = methods.load(options.features, options.weights, options.official_weights)
@@ -187,6 +187,9 @@ def run(
     native = {"storage": options.storage, "extract": how} if options.engine == "native" else {}
     outputs.mkdir(parents=True, exist_ok=True)
     again = {"overwrite": options.overwrite}
+    reference = dataset.reference_in(outputs, **again)
+    num_covisible = options.num_covisible or dataset.retrieval.num_covisible
+    max_error = options.max_error or dataset.max_error
     clock = _Clock()
 
     feature_file = outputs / "features.h5"
@@ -198,12 +201,10 @@ def run(
         )  # fmt: skip
     figures.update(count_keypoints(feature_file, dataset))
 
-    pairs_db = given_db or outputs / f"pairs-db-covis{options.num_covisible}.txt"
+    pairs_db = given_db or outputs / f"pairs-db-covis{num_covisible}.txt"
     with clock.stage("pairs-db", pairs_db) as figures:
         if given_db is None:
-            engine.pairs_from_covisibility(
-                dataset.reference_model, pairs_db, num_matched=options.num_covisible, **again
-            )
+            engine.pairs_from_covisibility(reference, pairs_db, num_matched=num_covisible, **again)
     config = methods.match_config(options.features)
     matches_db = outputs / "matches-db.h5"
     with clock.stage("matches-db", matches_db) as figures:
@@ -215,7 +216,7 @@ def run(
     def make_map() -> None:
         with clock.stage("map", map_dir) as figures:
             engine.mapping(
-                dataset.reference_model, dataset.image_dir, pairs_db, feature_file, matches_db,
+                reference, dataset.image_dir, pairs_db, feature_file, matches_db,
                 map_dir, **again,
             )  # fmt: skip
         figures.update(map_figures(map_dir))
@@ -239,22 +240,24 @@ def run(
         with clock.stage("places", pairs_used):
             places.main(
                 map_dir, dataset.queries, pairs_query, feature_file, matches_query, pairs_used,
-                max_error=options.max_error, workers=options.workers, **again,
+                max_error=max_error, workers=options.workers, **again,
             )  # fmt: skip
     poses = outputs / "poses.txt"
     with clock.stage("localize", poses) as figures:
         result = engine.localize(
             map_dir, dataset.queries, pairs_used, feature_file, matches_query, poses,
-            max_error=options.max_error, workers=options.workers, **spread, **again,
+            max_error=max_error, workers=options.workers, **spread, **again,
         )  # fmt: skip
     figures.update(_localized(result, dataset))
 
-    submitted = submission.make(result.poses, dataset, outputs, options.method)
-    if problems := submission.check(submitted, dataset):
-        raise SamfeatError(submitted, problems[0], "report this, a run should not write it")
+    submitted = None
+    if submitting:
+        submitted = submission.make(result.poses, dataset, outputs, options.method)
+    for doubt in submission.doubts(result.poses, dataset):
+        logger.warning("%s: %s", poses, doubt)
     evaluation = None
     if dataset.ground_truth is not None:
-        evaluation = evaluate(by_base_name(result.poses), dataset)
+        evaluation = evaluate(result.poses, dataset)
     summary = RunSummary(
         dataset=str(dataset_dir),
         engine=options.engine,
@@ -263,6 +266,8 @@ def run(
         stages=sorted(clock.stages, key=lambda stage: STAGES.index(stage.name)),
         seconds=time.perf_counter() - clock.started,
         evaluation=None if evaluation is None else evaluation.as_json(),
+        benchmark=dataset.benchmark,
+        scene=dataset.scene,
     )
     write_atomically(outputs / "summary.json", json.dumps(summary.as_json(), indent=1) + "\n")
     return Run(
@@ -274,7 +279,7 @@ def run(
 def _query_pairs(
     engine: Engine,
     options: RunOptions,
-    dataset: AachenDataset,
+    dataset: Dataset,
     outputs: Path,
     feature_file: Path,
     given: Sequence[tuple[str, str]] | None,
@@ -303,7 +308,7 @@ def _query_pairs(
                 dataset.image_dir, [*dataset.db_names, *dataset.query_names], descriptors,
                 configuration=options.retrieval, **again,
             )  # fmt: skip
-    count = options.num_retrieved
+    count = options.num_retrieved or dataset.retrieval.num_retrieved
     pairs_query = outputs / f"pairs-query-{options.retrieval}{count}.txt"
     with clock.stage("pairs-query", pairs_query):
         engine.pairs_from_retrieval(
@@ -313,7 +318,20 @@ def _query_pairs(
     return pairs_query
 
 
-def _given_pairs_db(path: Path | None, dataset: AachenDataset) -> Path | None:
+def _can_submit(dataset: Dataset, method: str) -> bool:
+    """Whether a submission can be written; where names stand in its way, that is said now."""
+    if dataset.form is None:
+        return False
+    submission.file_name(method, dataset.form)
+    try:
+        no_two_alike(dataset.queries, dataset.form, dataset.root)
+    except SamfeatError as error:
+        logger.warning("no submission will be written: %s", error)
+        return False
+    return True
+
+
+def _given_pairs_db(path: Path | None, dataset: Dataset) -> Path | None:
     if path is None:
         return None
     known = set(dataset.db_names)
@@ -327,7 +345,7 @@ def _given_pairs_db(path: Path | None, dataset: AachenDataset) -> Path | None:
     return path
 
 
-def _given_pairs_query(path: Path | None, dataset: AachenDataset) -> list[tuple[str, str]] | None:
+def _given_pairs_query(path: Path | None, dataset: Dataset) -> list[tuple[str, str]] | None:
     """The pairs of the dataset's queries; published lists may have more queries than these."""
     if path is None:
         return None
@@ -362,7 +380,7 @@ def _given_pairs_query(path: Path | None, dataset: AachenDataset) -> list[tuple[
     return kept
 
 
-def _localized(result: LocalizationResult, dataset: AachenDataset) -> dict[str, Any]:
+def _localized(result: LocalizationResult, dataset: Dataset) -> dict[str, Any]:
     found: dict[str, dict[str, int]] = {}
     for condition in dataset.conditions:
         queries = [q for q in result.queries.values() if q.condition == condition]

@@ -12,7 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ..colmap.model import read_model
-from ..datasets.aachen import AachenDataset
+from ..datasets.dataset import Dataset
+from ..datasets.registry import DEFAULT
 from ..files.provenance import open_hdf5
 
 
@@ -65,6 +66,8 @@ class RunSummary:
     stages: Sequence[StageSummary]
     seconds: float
     evaluation: dict[str, Any] | None = None
+    benchmark: str = DEFAULT
+    scene: str | None = None
 
     def table(self) -> str:
         """Aligned text: stage, seconds, figures."""
@@ -81,6 +84,8 @@ class RunSummary:
         """Plain numbers, lists and dicts."""
         return {
             "dataset": self.dataset,
+            "benchmark": self.benchmark,
+            "scene": self.scene,
             "engine": self.engine,
             "conf": self.conf,
             "weights_sha256": self.weights_sha256,
@@ -97,7 +102,7 @@ class RunSummary:
         }
 
 
-def count_keypoints(features: Path, dataset: AachenDataset) -> dict[str, Any]:
+def count_keypoints(features: Path, dataset: Dataset) -> dict[str, Any]:
     """Number of images, and their mean keypoint count, of the dataset's images."""
     names = [*dataset.db_names, *dataset.query_names]
     with open_hdf5(features) as file:

@@ -14,11 +14,11 @@ import numpy as np
 from tqdm import tqdm
 
 from ..colmap.model import Model, is_model, read_model
-from ..datasets.aachen import AachenDataset
-from ..datasets.queries import base_name
+from ..datasets.dataset import Dataset
+from ..datasets.registry import DEFAULT, open_dataset
 from ..errors import SamfeatError
 from ..evaluation.failures import Diagnosis, diagnose_all
-from ..evaluation.localization import by_base_name, evaluate
+from ..evaluation.localization import evaluate
 from ..files import provenance
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.textlines import read_text
@@ -71,7 +71,7 @@ def gather(
     _check_images(result, map_model, outputs)
     evaluation = None
     if dataset is not None and dataset.ground_truth is not None:
-        evaluation = evaluate(by_base_name(result.poses), dataset)
+        evaluation = evaluate(result.poses, dataset)
     elif dataset is not None:
         notes.append("The dataset has no ground truth: errors of the queries are not known.")
     diagnoses = diagnose_all(result, map_model, dataset)
@@ -116,12 +116,13 @@ def choose_pictures(order: Sequence[int], most: int) -> list[int]:
 
 def _open_dataset(
     given: Path | None, summary: Mapping[str, Any], notes: list[str]
-) -> AachenDataset | None:
+) -> Dataset | None:
+    which = summary.get("benchmark", DEFAULT), summary.get("scene")
     if given is not None:
-        return AachenDataset.open(given)
+        return open_dataset(given, *which)
     named = summary.get("dataset")
     if isinstance(named, str) and Path(named).is_dir():
-        return AachenDataset.open(Path(named))
+        return open_dataset(Path(named), *which)
     where = f"the dataset {named} is not there" if named else "no dataset was given"
     notes.append(f"Without photos, errors and reasons of failures: {where} (--dataset).")
     return None
@@ -155,7 +156,7 @@ def _scene(
     map_model: Model,
     map_fields: Mapping[int, tuple[float, float]],
     result: LocalizationResult,
-    dataset: AachenDataset | None,
+    dataset: Dataset | None,
     wanted: Sequence[np.ndarray],
     max_points: int,
 ) -> tuple[Scene, np.ndarray]:
@@ -181,14 +182,14 @@ def _scene(
         db_names=[image.name for image in images],
         db_poses=db_poses,
         estimated=frame.poses([query.pose for query in result.queries.values()], fields),
-        truth=frame.poses([truth.get(base_name(name)) for name in result.queries], fields),
+        truth=frame.poses([truth.get(name) for name in result.queries], fields),
     )
     return scene, shown
 
 
 def _query_reports(
     outputs: Path,
-    dataset: AachenDataset | None,
+    dataset: Dataset | None,
     map_model: Model,
     result: LocalizationResult,
     diagnoses: Sequence[Diagnosis],
