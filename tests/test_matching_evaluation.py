@@ -76,12 +76,14 @@ def test_accuracy_by_hand() -> None:
 
 
 def test_accuracy_is_averaged_over_pairs_not_matches() -> None:
-    many = matching.PairResult(("a", "b"), "v", (9, 7), np.zeros(100), 0.0)
-    none = matching.PairResult(("a", "c"), "v", (9, 2), np.zeros(0), np.inf)
+    many = matching.PairResult(("a", "b"), "v", (9, 7), np.zeros(100), 0.0, 0.5)
+    none = matching.PairResult(("a", "c"), "v", (9, 2), np.zeros(0), np.inf, 0.1)
     result = matching.summarize([many, none])
     assert result.accuracy == (0.5,) * 10
     assert result.area == 0.5
     assert result.num_matches == 50
+    assert result.right_matches == 50
+    assert result.repeatability == pytest.approx(0.3)
     assert result.num_features == pytest.approx((9 + 7 + 2) / 3)  # "a" counts once
     # Half of the pairs perfect: the curve jumps to a half at 0.
     assert result.homography == (0.5,) * 4
@@ -91,6 +93,18 @@ def test_reprojection_errors_by_hand() -> None:
     matches = np.array([[0, 0], [1, 1], [2, 2], [3, 3]])
     errors = matching.reprojection_errors(KEYPOINTS, MOVED, matches, SHIFT)
     np.testing.assert_allclose(errors, [0, 0.5, 4, 20], atol=1e-12)
+
+
+def test_repeatability_by_hand() -> None:
+    sizes = ((48, 40), (48, 40))
+    same = np.array([[10.0, 10.0], [20.0, 20.0], [30.0, 30.0]])
+    moved = np.array([[10.0, 12.0], [20.0, 26.0]])  # found again, and 6 pixels off
+    assert matching.repeatability(same, moved, np.eye(3), sizes) == pytest.approx(2 / 5)
+    # What the other image does not show plays no part.
+    shift = np.array([[1.0, 0, 25], [0, 1, 0], [0, 0, 1]])  # x = 30 leaves image 2
+    there = np.array([[35.0, 10.0], [45.0, 20.0], [5.0, 5.0]])  # x = 5 is not in image 1
+    assert matching.repeatability(same, there, shift, sizes) == 1.0
+    assert matching.repeatability(same, np.zeros((0, 2)), np.eye(3), sizes) == 0.0
 
 
 def test_mutual_nearest_by_hand() -> None:

@@ -175,7 +175,7 @@ class Comparison:
 
     def table(self) -> str:
         """Aligned text: a line for each kind and method; shares in percent."""
-        header = ["", "method", "pairs", "features", "matches"]
+        header = ["", "method", "pairs", "features", "matches", "right", "repeated"]
         header += [f"MMA@{t}" for t in (1, 3, 5, 10)] + [f"AUC {matching.AREA_UP_TO}px"]
         header += [f"H AUC@{t}" for t in HOMOGRAPHY_THRESHOLDS]
         rows = [header]
@@ -185,7 +185,9 @@ class Comparison:
                     rows.append([kind, method, *_cells(results[kind])])
             for method, curves in self.published.items():
                 if kind in curves:
-                    rows.append([kind, f"{method} (published)", "", "", "", *_curve(curves[kind])])
+                    rows.append(
+                        [kind, f"{method} (published)", "", "", "", "", "", *_curve(curves[kind])]
+                    )
         widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(len(header))]
         lines = [
             "  ".join(
@@ -225,6 +227,8 @@ def pairs_as_json(results: Sequence[PairResult]) -> list[dict[str, Any]]:
         {
             "images": list(pair.images),
             "matches": len(pair.errors),
+            "right_matches": int((pair.errors <= matching.RIGHT_WITHIN).sum()),
+            "repeatability": round(pair.repeatability, 6),
             "accuracy": [round(float(share), 6) for share in matching.accuracy(pair.errors)],
             "corner_error": pair.corner_error if np.isfinite(pair.corner_error) else None,
         }
@@ -235,6 +239,7 @@ def pairs_as_json(results: Sequence[PairResult]) -> list[dict[str, Any]]:
 def _cells(result: MatchingResult) -> list[str]:
     return [
         str(result.num_pairs), f"{result.num_features:.0f}", f"{result.num_matches:.0f}",
+        f"{result.right_matches:.0f}", f"{100 * result.repeatability:.1f}",
         *_curve(result.accuracy), *(f"{100 * area:.1f}" for area in result.homography),
     ]  # fmt: skip
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycolmap
 from tqdm import tqdm
 
 from ..colmap.covisibility import shared_points
+from ..colmap.model import Model, read_model
 from ..errors import SamfeatError
 from .matching import Features, mutual_nearest
 from .predictions import Predictions
@@ -65,25 +65,17 @@ def posed_pairs(model: Path, *, least_shared: int = LEAST_SHARED) -> list[PosedP
     Raises:
         SamfeatError: a model that cannot be read, or without such a pair.
     """
-    try:
-        opened = pycolmap.Reconstruction(str(model))
-    except Exception as error:  # pycolmap raises several types
-        why = " ".join(str(error).split())
-        raise SamfeatError(model, f"not a COLMAP model ({why})", "check the path") from None
-    images = sorted((i for i in opened.images.values() if i.has_pose), key=lambda i: i.name)
-    seen = [
-        np.array([p.point3D_id for p in image.points2D if p.has_point3D()], dtype=np.int64)
-        for image in images
-    ]
+    opened = read_model(model)
+    names = sorted(opened.images)
+    rows = [opened.images[name].points for name in names]
+    seen = [points[points >= 0] for points in rows]
     if not any(len(points) for points in seen):
         raise SamfeatError(model, "its images share no points", "take a triangulated model")
-    _, rows = np.unique(np.concatenate(seen), return_inverse=True)
-    rows_of = np.split(rows, np.cumsum([len(points) for points in seen])[:-1])
     pairs = []
-    for first, common in enumerate(shared_points(rows_of)):
+    for first, common in enumerate(shared_points(seen)):
         for second in np.flatnonzero(common >= least_shared):
             if second > first:
-                pairs.append(_pair(opened, images[first], images[int(second)]))
+                pairs.append(_pair(opened, names[first], names[int(second)]))
     if not pairs:
         raise SamfeatError(
             model, f"no two images share {least_shared} points", "take a triangulated model"
@@ -132,15 +124,17 @@ def count_right(pair: PosedPair, features0: Features, features1: Features) -> tu
     return len(matches), max(0.0, (near - chance * len(matches)) / max(1 - chance, 1e-9))
 
 
-def _pair(model: Any, image0: Any, image1: Any) -> PosedPair:
+def _pair(model: Model, name0: str, name1: str) -> PosedPair:
     """The pair with the fundamental matrix of its poses and calibrations."""
-    relative = image1.cam_from_world() * image0.cam_from_world().inverse()
-    tx, ty, tz = relative.translation / max(float(np.linalg.norm(relative.translation)), 1e-12)
+    pose0, pose1 = model.images[name0].pose, model.images[name1].pose
+    rotation = pose1.rotation @ pose0.rotation.T
+    translation = pose1.tvec - rotation @ pose0.tvec
+    tx, ty, tz = translation / max(float(np.linalg.norm(translation)), 1e-12)
     cross = np.array([[0, -tz, ty], [tz, 0, -tx], [-ty, tx, 0]])
-    cameras = (model.cameras[image0.camera_id], model.cameras[image1.camera_id])
+    cameras = tuple(model.camera_of(name).to_pycolmap() for name in (name0, name1))
     inverse0, inverse1 = (np.linalg.inv(camera.calibration_matrix()) for camera in cameras)
-    fundamental = inverse1.T @ cross @ relative.rotation.matrix() @ inverse0
-    return PosedPair((image0.name, image1.name), fundamental, cameras)
+    fundamental = inverse1.T @ cross @ rotation @ inverse0
+    return PosedPair((name0, name1), fundamental, (cameras[0], cameras[1]))
 
 
 def _undistorted(camera: Any, keypoints: np.ndarray) -> np.ndarray:
@@ -159,3 +153,15 @@ def _distances(fundamental: np.ndarray, xy0: np.ndarray, xy1: np.ndarray) -> np.
     residual = np.abs(np.einsum("ij,ij->i", points1, lines1))
     lengths = np.minimum(np.hypot(*lines0[:, :2].T), np.hypot(*lines1[:, :2].T))
     return np.asarray(residual / np.maximum(lengths, 1e-12))
+
+
+def table(dataset: str, results: dict[str, RightMatches]) -> str:
+    """Aligned text, a row a method."""
+    title = f"{dataset}: matches within {THRESHOLD:g} px of the epipolar lines, less chance"
+    width = max(len(name) for name in ("method", *results))
+    lines = [title, f"{'method':<{width}}  pairs  matches  right  share %"]
+    lines += [
+        f"{name:<{width}}  {r.pairs:5d}  {r.matches:7.0f}  {r.right:5.0f}  {100 * r.share:7.1f}"
+        for name, r in results.items()
+    ]
+    return "\n".join(lines)
