@@ -114,6 +114,20 @@ def test_checkpoints_of_detectors(tmp_path: Path) -> None:
     assert points.shape[1] == 2 and len(points) <= 10
 
 
+def test_points_reach_every_side_of_a_view_that_is_not_square() -> None:
+    detect = load_detector("corners", None, "cpu", 10000)
+    height, width = 96, 224
+    torch.manual_seed(0)
+    noise = torch.nn.functional.avg_pool2d(torch.rand(1, 3, height + 2, width + 2), 3, stride=1)
+    (points,) = detect(noise)
+    assert (points.min(0).values < 10).all()
+    assert (points.max(0).values > torch.tensor([width - 10, height - 10])).all()
+    assert (points.min(0).values > 3).all()
+    assert (points.max(0).values < torch.tensor([width - 4, height - 4])).all()
+    (turned,) = detect(noise.transpose(-1, -2))
+    assert sorted(turned.flip(-1).round().tolist()) == sorted(points.round().tolist())
+
+
 def test_detectors_of_kornia(tmp_path: Path) -> None:
     features = pytest.importorskip("kornia.feature", reason="needs kornia")
     torch.manual_seed(0)

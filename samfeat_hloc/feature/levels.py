@@ -110,7 +110,7 @@ def _detect(model: Network, image: Tensor, scale: float, options: ExtractOptions
     if not options.official:
         threshold = float(torch.logit(torch.tensor(threshold, dtype=torch.float64))) - cost
     kept = detection.suppress(ranked, options.nms_radius, threshold, exact=options.official)
-    kept = detection.clear_border(kept, options.border, width, height)
+    kept = detection.clear_border(kept, options.border, width=width, height=height)
     points = []
     for b in range(len(image)):
         xy, ranks = detection.best_points(ranked[b, 0], kept[b, 0], options.max_keypoints)

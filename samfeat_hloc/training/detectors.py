@@ -97,7 +97,7 @@ def _peaks(scores: Tensor, limit: int, least: float) -> Tensor:
     """Sub-pixel local maxima (N, 2) of a map (H, W), the best ``limit``."""
     height, width = scores.shape
     kept = (scores >= local_maximum(scores[None, None], _RADIUS)[0, 0]) & (scores > least)
-    kept = clear_border(kept[None, None], 4, height, width)[0, 0]
+    kept = clear_border(kept[None, None], 4, width=width, height=height)[0, 0]
     values, order = scores.masked_fill(~kept, -1).flatten().topk(min(limit, scores.numel()))
     order = order[values > 0]
     return refine(scores, torch.stack([order % width, order // width], dim=-1))
