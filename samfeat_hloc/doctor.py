@@ -231,14 +231,10 @@ def _hloc_mapping(version: str) -> list[Finding]:
     from .hloc_plugin import compat, trial
 
     both = f"hloc {version} with pycolmap {pycolmap.__version__}"
-    if compat.is_legacy(version):
-        text = (
-            f"{both}: its mapping and localization were written for pycolmap 0.x, so samfeat_hloc"
-            f' does them; to have hloc do them: pip install --upgrade "hloc @ {HLOC_ADDRESS}"'
-        )
-        findings = [Finding("note", "hloc mapping", text)]
-    else:
-        findings = []
+    if compat.is_outdated(version):
+        text = compat.outdated(version, pycolmap.__version__)
+        return [Finding("wrong", "hloc mapping", text)]
+    findings = []
     with tempfile.TemporaryDirectory() as folder:
         try:
             count = trial.hloc_points(Path(folder) / "hloc")
@@ -249,9 +245,7 @@ def _hloc_mapping(version: str) -> list[Finding]:
             )
             return [Finding("wrong", "hloc mapping", text)]
         findings.append(_mapped("hloc mapping", count))
-        if not compat.is_legacy(version) and trial.pycolmap_ignores_undefined(
-            Path(folder) / "pycolmap"
-        ):
+        if trial.pycolmap_ignores_undefined(Path(folder) / "pycolmap"):
             text = (
                 f"{both} would build maps without points (pairs of undefined geometry are"
                 " ignored); samfeat_hloc mends it: import samfeat_hloc before you map, or run"

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 from typer.testing import CliRunner
 
 from samfeat_hloc.cli import app
@@ -27,9 +28,8 @@ from samfeat_hloc.teachers.labels import read_label_map
 from samfeat_hloc.teachers.maps import borders
 from samfeat_hloc.teachers.probe import guessed_right
 from samfeat_hloc.teachers.reduction import RELATION_ERROR, reduce_embedding, relations
-from samfeat_hloc.teachers.registry import Photo, TeacherOptions, load_teacher
+from samfeat_hloc.teachers.registry import Photo, TeacherOptions, load_teacher, need
 from samfeat_hloc.teachers.sam import groups_and_edges, without_padding
-from samfeat_hloc.teachers.torchvision_ops import need_torchvision, non_maximum_suppression
 
 
 def needs(*packages: str) -> pytest.MarkDecorator:
@@ -280,12 +280,19 @@ def test_padding_is_cropped() -> None:
     assert abs(found[0, 0, 0] - rows[0]) < 0.1  # nothing lies above the first cell's middle
 
 
-def test_suppression_keeps_the_best() -> None:
-    boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [20, 20, 30, 30], [0, 0, 10, 9.9]])
-    scores = torch.tensor([0.5, 0.9, 0.1, 0.8])
-    assert non_maximum_suppression(boxes, scores, 0.7).tolist() == [1, 2]
-    assert non_maximum_suppression(boxes, scores, 0.9).tolist() == [1, 3, 2]
-    assert non_maximum_suppression(boxes[:0], scores[:0], 0.5).tolist() == []
+def test_a_torchvision_of_another_torch_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "torchvision"
+    package.mkdir()
+    for failure in ('RuntimeError("operator torchvision::nms does not exist")',
+                    'ImportError("torchvision/_C.so: undefined symbol: _ZN3c10")'):  # fmt: skip
+        (package / "__init__.py").write_text(f"raise {failure}\n")
+        monkeypatch.syspath_prepend(str(tmp_path))
+        for name in [n for n in sys.modules if n.split(".")[0] in ("torchvision", "timm")]:
+            monkeypatch.delitem(sys.modules, name)
+        with refused("teacher dinov2", torch.__version__.split("+")[0], mend="torchvision"):
+            need("torchvision", "teacher dinov2")
 
 
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,7 +315,6 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @needs("segment_anything", "torchvision")
 def test_sam(folder: Path, tmp_path: Path) -> None:
     """The real ViT-B, with random weights: through a file with an official kind of name."""
-    need_torchvision("test")
     from segment_anything import sam_model_registry
 
     torch.manual_seed(0)
@@ -342,7 +348,6 @@ def test_sam(folder: Path, tmp_path: Path) -> None:
 @needs("timm", "torchvision", "skimage")
 def test_dinov2(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real network, with random weights."""
-    need_torchvision("test")
     import timm
 
     monkeypatch.setattr(dinov2, "MOST_CELLS", 12)

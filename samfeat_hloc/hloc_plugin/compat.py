@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
+from . import HLOC_ADDRESS
+
 logger = logging.getLogger("hloc.samfeat")  # shown where hloc's own messages are
 
 
@@ -33,27 +35,26 @@ def mend(module: ModuleType) -> None:
     pycolmap = getattr(module, "pycolmap", None)
     if pycolmap is None or isinstance(pycolmap, View):
         return
-    if is_legacy(getattr(sys.modules.get("hloc"), "__version__", "1.5")):
-        from . import legacy
-
-        stages = {"hloc.triangulation": legacy.triangulate, "hloc.localize_sfm": legacy.localize}
-        if module.__name__ in stages and int(pycolmap.__version__.split(".")[0]) >= 3:
-            module.main = stages[module.__name__]  # type: ignore[attr-defined]
-            logger.warning(
-                "%s was written for pycolmap 0.x and cannot work with %s: samfeat_hloc does its"
-                " work. Update hloc to have its own.",
-                module.__name__,
-                pycolmap.__version__,
-            )
+    version = getattr(sys.modules.get("hloc"), "__version__", "1.5")
+    if is_outdated(version):
+        logger.warning("%s", outdated(version, pycolmap.__version__))
     elif module.__name__ == "hloc.triangulation":
         answers = {"TwoViewGeometry": calibrated_two_view_geometry(pycolmap)}
         module.pycolmap = View(pycolmap, answers)  # type: ignore[attr-defined]
 
 
-def is_legacy(hloc_version: str) -> bool:
+def is_outdated(hloc_version: str) -> bool:
     """Whether this hloc (v1.4 or older) was written for the interface of pycolmap 0.x."""
     numbers = [int(part) for part in hloc_version.split(".")[:2] if part.isdigit()]
     return numbers < [1, 5]
+
+
+def outdated(hloc_version: str, pycolmap_version: str) -> str:
+    """What to tell of such an hloc."""
+    return (
+        f"hloc {hloc_version} cannot map or localize with pycolmap {pycolmap_version}; upgrade it:"
+        f' pip install --upgrade "hloc @ {HLOC_ADDRESS}"'
+    )
 
 
 def calibrated_two_view_geometry(pycolmap: ModuleType) -> Callable[..., Any]:

@@ -29,7 +29,7 @@ from ..localization import mapping as native_mapping
 from ..localization.matches import MatchConfig
 from ..parallel.image_checks import refuse_broken
 from . import compat, configurations
-from .calls import check_installed, hloc_module, made_by_hloc, say_native
+from .calls import check_installed, hloc_module, made_by_hloc
 from .files import hdf5_file, hloc_errors, text_file
 from .localization import localize
 
@@ -190,13 +190,7 @@ def mapping(
 
     Two things are not as hloc has them, so that the map is the native one to the bit: a seed, and
     half a pixel in its verification (:func:`samfeat_hloc.hloc_plugin.compat.corner_origin`).
-    hloc v1.4 does not know this generation of pycolmap: there, the native stage is used.
     """
-    if compat.is_legacy(check_installed()):
-        say_native("mapping")
-        return native_mapping.main(
-            reference_model, image_dir, pairs, features, matches, output, overwrite=overwrite
-        )
     made_by = made_by_hloc(
         "mapping",
         {},

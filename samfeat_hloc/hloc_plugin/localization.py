@@ -29,8 +29,7 @@ from ..localization.result import (
     read_result,
     write_result,
 )
-from . import compat
-from .calls import check_installed, hloc_module, made_by_hloc, say_native
+from .calls import hloc_module, made_by_hloc
 from .files import hloc_errors
 
 logger = logging.getLogger(__name__)
@@ -48,16 +47,7 @@ def localize(
     overwrite: bool = False,
     workers: int = 2,
 ) -> LocalizationResult:
-    """``hloc.localize_sfm``; see :func:`.localize.main`. ``workers`` is hloc's own: one.
-
-    hloc v1.4 does not know this generation of pycolmap: there, the native stage is used.
-    """
-    if compat.is_legacy(check_installed()):
-        say_native("localization")
-        return native_localize.main(
-            map_dir, queries, pairs, features, matches, output,
-            max_error=max_error, overwrite=overwrite, workers=workers,
-        )  # fmt: skip
+    """``hloc.localize_sfm``; see :func:`.localize.main`. ``workers`` is hloc's own: one."""
     listing = "".join(
         f"{q.name} {q.camera.model} {q.camera.width} {q.camera.height}"
         f" {' '.join(map(repr, q.camera.params))}\n"

@@ -19,7 +19,6 @@ from ..feature.checkpoints import file_sha256
 from .cache import Taught
 from .regions import Regions
 from .registry import Photo, TeacherOptions, need
-from .torchvision_ops import need_torchvision
 
 PATCH = 14
 MOST_CELLS = 64  # along the longer side
@@ -50,7 +49,6 @@ class Encoder:
     """
 
     def __init__(self, weights: Path | None, model: str, device: str) -> None:
-        need_torchvision("teacher dinov2")
         timm = need("timm", "teacher dinov2")
         overlay: dict[str, Any] = {}
         self.weights_sha256: str | None = None

@@ -26,7 +26,6 @@ from ..feature.checkpoints import file_sha256
 from .cache import Taught
 from .maps import soft_edges, working_image
 from .registry import Photo, TeacherOptions, need, weights_file
-from .torchvision_ops import need_torchvision
 
 _ADVICE = "a file such as sam_vit_b_01ec64.pth"
 _MODELS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}  # by the encoder's width
@@ -86,7 +85,6 @@ def load_model(path: Path) -> tuple[str, Any]:
     Raises:
         SamfeatError: segment-anything is missing, or the file is damaged or no checkpoint of SAM.
     """
-    need_torchvision("teacher sam")
     package = need("segment_anything", "teacher sam")
     if official := _OFFICIAL.fullmatch(path.name):
         found = _md5(path)
