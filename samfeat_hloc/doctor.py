@@ -20,7 +20,7 @@ from .errors import SamfeatError
 from .hloc_plugin import HLOC_ADDRESS, hloc_installed, register
 from .version import __version__
 
-Level = Literal["ok", "note", "wrong"]
+Severity = Literal["ok", "note", "wrong"]
 # In a process of its own: where pycolmap's zlib and the system's mix, this one dies.
 _COMPRESS = "import pycolmap, zlib; zlib.compress(bytes(1000000))"
 LEAST_PYTHON = (3, 10)
@@ -36,7 +36,7 @@ class Finding:
     text: what was found, and for what is wrong, the mend.
     """
 
-    level: Level
+    level: Severity
     subject: str
     text: str
 

@@ -70,8 +70,8 @@ class SamfeatError(Exception):
         super().__init__(self.subject, self.problem, self.mend)  # which pickles it whole
 
     def __str__(self) -> str:
-        said = f"{self.subject}: {self.problem}" if self.subject else self.problem
-        return f"{said}; {self.mend}" if self.mend else said
+        text = f"{self.subject}: {self.problem}" if self.subject else self.problem
+        return f"{text}; {self.mend}" if self.mend else text
 
 
 def cause_of(error: BaseException) -> str | None:

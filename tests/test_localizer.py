@@ -25,7 +25,7 @@ from samfeat_hloc.files.feature_readers import FeatureReader
 from samfeat_hloc.files.images import read_image
 from samfeat_hloc.localization.global_descriptors import vlad
 from samfeat_hloc.maps import building, saved_map
-from samfeat_hloc.maps.localizer import Features, Localization, Localizer
+from samfeat_hloc.maps.localizer import Localization, Localizer, QueryFeatures
 from samfeat_hloc.pipelines import run
 from samfeat_hloc.pipelines.run import Run
 from samfeat_hloc.pipelines.run_options import RunOptions
@@ -105,7 +105,7 @@ def test_of_equal_features_the_poses_are_equal(localizer: Localizer, finished: R
             size = features.image_size(query.name)
             assert size is not None
             found, _, _ = localizer.localize_features(
-                Features(
+                QueryFeatures(
                     features.keypoints(query.name), rows, size,
                     vlad(rows.astype(np.float32), localizer.map.vocabulary),
                 ),

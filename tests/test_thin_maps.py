@@ -13,7 +13,7 @@ from samfeat_hloc.colmap.model import read_model
 from samfeat_hloc.datasets.aachen import AachenDataset
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation import posed_matches
-from samfeat_hloc.evaluation.matching import Features
+from samfeat_hloc.evaluation.matching import CachedFeatures
 from samfeat_hloc.evaluation.thin import thin_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,9 +21,9 @@ TOWN = ROOT.parent / "shared" / "data" / "town"
 needs_town = pytest.mark.skipif(not TOWN.is_dir(), reason="../shared/data/town is not there")
 
 
-def described(xy: np.ndarray) -> Features:
+def described(xy: np.ndarray) -> CachedFeatures:
     """Keypoints whose descriptors match those of the same rows alone."""
-    return Features(xy, np.eye(len(xy), 600, dtype=np.float32).T)
+    return CachedFeatures(xy, np.eye(len(xy), 600, dtype=np.float32).T)
 
 
 @needs_town

@@ -25,7 +25,7 @@ from samfeat_hloc.colmap.cameras import Camera
 from samfeat_hloc.colmap.poses import Pose
 from samfeat_hloc.evaluation import curves
 from samfeat_hloc.evaluation.matching import (
-    Features,
+    CachedFeatures,
     accuracy,
     mutual_nearest,
     reprojection_errors,
@@ -161,7 +161,7 @@ def _rolled(pose: Pose, angle: float) -> Pose:
     return Pose(qvec, -Pose(qvec, np.zeros(3)).rotation @ pose.centre)
 
 
-def share_right(features: tuple[Features, Features], homography: np.ndarray) -> float:
+def share_right(features: tuple[CachedFeatures, CachedFeatures], homography: np.ndarray) -> float:
     """Share of the mutual nearest neighbours within :data:`RIGHT_WITHIN` pixels."""
     first, second = features
     matches = mutual_nearest(first.descriptors, second.descriptors)
@@ -169,18 +169,20 @@ def share_right(features: tuple[Features, Features], homography: np.ndarray) -> 
     return float(accuracy(errors, (RIGHT_WITHIN,))[0])
 
 
-def _samfeat(model: SAMFeat, pair: Pair, options: ExtractOptions) -> tuple[Features, Features]:
+def _samfeat(
+    model: SAMFeat, pair: Pair, options: ExtractOptions
+) -> tuple[CachedFeatures, CachedFeatures]:
     first, second = extract_batch(model, pair.images, options)
     return _features(first), _features(second)
 
 
-def _rootsift(pair: Pair) -> tuple[Features, Features]:
+def _rootsift(pair: Pair) -> tuple[CachedFeatures, CachedFeatures]:
     first, second = (extract_rootsift(image, max_keypoints=KEYPOINTS) for image in pair.images)
     return _features(first), _features(second)
 
 
-def _features(found: FeatureArrays) -> Features:
-    return Features(found["keypoints"].astype(np.float64), found["descriptors"])
+def _features(found: FeatureArrays) -> CachedFeatures:
+    return CachedFeatures(found["keypoints"].astype(np.float64), found["descriptors"])
 
 
 def draw(shares: dict[str, dict[str, list[float]]]) -> Figure:

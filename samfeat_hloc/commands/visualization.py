@@ -128,11 +128,11 @@ def _model(
 
 
 def _extracted(pixels: tuple[Any, Any], model: SAMFeat, options: ExtractOptions) -> Any:
-    from ..evaluation.matching import Features
+    from ..evaluation.matching import CachedFeatures
     from ..feature.extraction import extract_batch
 
     return tuple(
-        Features(found["keypoints"].astype(float), found["descriptors"])
+        CachedFeatures(found["keypoints"].astype(float), found["descriptors"])
         for found in extract_batch(model, list(pixels), options)
     )
 

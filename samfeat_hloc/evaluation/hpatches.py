@@ -142,7 +142,7 @@ def evaluate(
             of another size.
     """
     results: list[PairResult] = []
-    read: dict[str, matching.Features] = {}
+    read: dict[str, matching.CachedFeatures] = {}
     for pair in tqdm(pairs, desc=label or "pairs", unit="pair", delay=2):
         # Pairs of a sequence follow each other and share image 1.
         read = {name: read[name] for name in pair.images if name in read}
@@ -250,8 +250,8 @@ def _curve(accuracies: Sequence[float] | np.ndarray) -> list[str]:
 
 
 def of_size(
-    found: matching.Features, name: str, size: tuple[int, int] | None, label: str
-) -> matching.Features:
+    found: matching.CachedFeatures, name: str, size: tuple[int, int] | None, label: str
+) -> matching.CachedFeatures:
     """The features themselves; a SamfeatError where they are of an image of another size."""
     if size is not None and found.image_size is not None and found.image_size != size:
         raise SamfeatError(

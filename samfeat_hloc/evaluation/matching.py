@@ -22,7 +22,7 @@ RIGHT_WITHIN = 3  # pixels, of what is counted as right matches and as repeated 
 
 
 @dataclass(frozen=True)
-class Features:
+class CachedFeatures:
     """Cached features of one image.
 
     keypoints: (N, 2) float64 xy, centre of the top-left pixel at (0, 0), in the file's pixels.
@@ -154,8 +154,8 @@ def accuracy(errors: np.ndarray, thresholds: Sequence[float] = THRESHOLDS) -> np
 def evaluate_pair(
     images: tuple[str, str],
     kind: str,
-    features1: Features,
-    features2: Features,
+    features1: CachedFeatures,
+    features2: CachedFeatures,
     homography: np.ndarray,
     sizes: tuple[tuple[int, int], tuple[int, int]],
     *,

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..colmap.covisibility import shared_points
 from ..colmap.model import Model, read_model
 from ..errors import SamfeatError
-from .matching import Features, mutual_nearest
+from .matching import CachedFeatures, mutual_nearest
 from .predictions import Predictions
 
 THRESHOLD = 2.0  # pixels from the epipolar line, in both images
@@ -92,7 +92,7 @@ def evaluate(
         SamfeatError: an image without features.
     """
     counted = []
-    read: dict[str, Features] = {}
+    read: dict[str, CachedFeatures] = {}
     for pair in tqdm(pairs, desc=label or "posed pairs", unit="pair", delay=2):
         for name in pair.names:
             if name not in read:
@@ -102,7 +102,9 @@ def evaluate(
     return RightMatches(len(counted), float(matches), float(right), float(right / max(matches, 1)))
 
 
-def count_right(pair: PosedPair, features0: Features, features1: Features) -> tuple[int, float]:
+def count_right(
+    pair: PosedPair, features0: CachedFeatures, features1: CachedFeatures
+) -> tuple[int, float]:
     """The matches of a pair, and how many of them are right beyond chance.
 
     With n matches, k of them within :data:`THRESHOLD` of the epipolar lines in both images, and a

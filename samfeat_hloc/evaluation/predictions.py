@@ -17,7 +17,7 @@ from ..feature.local_features import FeatureArrays
 from ..files import provenance
 from ..files.h5store import Group, SegmentWriter
 from ..files.images import keypoints_to_stored, read_image, to_upright
-from .matching import Features
+from .matching import CachedFeatures
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Predictions(Protocol):
 
     def has(self, name: str) -> bool: ...
 
-    def read(self, name: str) -> Features: ...
+    def read(self, name: str) -> CachedFeatures: ...
 
 
 class FeatureFile:
@@ -65,7 +65,7 @@ class FeatureFile:
         """Whether the file has features of this image."""
         return self._group(name) is not None
 
-    def read(self, name: str) -> Features:
+    def read(self, name: str) -> CachedFeatures:
         """Features of an image.
 
         Raises:
@@ -109,7 +109,7 @@ class NpzFiles:
         """Whether there is a file for this image."""
         return self._path(name).is_file()
 
-    def read(self, name: str) -> Features:
+    def read(self, name: str) -> CachedFeatures:
         """Features of an image.
 
         Raises:
@@ -140,7 +140,7 @@ class NpzFiles:
 def _checked(
     keypoints: np.ndarray | None, descriptors: np.ndarray | None, scores: np.ndarray | None,
     size: np.ndarray | None, limit: int | None, where: str,
-) -> Features:  # fmt: skip
+) -> CachedFeatures:  # fmt: skip
     """Arrays of a file as features, the best ``limit`` of them."""
     if keypoints is None or descriptors is None:
         raise SamfeatError(where, "they need keypoints and descriptors", "extract them again")
@@ -172,7 +172,7 @@ def _checked(
         best = np.argsort(-scores.reshape(-1), kind="stable")[:limit]
         xy, descriptors = xy[best], descriptors[:, best]
     wh = None if size is None else (int(size.reshape(-1)[0]), int(size.reshape(-1)[1]))
-    return Features(xy, descriptors, wh)
+    return CachedFeatures(xy, descriptors, wh)
 
 
 def make_features(

@@ -20,7 +20,7 @@ from ..errors import SamfeatError
 from ..files.images import check_name
 from ..files.textlines import data_lines, parse_number
 from .homography import area_under_curve
-from .matching import Features, mutual_nearest
+from .matching import CachedFeatures, mutual_nearest
 
 THRESHOLDS = (5, 10, 20)  # degrees
 RANSAC_THRESHOLD = 1.0  # pixels
@@ -32,7 +32,7 @@ _ROTATION_TOLERANCE = 1e-2  # lists are written with few decimals
 
 
 @dataclass(frozen=True)
-class PosedPair:
+class ListedPair:
     """A line of the list.
 
     names: relative to the image folder. turns: quarter turns counter-clockwise that stand each
@@ -63,7 +63,7 @@ class PoseResult:
         return max(self.rotation_error, self.translation_error)
 
 
-def read_list(path: Path) -> list[PosedPair]:
+def read_list(path: Path) -> list[ListedPair]:
     """Read ``name0 name1 rot0 rot1 K0 (9) K1 (9) T_0to1 (16)`` a line, matrices row by row.
 
     Raises:
@@ -142,7 +142,7 @@ def check_estimator(estimator: str) -> None:
 
 
 def evaluate_pair(
-    pair: PosedPair, features0: Features, features1: Features,
+    pair: ListedPair, features0: CachedFeatures, features1: CachedFeatures,
     *, estimator: str = "pycolmap", threshold: float = RANSAC_THRESHOLD,
 ) -> PoseResult:  # fmt: skip
     """Match two images, estimate their relative pose and compare it with the list's."""
@@ -228,7 +228,7 @@ def table(summaries: dict[str, dict[str, Any]], title: str) -> str:
     return "\n".join([title, *lines])
 
 
-def _parsed(tokens: Sequence[str]) -> PosedPair:
+def _parsed(tokens: Sequence[str]) -> ListedPair:
     if len(tokens) != _TOKENS:
         raise ValueError(f"{len(tokens)} values where {_TOKENS} are needed")
     names = (check_name(tokens[0]), check_name(tokens[1]))
@@ -246,7 +246,7 @@ def _parsed(tokens: Sequence[str]) -> PosedPair:
         raise ValueError("the pose is no rigid transform")
     if not np.linalg.norm(translation) > 0:
         raise ValueError("the cameras stand in one place, so there is no direction to compare")
-    return PosedPair(names, (int(tokens[2]), int(tokens[3])), intrinsics, rotation, translation)
+    return ListedPair(names, (int(tokens[2]), int(tokens[3])), intrinsics, rotation, translation)
 
 
 def _pycolmap(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import detection
-from .local_features import Described
+from .local_features import NetworkFeatures
 from .options import ExtractOptions
 
 STRIDE = 16  # sides of the network's input are multiples of it
@@ -146,7 +146,9 @@ def choose(levels: Sequence[Level], b: int, options: ExtractOptions) -> Chosen:
     return Chosen(keypoints, scores, own, shares[own])
 
 
-def describe(model: Network, levels: Sequence[Level], b: int, options: ExtractOptions) -> Described:
+def describe(
+    model: Network, levels: Sequence[Level], b: int, options: ExtractOptions
+) -> NetworkFeatures:
     """The best keypoints of all levels of image ``b``, and their descriptors.
 
     A descriptor is the mean of those at its place in all levels, with the weights that rank the
@@ -176,7 +178,7 @@ def describe(model: Network, levels: Sequence[Level], b: int, options: ExtractOp
             attention[mine] = weights[:, 0]
     assert pooled is not None, "there is a level at least"
     descriptors = F.normalize(pooled, dim=1) * attention[:, None]
-    return Described(
+    return NetworkFeatures(
         keypoints=keypoints, keypoint_scores=scores, descriptors=descriptors.t().contiguous()
     )
 

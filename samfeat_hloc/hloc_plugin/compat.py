@@ -19,7 +19,7 @@ from . import HLOC_ADDRESS
 logger = logging.getLogger("hloc.samfeat")  # shown where hloc's own messages are
 
 
-class View(ModuleType):
+class ModuleView(ModuleType):
     """A module as another one sees it: ``answers`` first, everything else as it is."""
 
     def __init__(self, module: ModuleType, answers: dict[str, Any]) -> None:
@@ -33,14 +33,14 @@ class View(ModuleType):
 def mend(module: ModuleType) -> None:
     """Give one of hloc's modules the mends that it needs with the pycolmap that it imported."""
     pycolmap = getattr(module, "pycolmap", None)
-    if pycolmap is None or isinstance(pycolmap, View):
+    if pycolmap is None or isinstance(pycolmap, ModuleView):
         return
     version = getattr(sys.modules.get("hloc"), "__version__", "1.5")
     if is_outdated(version):
         logger.warning("%s", outdated(version, pycolmap.__version__))
     elif module.__name__ == "hloc.triangulation":
         answers = {"TwoViewGeometry": calibrated_two_view_geometry(pycolmap)}
-        module.pycolmap = View(pycolmap, answers)  # type: ignore[attr-defined]
+        module.pycolmap = ModuleView(pycolmap, answers)  # type: ignore[attr-defined]
 
 
 def is_outdated(hloc_version: str) -> bool:
@@ -64,16 +64,16 @@ def calibrated_two_view_geometry(pycolmap: ModuleType) -> Callable[..., Any]:
     triangulation in pycolmap 4 passes over such pairs: the map comes out empty, without a word.
     hloc verifies them against known poses and intrinsics, so CALIBRATED is what they are.
     """
-    said = False
+    warned = False
 
     def two_view_geometry(*args: Any, **kwargs: Any) -> Any:
-        nonlocal said
+        nonlocal warned
         geometry = pycolmap.TwoViewGeometry(*args, **kwargs)
         undefined = pycolmap.TwoViewGeometryConfiguration.UNDEFINED
         if int(geometry.config) == int(undefined) and len(geometry.inlier_matches) > 0:
             geometry.config = pycolmap.TwoViewGeometryConfiguration.CALIBRATED
-            if not said and int(pycolmap.__version__.split(".")[0]) >= 4:
-                said = True
+            if not warned and int(pycolmap.__version__.split(".")[0]) >= 4:
+                warned = True
                 logger.warning(
                     "pycolmap %s ignores image pairs as this hloc writes them and would build a map"
                     " without points; samfeat_hloc marks them as calibrated, so that they count.",
@@ -130,7 +130,7 @@ def command_line(module: ModuleType) -> Iterator[None]:
         yield
         return
     original = module.argparse
-    module.argparse = View(original, {"ArgumentParser": TriangulationParser})  # type: ignore[attr-defined]
+    module.argparse = ModuleView(original, {"ArgumentParser": TriangulationParser})  # type: ignore[attr-defined]
     try:
         yield
     finally:

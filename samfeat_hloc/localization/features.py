@@ -38,7 +38,7 @@ _AHEAD = 2  # batches decoded while one is in the network
 _BATCHES_A_TASK = 8  # through one worker's network, decoded ahead, on Ray
 
 
-class Model(Protocol):
+class Extractor(Protocol):
     """What extracts, and knows its weights."""
 
     weights_sha256: str
@@ -50,7 +50,7 @@ Extract = Callable[[Any, Sequence[np.ndarray], ExtractOptions], list[FeatureArra
 
 
 @dataclass(frozen=True)
-class Photo:
+class DecodedPhoto:
     """A decoded image, upright, how it is stored, and the hash of its file."""
 
     name: str
@@ -65,7 +65,7 @@ def main(
     names: Sequence[str],
     output: Path,
     *,
-    model: Model,
+    model: Extractor,
     options: ExtractOptions,
     batch_size: int | None = None,
     workers: int | None = None,
@@ -208,7 +208,7 @@ class _Extraction:
                 self._groups, photos, name=lambda batch: batch[0].name, ahead=side_by_side
             )
 
-    def _groups(self, photos: Sequence[Photo]) -> dict[str, Group]:
+    def _groups(self, photos: Sequence[DecodedPhoto]) -> dict[str, Group]:
         return _extract(self.model, photos, self.options, self.extract, self.storage)
 
 
@@ -268,7 +268,7 @@ def _batches(
 
 def _decoded(
     image_dir: Path, batches: Sequence[Sequence[str]], workers: int
-) -> Iterator[list[Photo]]:
+) -> Iterator[list[DecodedPhoto]]:
     """Batches of photos, decoded by threads a few batches ahead."""
     with Workers(workers, "decoding") as pool:
         names = (name for batch in batches for name in batch)
@@ -278,15 +278,19 @@ def _decoded(
             yield list(islice(photos, len(batch)))
 
 
-def _read(image_dir: Path, name: str) -> Photo:
+def _read(image_dir: Path, name: str) -> DecodedPhoto:
     source = provenance.file_hash(image_dir / name)  # first: it also brings the file into memory
     stored, orientation = images.read_photo(image_dir / name)
     upright = images.to_upright(stored, orientation) if orientation != 1 else stored
-    return Photo(name, upright, orientation, (stored.shape[1], stored.shape[0]), source)
+    return DecodedPhoto(name, upright, orientation, (stored.shape[1], stored.shape[0]), source)
 
 
 def _extract(
-    model: Model, photos: Sequence[Photo], options: ExtractOptions, extract: Extract, storage: str
+    model: Extractor,
+    photos: Sequence[DecodedPhoto],
+    options: ExtractOptions,
+    extract: Extract,
+    storage: str,
 ) -> dict[str, Group]:
     try:
         results = extract(model, [photo.pixels for photo in photos], options)
@@ -302,7 +306,7 @@ def _extract(
     }
 
 
-def _out_of_memory(photos: Sequence[Photo]) -> SamfeatError:
+def _out_of_memory(photos: Sequence[DecodedPhoto]) -> SamfeatError:
     return SamfeatError(
         photos[0].name,
         f"not enough memory for {len(photos)} such images at once",
@@ -310,7 +314,9 @@ def _out_of_memory(photos: Sequence[Photo]) -> SamfeatError:
     )
 
 
-def _group(photo: Photo, found: FeatureArrays, options: ExtractOptions, storage: str) -> Group:
+def _group(
+    photo: DecodedPhoto, found: FeatureArrays, options: ExtractOptions, storage: str
+) -> Group:
     keypoints = found["keypoints"].astype(np.float32).reshape(-1, 2)
     if photo.orientation != 1:
         keypoints = images.keypoints_to_stored(keypoints, photo.orientation, photo.stored_size)

@@ -236,9 +236,9 @@ def _joined(
         (image, pair) for image, pair in zip(retrieved, pairs, strict=True) if image.name in used
     ]
     new = new_points.triangulate(
-        new_points.View(camera, pose, features.keypoints, noise, points < 0),
+        new_points.PosedKeypoints(camera, pose, features.keypoints, noise, points < 0),
         [
-            new_points.View(
+            new_points.PosedKeypoints(
                 i.camera, i.pose, i.keypoints, _noise(i.camera, frozen.extraction), i.points < 0
             )
             for i, _ in neighbours

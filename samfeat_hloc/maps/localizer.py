@@ -42,11 +42,11 @@ from . import saved_map
 from .saved_map import FrozenImage, FrozenMap
 
 NUM_RETRIEVED = 20
-_HALF_SURE = 20  # inliers
+_HALF_CONFIDENCE = 20  # inliers that a confidence of a half takes
 
 
 @dataclass(frozen=True, eq=False)
-class Features:
+class QueryFeatures:
     """Local features of a photo.
 
     Attributes:
@@ -102,7 +102,7 @@ class Localization:
         support, and is no probability: a place that looks like another has support too.
         """
         agreeing = len(np.unique(self.inlier_keypoints, axis=0))
-        return agreeing / (agreeing + _HALF_SURE)
+        return agreeing / (agreeing + _HALF_CONFIDENCE)
 
     def as_json(self) -> dict[str, Any]:
         """All but the inliers themselves, as plain JSON values."""
@@ -221,7 +221,7 @@ class Localizer:
 
     def localize_features(
         self,
-        features: Features,
+        features: QueryFeatures,
         camera: Camera | pycolmap.Camera,
         seconds: dict[str, float] | None = None,
     ) -> tuple[Localization, Correspondences, np.ndarray]:
@@ -235,7 +235,7 @@ class Localizer:
 
     def solve(
         self,
-        features: Features,
+        features: QueryFeatures,
         camera: Camera | pycolmap.Camera,
         retrieved: Sequence[FrozenImage],
         pairs: Sequence[tuple[np.ndarray, np.ndarray]],
@@ -278,7 +278,7 @@ class Localizer:
 
     def extract_with_camera(
         self, image: ImageLike, camera: Camera | pycolmap.Camera | None = None
-    ) -> tuple[Features, Camera]:
+    ) -> tuple[QueryFeatures, Camera]:
         """Features of a photo and its intrinsics, as :meth:`localize` takes them."""
         return self._extracted(image, camera)[:2]
 
@@ -289,7 +289,7 @@ class Localizer:
         return [self.map.images[row] for row in best if similarity[row] >= 0]
 
     def match(
-        self, features: Features, images: Sequence[FrozenImage]
+        self, features: QueryFeatures, images: Sequence[FrozenImage]
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """With each image the matches: (K,) int64 rows of the photo's and of its keypoints."""
         query = self._on_device(features.descriptors)
@@ -307,7 +307,7 @@ class Localizer:
 
     def _extracted(
         self, image: ImageLike, camera: Camera | pycolmap.Camera | None
-    ) -> tuple[Features, Camera, dict[str, float]]:
+    ) -> tuple[QueryFeatures, Camera, dict[str, float]]:
         clock = _Clock()
         with clock.stage("read"):
             stored, orientation = as_photo(image)
@@ -324,7 +324,7 @@ class Localizer:
             features = self._features(stored, orientation)
         return features, camera, clock.seconds
 
-    def _features(self, stored: np.ndarray, orientation: int) -> Features:
+    def _features(self, stored: np.ndarray, orientation: int) -> QueryFeatures:
         upright = to_upright(stored, orientation) if orientation != 1 else stored
         found = extract_batch(self.model, [upright], self.options)[0]
         keypoints = found["keypoints"].astype(np.float32).reshape(-1, 2)
@@ -332,7 +332,7 @@ class Localizer:
         if orientation != 1:
             keypoints = keypoints_to_stored(keypoints, orientation, size)
         descriptors = np.ascontiguousarray(found["descriptors"].T.astype(np.float16))
-        return Features(
+        return QueryFeatures(
             keypoints=keypoints.astype(np.float64) + 0.5,
             descriptors=descriptors,
             size=size,

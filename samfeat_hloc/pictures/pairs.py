@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..evaluation.matching import Features, mutual_nearest, reprojection_errors
+from ..evaluation.matching import CachedFeatures, mutual_nearest, reprojection_errors
 from ..feature.extraction import resize_image
 from ..feature.levels import STRIDE
 from ..feature.network import SAMFeat
@@ -71,7 +71,7 @@ def keypoints_figure(
 
 def matches_figure(
     images: tuple[np.ndarray, np.ndarray],
-    features: tuple[Features, Features],
+    features: tuple[CachedFeatures, CachedFeatures],
     title: str,
     homography: np.ndarray | None = None,
     *,
@@ -123,7 +123,9 @@ def matches_figure(
 
 
 def _groups(
-    features: tuple[Features, Features], matches: np.ndarray, homography: np.ndarray | None
+    features: tuple[CachedFeatures, CachedFeatures],
+    matches: np.ndarray,
+    homography: np.ndarray | None,
 ) -> list[tuple[np.ndarray, str, str, str]]:
     """Rows, colour, line style and name of each kind of match; wrong ones are drawn first."""
     if homography is None:

@@ -24,8 +24,16 @@ from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.textlines import read_text
 from ..localization.result import LocalizationResult, QueryResult, log_path, read_result
 from .contents import MatchPicture, QueryReport, ReportData, Scene
-from .photos import MAX_KEYPOINTS, Photo, detail, relative, thumbnail
-from .scene import Frame, camera_size, choose_points, extent, map_tangents, tangents, upright_frame
+from .photos import MAX_KEYPOINTS, ReportPhoto, detail, relative, thumbnail
+from .scene import (
+    MapFrame,
+    camera_size,
+    choose_points,
+    extent,
+    map_tangents,
+    tangents,
+    upright_frame,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +169,7 @@ def _scene(
     max_points: int,
 ) -> tuple[Scene, np.ndarray]:
     """The scene, and the rows of the map's points in it."""
-    frame: Frame = upright_frame(map_model)
+    frame: MapFrame = upright_frame(map_model)
     shown = choose_points(len(map_model.point_ids), wanted, max_points)
     points = frame.points(map_model.xyz[shown])
     images = list(map_model.images.values())
@@ -258,7 +266,7 @@ def _query_report(
     rows: np.ndarray,
     shown: np.ndarray,
     features: FeatureReader | None,
-    small: Photo | None,
+    small: ReportPhoto | None,
     picture: MatchPicture | None,
 ) -> QueryReport:
     some = _some(len(rows), _POINTS_PER_QUERY)

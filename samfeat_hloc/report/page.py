@@ -29,7 +29,7 @@ from ..files.textlines import write_atomically
 from ..pipelines.summary import StageSummary
 from ..version import __version__
 from .contents import MatchPicture, QueryReport, ReportData, Scene
-from .photos import Photo
+from .photos import ReportPhoto
 
 _SCRIPTS = ("viewer.js", "page.js")
 
@@ -227,7 +227,7 @@ def _query(
     }
 
 
-def _photo(photo: Photo | None) -> dict[str, Any] | None:
+def _photo(photo: ReportPhoto | None) -> dict[str, Any] | None:
     if photo is None:
         return None
     return {"jpeg": base64.b64encode(photo.jpeg).decode(), "size": list(photo.size)}

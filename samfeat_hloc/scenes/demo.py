@@ -18,7 +18,7 @@ from ..colmap.poses import Pose, write_poses
 from ..errors import SamfeatError
 from .city import build_city
 from .lighting import DAY, NIGHT, day_exposure, illuminate, night_exposure, photograph
-from .render import View, correspond, lift, look_at, render
+from .render import Rendering, correspond, lift, look_at, render
 from .surfaces import LENGTH, City
 
 RECIPE = 1
@@ -150,7 +150,7 @@ def _write(root: Path, recipe: dict[str, object], shots: Sequence[Shot]) -> None
     with tqdm(total=3 + 2 * len(shots), desc="building the demo city", leave=False) as progress:
         city = build_city(seed)
         progress.update(1)
-        views: list[View] = []
+        views: list[Rendering] = []
         for light, conditions in ((DAY, ("db", "day")), (NIGHT, ("night",))):
             lit = illuminate(city, light, seed)
             progress.update(1)
@@ -170,10 +170,10 @@ def _photograph_all(
     numbered: Sequence[tuple[int, Shot]],
     seed: int,
     done: Callable[[], object],
-) -> list[View]:
+) -> list[Rendering]:
     """Take and save photographs; the database's are returned with what they show of the city."""
 
-    def take(item: tuple[int, Shot]) -> View | None:
+    def take(item: tuple[int, Shot]) -> Rendering | None:
         index, shot = item
         rng = np.random.default_rng((seed, 3, index))
         view = render(city, shot.camera, shot.pose)
@@ -219,7 +219,7 @@ class _Point:
     seen: dict[int, np.ndarray]
 
 
-def _scene_points(views: Sequence[View]) -> list[_Point]:
+def _scene_points(views: Sequence[Rendering]) -> list[_Point]:
     """Corners of the database images lifted to the surfaces they lie on, with all who see them."""
     free = [np.full(view.surface.shape, 255, np.uint8) for view in views]
     points: list[_Point] = []
@@ -247,7 +247,7 @@ def _scene_points(views: Sequence[View]) -> list[_Point]:
     return points
 
 
-def _write_reference_model(folder: Path, shots: Sequence[Shot], views: Sequence[View]) -> None:
+def _write_reference_model(folder: Path, shots: Sequence[Shot], views: Sequence[Rendering]) -> None:
     """Through COLMAP's text format, which every version of pycolmap reads alike."""
     import pycolmap
 

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from ..errors import SamfeatError
-from ..scenes import DAY, View, build_city, correspond, illuminate, lift, plan_shots, render
+from ..scenes import DAY, Rendering, build_city, correspond, illuminate, lift, plan_shots, render
 from ..teachers.cache import Taught
 from .pairs import PairBatch, PairOptions
 from .posed_pairs import PosedSource
@@ -84,7 +84,7 @@ def make_scene(
     return scene_of(views, seed, taught=taught)
 
 
-def scene_of(views: Sequence[View], seed: int = 0, *, taught: bool = True) -> PosedScene:
+def scene_of(views: Sequence[Rendering], seed: int = 0, *, taught: bool = True) -> PosedScene:
     """Pictures of one city as a scene; ``seed`` shapes the codes of its surfaces.
 
     Raises:
@@ -116,7 +116,7 @@ def _itself(kept: T) -> T:
     return kept
 
 
-def _common_points(views: Sequence[View]) -> tuple[np.ndarray, list[np.ndarray]]:
+def _common_points(views: Sequence[Rendering]) -> tuple[np.ndarray, list[np.ndarray]]:
     """World points (P, 3) on a grid over every picture, and which of them each picture shows."""
     places: list[np.ndarray] = []
     seen: list[list[np.ndarray]] = [[] for _ in views]
