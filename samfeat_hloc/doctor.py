@@ -167,18 +167,15 @@ def _extraction() -> list[Finding]:
 def _native_mapping() -> list[Finding]:
     from .hloc_plugin import trial
     from .localization import mapping
+    from .localization.inputs import MappingInputs
 
     with tempfile.TemporaryDirectory() as folder:
         scene = trial.write_scene(Path(folder))
         with trial.quiet():
-            output = mapping.main(
-                scene.reference_model,
-                scene.image_dir,
-                scene.pairs,
-                scene.features,
-                scene.matches,
-                Path(folder) / "map",
+            inputs = MappingInputs(
+                scene.reference_model, scene.image_dir, scene.pairs, scene.features, scene.matches
             )
+            output = mapping.main(inputs, Path(folder) / "map")
         import pycolmap
 
         count = len(pycolmap.Reconstruction(output).points3D)

@@ -30,27 +30,12 @@ from samfeat_hloc.localization.result import FALLBACK, LOCALIZED, LocalizationRe
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     built = mapped_scene.build(tmp_path_factory.mktemp("dataset"))
-    mapping.main(
-        built.reference,
-        built.images,
-        built.pairs("db"),
-        built.features,
-        built.matches("db"),
-        built.root / "map",
-    )
+    mapping.main(built.mapping(), built.root / "map")
     return built
 
 
 def run(files: Files, output: Path, **changes: object) -> LocalizationResult:
-    inputs = {
-        "map_dir": files.root / "map",
-        "queries": files.queries,
-        "pairs": files.pairs("query"),
-        "features": files.features,
-        "matches": files.matches("query"),
-        **changes,
-    }
-    return localize.main(output=output, **inputs)  # type: ignore[arg-type]
+    return localize.main(files.localization(**changes), output)
 
 
 def test_poses_are_right(files: Files, tmp_path: Path) -> None:
@@ -195,10 +180,7 @@ def test_a_database_image_without_points_is_passed_over(files: Files, tmp_path: 
     without = tmp_path / "pairs.txt"
     lines = files.pairs("db").read_text().split("\n")
     without.write_text("\n".join(line for line in lines if DB[0] not in line.split()))
-    map_dir = mapping.main(
-        files.reference, files.images, without, files.features, files.matches("db"),
-        tmp_path / "map",
-    )  # fmt: skip
+    map_dir = mapping.main(files.mapping(pairs=without), tmp_path / "map")
     result = run(files, tmp_path / "poses.txt", map_dir=map_dir)
     assert result.queries[QUERIES[0]].retrieved[0] == (DB[0], 0)
     assert result.num_localized >= 2
@@ -254,9 +236,8 @@ def test_what_is_wrong_is_said_in_one_line(files: Files, tmp_path: Path, what: s
             keypoints=some["keypoints"][:90], descriptors=some["descriptors"][:, :90],
         )  # fmt: skip
         pair_file = matching.main(files.pairs("db"), few, matches)
-        changes["map_dir"] = mapping.main(
-            files.reference, files.images, files.pairs("db"), few, pair_file, tmp_path / "map"
-        )
+        inputs = files.mapping(features=few, matches=pair_file)
+        changes["map_dir"] = mapping.main(inputs, tmp_path / "map")
     elif what == "no map":
         changes["map_dir"] = tmp_path / "map"
     elif what == "damaged map":

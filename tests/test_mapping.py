@@ -20,6 +20,7 @@ from samfeat_hloc.colmap.model import read_model
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.files import h5store
 from samfeat_hloc.localization import mapping, matches
+from samfeat_hloc.localization.inputs import MappingInputs
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +29,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 def build_map(files: Files, output: Path, **changes: Path) -> Path:
-    inputs = {
-        "reference_model": files.reference,
-        "image_dir": files.images,
-        "pairs": files.pairs("db"),
-        "features": files.features,
-        "matches": files.matches("db"),
-        **changes,
-    }
-    return mapping.main(output=output, **inputs)
+    return mapping.main(files.mapping(**changes), output)
 
 
 @pytest.fixture(scope="module")
@@ -121,10 +114,7 @@ def test_skipped_when_done_refused_when_different(
     fewer.write_text("\n".join(files.pairs("db").read_text().split("\n")[:-1]))
     with pytest.raises(SamfeatError, match=r"map: made differently: its input pairs"):
         build_map(files, output, pairs=fewer)
-    mapping.main(
-        files.reference, files.images, fewer, files.features, files.matches("db"), output,
-        overwrite=True,
-    )  # fmt: skip
+    mapping.main(files.mapping(pairs=fewer), output, overwrite=True)
     assert (output / "points3D.bin").stat().st_mtime_ns != before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fewer.txt", "map"]
 
@@ -305,7 +295,8 @@ def test_sift_on_photos_of_the_fountain(shared: Path, tmp_path: Path) -> None:
     pair_file = matches.main(pairs, features, tmp_path / "matches.h5")
     reference = town / "3D-models" / "aachen_v_1_1"
     output = tmp_path / "map"
-    mapping.main(reference, town / "images_upright", pairs, features, pair_file, output)
+    inputs = MappingInputs(reference, town / "images_upright", pairs, features, pair_file)
+    mapping.main(inputs, output)
     model = read_model(output)
     assert len(model.point_ids) > 700
     assert model.mean_track_length > 2.5

@@ -43,6 +43,7 @@ from samfeat_hloc.files.pair_lists import read_pairs, unique_pairs
 from samfeat_hloc.files.textlines import write_atomically
 from samfeat_hloc.hloc_plugin import hloc_installed
 from samfeat_hloc.localization import localize, mapping, matches
+from samfeat_hloc.localization.inputs import LocalizationInputs
 from samfeat_hloc.localization.matches import MatchConfig
 from samfeat_hloc.maps import building
 from samfeat_hloc.maps.localizer import Localizer
@@ -234,10 +235,8 @@ def _localization(dataset: AachenDataset, run: Path, work: Path, repeats: int) -
     files = (pairs, run / "features.h5", run / "matches-query.h5")
 
     def ours() -> None:
-        localize.main(
-            run / "map", dataset.queries, *files, work / "poses-ours.txt", overwrite=True,
-            workers=os.cpu_count() or 1,
-        )  # fmt: skip
+        inputs = LocalizationInputs(run / "map", dataset.queries, *files)
+        localize.main(inputs, work / "poses-ours.txt", overwrite=True, workers=os.cpu_count() or 1)
 
     def hloc() -> None:
         import_module("hloc.localize_sfm").main(

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,6 +41,7 @@ from samfeat_hloc.files.h5store import Group, SegmentWriter
 from samfeat_hloc.files.pair_lists import read_pairs
 from samfeat_hloc.files.textlines import write_atomically
 from samfeat_hloc.localization import global_descriptors, localize, mapping, matches, pairs, places
+from samfeat_hloc.localization.inputs import LocalizationInputs
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 DIM = 128
@@ -234,11 +236,9 @@ def _map(features: Path, work: Path, keypoints: int) -> tuple[int, str]:
 def _localize(features: Path, work: Path) -> tuple[int, str]:
     queries = city.queries_of(work)
     model, matched = work / "map", work / "matches-map.h5"
-    kept = places.main(
-        model, queries, work / "pairs-query.txt", features, matched, work / "pairs-places.txt",
-        workers=1,
-    )  # fmt: skip
-    found = localize.main(model, queries, kept, features, matched, work / "poses.txt", workers=1)
+    inputs = LocalizationInputs(model, queries, work / "pairs-query.txt", features, matched)
+    kept = places.main(inputs, work / "pairs-places.txt", workers=1)
+    found = localize.main(replace(inputs, pairs=kept), work / "poses.txt", workers=1)
     right = [
         q.localized and float(np.linalg.norm(q.pose.centre)) < 0.01 for q in found.queries.values()
     ]

@@ -44,11 +44,11 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Triangulate features into a COLMAP model with known poses."""
         from ..localization import mapping as stage
+        from ..localization.inputs import MappingInputs
         from ..pipelines.summary import map_figures
 
-        stage.main(
-            reference_model, image_dir, pairs, features, matches, output, overwrite=overwrite
-        )
+        inputs = MappingInputs(reference_model, image_dir, pairs, features, matches)
+        stage.main(inputs, output, overwrite=overwrite)
         found = map_figures(output)
         typer.echo(
             f"{output}: {found['images']} images, {found['points']} points, "
@@ -70,11 +70,10 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Leave out retrieved images of places that only look like the query's."""
         from ..localization import places as stage
+        from ..localization.inputs import LocalizationInputs
 
-        stage.main(
-            map_dir, _read(queries), pairs, features, matches, output,
-            max_error=max_error, overwrite=overwrite, workers=workers,
-        )  # fmt: skip
+        inputs = LocalizationInputs(map_dir, _read(queries), pairs, features, matches)
+        stage.main(inputs, output, max_error=max_error, overwrite=overwrite, workers=workers)
 
     @app.command()
     def localization(
@@ -93,12 +92,14 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Localize queries in a map: PnP with LO-RANSAC and refinement."""
         from ..localization import localize as stage
+        from ..localization.inputs import LocalizationInputs
         from ..parallel.cluster import chosen
 
         with chosen(workers, ray_address) as (threads, cluster):
+            inputs = LocalizationInputs(map_dir, _read(queries), pairs, features, matches)
             result = stage.main(
-                map_dir, _read(queries), pairs, features, matches, output,
-                max_error=max_error, overwrite=overwrite, workers=threads or 1, cluster=cluster,
+                inputs, output, max_error=max_error, overwrite=overwrite, workers=threads or 1,
+                cluster=cluster,
             )  # fmt: skip
         typer.echo(f"{output}: {result.num_localized} of {len(result.queries)} queries localized")
         for name, query in result.queries.items():

@@ -20,7 +20,7 @@ from ..errors import SamfeatError
 from ..files import provenance
 from ..files.feature_readers import FeatureReader
 from ..files.pair_lists import read_pairs
-from ..localization import localize as native_localize
+from ..localization.inputs import LocalizationInputs
 from ..localization.result import (
     FALLBACK,
     LOCALIZED,
@@ -36,18 +36,10 @@ logger = logging.getLogger(__name__)
 
 
 def localize(
-    map_dir: Path,
-    queries: Sequence[Query],
-    pairs: Path,
-    features: Path,
-    matches: Path,
-    output: Path,
-    *,
-    max_error: float = 12.0,
-    overwrite: bool = False,
-    workers: int = 2,
+    inputs: LocalizationInputs, output: Path, *, max_error: float = 12.0, overwrite: bool = False
 ) -> LocalizationResult:
-    """``hloc.localize_sfm``; see :func:`.localize.main`. ``workers`` is hloc's own: one."""
+    """``hloc.localize_sfm``, one query at a time; see :func:`.localize.main`."""
+    queries = inputs.queries
     listing = "".join(
         f"{q.name} {q.camera.model} {q.camera.width} {q.camera.height}"
         f" {' '.join(map(repr, q.camera.params))}\n"
@@ -57,7 +49,7 @@ def localize(
         "localize",
         {"max_error": max_error},
         {
-            **native_localize.input_hashes(map_dir, queries, pairs, features, matches),
+            **inputs.hashes(),
             "queries": provenance.names_hash(listing.splitlines()),  # as hloc is given them
         },
     )
@@ -66,26 +58,29 @@ def localize(
         logger.info("localize: %s is there already, skipped", output)
         return read_result(output)
     retrieved: dict[str, list[str]] = {}
-    for name, db_name in read_pairs(pairs):
+    for name, db_name in read_pairs(inputs.pairs):
         retrieved.setdefault(name, []).append(db_name)
-    in_map = set(read_model(map_dir).images)
+    in_map = set(read_model(inputs.map_dir).images)
     for query in queries:
         if not in_map.intersection(retrieved.get(query.name, ())):
             raise SamfeatError(
-                pairs,
+                inputs.pairs,
                 f"no image of the map retrieved for query {query.name}",
                 "give a list with a pair for every query",
             )
     with work_folder(output) as work:
         (work / "queries.txt").write_text(listing, encoding="utf-8")
         module = hloc_module("localize_sfm")
-        with hloc_errors("localize_sfm", map_dir), _recorded(module) as log:
+        with hloc_errors("localize_sfm", inputs.map_dir), _recorded(module) as log:
             module.main(
-                map_dir, work / "queries.txt", pairs, features, matches, work / "poses.txt",
+                inputs.map_dir, work / "queries.txt", inputs.pairs, inputs.features,
+                inputs.matches, work / "poses.txt",
                 config={"estimation": {"ransac": ransac_options(max_error)}},
             )  # fmt: skip
         poses = _read_in_order(work / "poses.txt", [query.name for query in queries])
-    results = {query.name: _result(query, poses[query.name], log, features) for query in queries}
+    results = {
+        query.name: _result(query, poses[query.name], log, inputs.features) for query in queries
+    }
     write_result(results, output, made_by)
     result = LocalizationResult(results)
     logger.info("localize: %d of %d queries", result.num_localized, len(queries))

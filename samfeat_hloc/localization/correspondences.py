@@ -7,50 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from ..colmap.model import Model
-from ..datasets.queries import Query
 from ..errors import SamfeatError
 from ..files.feature_readers import FeatureReader, MatchReader
-from ..files.pair_lists import read_pairs
-
-
-def retrieved_images(pairs: Path, queries: Sequence[Query]) -> dict[str, list[str]]:
-    """Of every query its database images, each once, in the order of the list.
-
-    Raises:
-        SamfeatError: a query has none.
-    """
-    retrieved: dict[str, list[str]] = {}
-    for name, db_name in dict.fromkeys(read_pairs(pairs)):
-        retrieved.setdefault(name, []).append(db_name)
-    without = [query.name for query in queries if query.name not in retrieved]
-    if without:
-        raise SamfeatError(
-            pairs,
-            (
-                "no retrieved image for query "
-                f"{without[0]}{(f' and {len(without) - 1} others' if len(without) > 1 else '')}"
-            ),
-            "give a list with a pair for every query",
-        )
-    return {query.name: retrieved[query.name] for query in queries}
-
-
-def check_retrieved(
-    map_model: Model, map_dir: Path, retrieved: dict[str, list[str]], pairs: Path
-) -> None:
-    for name, db_names in retrieved.items():
-        for db_name in db_names:
-            if db_name not in map_model.images:
-                raise SamfeatError(
-                    pairs,
-                    f"{db_name}, retrieved for {name}, is not in the map {map_dir}",
-                    "retrieve from the images of the map",
-                )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..colmap.bounded import bounded
 from ..colmap.database import database_errors, put_in_place, quiet_colmap, work_folder, write_model
-from ..colmap.model import file_of, is_model, open_in_pycolmap, read_model
+from ..colmap.model import is_model, open_in_pycolmap, read_model
 from ..colmap.readable import readable
 from ..colmap.verification import Verifier, verified
 from ..errors import SamfeatError, cause_of
@@ -27,6 +27,7 @@ from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.h5store import SegmentWriter, remove_segments
 from ..files.locks import lock_of
 from ..files.pair_lists import read_pairs, unique_pairs
+from .inputs import MappingInputs
 
 logger = logging.getLogger(__name__)
 
@@ -58,27 +59,20 @@ class Verification:
 
 
 def main(
-    reference_model: Path,
-    image_dir: Path,
-    pairs: Path,
-    features: Path,
-    matches: Path,
+    inputs: MappingInputs,
     output: Path,
     *,
     config: MappingConfig | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Triangulate a COLMAP model in the poses and cameras of `reference_model`.
+    """Triangulate a COLMAP model in the poses and cameras of a reference model.
 
     Verified pairs are kept beside the output until the map is there; a run that was killed goes
     on after them. The triangulation is one call of COLMAP, and done again.
 
     Args:
-        reference_model: folder of a COLMAP model, binary or text; its image names are those of
-            `features`. Poses, cameras and all ids are kept as they are.
-        image_dir: folder of the images, for the colours of the points.
-        pairs: list of matched pairs of reference images.
-        features, matches: files in hloc's format; keypoints in pixels of the stored image.
+        inputs: see `MappingInputs`. Poses, cameras and all ids of the reference are kept as they
+            are.
         output: folder of the new model (binary); written beside it first and then renamed.
         overwrite: replace a map that was made differently.
 
@@ -91,16 +85,7 @@ def main(
             made differently.
     """
     config = config or MappingConfig()
-    made_by = provenance.made_by(
-        "mapping",
-        asdict(config),
-        {
-            **_model_hashes(reference_model),
-            "pairs": provenance.file_hash(pairs),
-            "features": provenance.file_hash(features),
-            "matches": provenance.file_hash(matches),
-        },
-    )
+    made_by = provenance.made_by("mapping", asdict(config), inputs.hashes())
     verified_pairs = output.with_name(f"{output.name}.verified")
     if finished(output, made_by, overwrite):
         if lock_of(output).exists():  # killed at its very end
@@ -109,14 +94,15 @@ def main(
         logger.info("map: %s is there already, skipped", output)
         return output
 
-    reference = _read_reference(reference_model)
+    image_dir, pairs, matches = inputs.image_dir, inputs.pairs, inputs.matches
+    reference = _read_reference(inputs.reference_model)
     listed = [pair for pair in unique_pairs(read_pairs(pairs)) if pair[0] != pair[1]]
     with (
         work_folder(output) as work,
         SegmentWriter(verified_pairs, made_by, overwrite=True) as kept,
     ):
         database = work / "database.db"
-        with FeatureReader(features) as feature_file, MatchReader(matches) as match_file:
+        with FeatureReader(inputs.features) as feature_file, MatchReader(matches) as match_file:
             _check_names(reference, listed, feature_file, pairs, image_dir)
             with database_errors(output):
                 verification = fill_database(
@@ -149,14 +135,6 @@ def finished(output: Path, made_by: dict[str, object], overwrite: bool) -> bool:
         )
     provenance.check(provenance.read_sidecar(output), made_by, output)
     return True
-
-
-def _model_hashes(model: Path) -> dict[str, str]:
-    """Hashes of the files with the cameras and with the poses; the points play no part."""
-    return {
-        f"reference_{part}": provenance.file_hash(file_of(model, part))
-        for part in ("cameras", "images")
-    }
 
 
 def _read_reference(path: Path) -> pycolmap.Reconstruction:

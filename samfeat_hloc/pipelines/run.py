@@ -11,8 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from importlib import import_module
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -25,19 +24,13 @@ from ..errors import SamfeatError
 from ..evaluation.localization import LocalizationEvaluation, evaluate
 from ..feature.presets import PRESETS
 from ..files.textlines import write_atomically
-from ..localization import (
-    features,
-    global_descriptors,
-    localize,
-    mapping,
-    matches,
-    pairs,
-    places,
-    submission,
-)
+from ..hloc_plugin.engine import global_descriptors as hloc_descriptors
+from ..localization import global_descriptors, places, submission
+from ..localization.inputs import LocalizationInputs, MappingInputs
 from ..localization.result import LocalizationResult
 from ..parallel.cluster import Cluster
 from . import methods
+from .engines import Engine, NativeEngine, hloc_engine
 from .run_options import VLAD, RunOptions
 from .summary import RunSummary, StageSummary, count_keypoints, count_matches, map_figures
 
@@ -63,41 +56,6 @@ class Run:
     result: LocalizationResult
     evaluation: LocalizationEvaluation | None
     summary: RunSummary
-
-
-@dataclass(frozen=True)
-class Engine:
-    """The stages of an engine; the signatures are those of the native ones."""
-
-    features: Callable[..., Path]
-    pairs_from_covisibility: Callable[..., Path]
-    pairs_from_retrieval: Callable[..., Path]
-    matches: Callable[..., Path]
-    mapping: Callable[..., Path]
-    localize: Callable[..., LocalizationResult]
-
-
-def choose_engine(name: str) -> Engine:
-    """The stages of the native engine, or of hloc (a SamfeatError where it is not installed)."""
-    if name == "hloc":
-        hloc = import_module("samfeat_hloc.hloc_plugin.engine")
-        hloc.check_installed()
-        return Engine(
-            features=hloc.features,
-            pairs_from_covisibility=hloc.pairs_from_covisibility,
-            pairs_from_retrieval=hloc.pairs_from_retrieval,
-            matches=hloc.matches,
-            mapping=hloc.mapping,
-            localize=hloc.localize,
-        )
-    return Engine(
-        features=features.main,
-        pairs_from_covisibility=pairs.from_covisibility,
-        pairs_from_retrieval=pairs.from_retrieval,
-        matches=matches.main,
-        mapping=mapping.main,
-        localize=localize.main,
-    )
 
 
 @dataclass
@@ -175,19 +133,16 @@ def run(
         raise SamfeatError("--workers ray", "only the native engine works on a cluster")
     if cluster is not None and options.features != "samfeat":
         raise SamfeatError("--workers ray", "only SAMFeat is extracted on a cluster")
-    engine = choose_engine(options.engine)
-    spread: dict[str, Any] = {} if cluster is None else {"cluster": cluster}
     dataset = open_dataset(dataset_dir, options.benchmark, options.scene)
     submitting = _can_submit(dataset, options.method)
     given_db = _given_pairs_db(options.pairs_db, dataset)
     given_query = _given_pairs_query(options.pairs_query, dataset)
     model, how = methods.load(options.features, options.weights, options.official_weights)
-    preset = PRESETS[options.conf]
-    # What hloc's stage does not take.
-    native = {"storage": options.storage, "extract": how} if options.engine == "native" else {}
+    engine: Engine = NativeEngine(options.workers, options.storage, how, options.overwrite, cluster)
+    if options.engine == "hloc":
+        engine = hloc_engine(overwrite=options.overwrite)
     outputs.mkdir(parents=True, exist_ok=True)
-    again = {"overwrite": options.overwrite}
-    reference = dataset.reference_in(outputs, **again)
+    reference = dataset.reference_in(outputs, overwrite=options.overwrite)
     num_covisible = options.num_covisible or dataset.retrieval.num_covisible
     max_error = options.max_error or dataset.max_error
     clock = _Clock()
@@ -196,58 +151,50 @@ def run(
     with clock.stage("features", feature_file) as figures:
         engine.features(
             dataset.image_dir, [*dataset.db_names, *dataset.query_names], feature_file,
-            model=model, options=preset, workers=options.workers, **native, **spread,
-            **again,
+            model=model, options=PRESETS[options.conf],
         )  # fmt: skip
     figures.update(count_keypoints(feature_file, dataset))
 
     pairs_db = given_db or outputs / f"pairs-db-covis{num_covisible}.txt"
     with clock.stage("pairs-db", pairs_db) as figures:
         if given_db is None:
-            engine.pairs_from_covisibility(reference, pairs_db, num_matched=num_covisible, **again)
+            engine.pairs_from_covisibility(reference, pairs_db, num_matched=num_covisible)
     config = methods.match_config(options.features)
     matches_db = outputs / "matches-db.h5"
     with clock.stage("matches-db", matches_db) as figures:
-        engine.matches(pairs_db, feature_file, matches_db, config=config, **spread, **again)
+        engine.matches(pairs_db, feature_file, matches_db, config=config)
     figures.update(count_matches(matches_db))
 
     map_dir = outputs / "map"
 
     def make_map() -> None:
         with clock.stage("map", map_dir) as figures:
-            engine.mapping(
-                reference, dataset.image_dir, pairs_db, feature_file, matches_db,
-                map_dir, **again,
-            )  # fmt: skip
+            inputs = MappingInputs(reference, dataset.image_dir, pairs_db, feature_file, matches_db)
+            engine.mapping(inputs, map_dir)
         figures.update(map_figures(map_dir))
 
     # Retrieval and matching of the queries need no map, and COLMAP one processor most of the time.
-    # hloc's modules are changed while they run, and so run alone.
-    with _beside(make_map, "map", wait=options.engine == "hloc"):
+    with _beside(make_map, "map", wait=not engine.side_by_side):
         pairs_query = _query_pairs(
             engine, options, dataset, outputs, feature_file, given_query, clock
         )
         matches_query = outputs / "matches-query.h5"
         with clock.stage("matches-query", matches_query) as figures:
-            engine.matches(
-                pairs_query, feature_file, matches_query, config=config, **spread, **again
-            )
+            engine.matches(pairs_query, feature_file, matches_query, config=config)
         figures.update(count_matches(matches_query))
 
-    pairs_used = pairs_query
+    inputs = LocalizationInputs(map_dir, dataset.queries, pairs_query, feature_file, matches_query)
     if options.places:
-        pairs_used = outputs / "pairs-query-places.txt"
-        with clock.stage("places", pairs_used):
+        kept = outputs / "pairs-query-places.txt"
+        with clock.stage("places", kept):
             places.main(
-                map_dir, dataset.queries, pairs_query, feature_file, matches_query, pairs_used,
-                max_error=max_error, workers=options.workers, **again,
+                inputs, kept, max_error=max_error, workers=options.workers,
+                overwrite=options.overwrite,
             )  # fmt: skip
+        inputs = replace(inputs, pairs=kept)
     poses = outputs / "poses.txt"
     with clock.stage("localize", poses) as figures:
-        result = engine.localize(
-            map_dir, dataset.queries, pairs_used, feature_file, matches_query, poses,
-            max_error=max_error, workers=options.workers, **spread, **again,
-        )  # fmt: skip
+        result = engine.localize(inputs, poses, max_error=max_error)
     figures.update(_localized(result, dataset))
 
     submitted = None
@@ -302,9 +249,8 @@ def _query_pairs(
             )
     else:
         descriptors = outputs / f"global-descriptors-{options.retrieval}.h5"
-        hloc = import_module("samfeat_hloc.hloc_plugin.engine")
         with clock.stage("global-descriptors", descriptors):
-            hloc.global_descriptors(
+            hloc_descriptors(
                 dataset.image_dir, [*dataset.db_names, *dataset.query_names], descriptors,
                 configuration=options.retrieval, **again,
             )  # fmt: skip
@@ -312,9 +258,8 @@ def _query_pairs(
     pairs_query = outputs / f"pairs-query-{options.retrieval}{count}.txt"
     with clock.stage("pairs-query", pairs_query):
         engine.pairs_from_retrieval(
-            descriptors, dataset.query_names, dataset.db_names, pairs_query,
-            num_matched=count, **again,
-        )  # fmt: skip
+            descriptors, dataset.query_names, dataset.db_names, pairs_query, num_matched=count
+        )
     return pairs_query
 
 
