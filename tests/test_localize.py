@@ -34,8 +34,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return built
 
 
+OPTIONS = ("max_error", "workers", "overwrite")
+
+
 def run(files: Files, output: Path, **changes: object) -> LocalizationResult:
-    return localize.main(files.localization(**changes), output)
+    options = {name: changes.pop(name) for name in OPTIONS if name in changes}
+    return localize.main(files.localization(**changes), output, **options)  # type: ignore[arg-type]
 
 
 def test_poses_are_right(files: Files, tmp_path: Path) -> None:
