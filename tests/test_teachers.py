@@ -341,7 +341,7 @@ def test_sam(folder: Path, tmp_path: Path) -> None:
 
     other = tmp_path / "other.pth"
     torch.save({"weight": torch.zeros(3)}, other)
-    with pytest.raises(SamfeatError, match="no checkpoint of SAM"):
+    with pytest.raises(SamfeatError, match="not those of SAM"):
         load_teacher("sam", TeacherOptions(weights=other), "cpu")
 
 
@@ -362,7 +362,7 @@ def test_dinov2(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert taught.embedding.shape == (384, 12, 9) and taught.groups.shape == (128, 96)
     other = tmp_path / "other.pth"
     torch.save({"weight": torch.zeros(3)}, other)
-    with pytest.raises(SamfeatError, match="no checkpoint of DINOv2"):
+    with pytest.raises(SamfeatError, match="not those of a DINOv2"):
         load_teacher("dinov2", TeacherOptions(weights=other), "cpu")
     with pytest.raises(SamfeatError, match="no DINOv2"):
         load_teacher("dinov2", TeacherOptions(dinov2_model="resnet18"), "cpu")

@@ -21,8 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..errors import SamfeatError, writing
+from ..errors import SamfeatError, cause_of, writing
 from ..files.h5store import write_whole
+from ..files.signatures import SAFETENSORS, TORCH, signature
+from .torch_files import read_torch, unread
 
 logger = logging.getLogger(__name__)
 
@@ -97,12 +99,13 @@ def read_checkpoint(path: Path, *, sha256: str | None = None) -> Checkpoint:
         with safe_open(str(path), framework="pt") as file:
             metadata = dict(file.metadata() or {})
             parameters = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError) as error:
-        raise SamfeatError(
-            path,
-            f"is not a complete safetensors file ({error})",
-            ("copy it again, or load a file of the public release with official=True (--official)"),
-        ) from None
+    except (SafetensorError, ValueError, OSError) as error:
+        if (cause := cause_of(error)) is not None:
+            raise SamfeatError(path, cause) from None
+        mend = "give a file that `samfeat train` has written"
+        if signature(path) == TORCH:
+            mend = "for one of the public release say so (official=True, --official-weights)"
+        raise unread(path, SAFETENSORS, mend) from None
     if metadata.get("format") != FORMAT:
         raise SamfeatError(
             path,
@@ -138,15 +141,12 @@ def read_release(path: Path, *, sha256: str | None = None) -> Checkpoint:
     digest = file_sha256(path)
     logger.warning("%s: SHA-256 %s", path, digest)
     _compare_digest(path, digest, sha256)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises almost anything on a broken file
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise SamfeatError(
-            path, f"is not a plain state dict ({reason})", "use the .pt file of the release"
-        ) from None
+    mend = "use the .pt file of the release"
+    if signature(path) == SAFETENSORS:
+        mend = "for a file of our own leave official=True (--official-weights) out"
+    state = read_torch(path, mend)
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise SamfeatError(path, "is not a plain state dict", "use the .pt file of the release")
+        raise SamfeatError(path, "is not a plain state dict", mend)
     state = {name.removeprefix("module."): value for name, value in state.items()}
 
     parameters: dict[str, Tensor] = {}
@@ -159,9 +159,7 @@ def read_release(path: Path, *, sha256: str | None = None) -> Checkpoint:
             unused.append(name)
     shares = [state.get(f"fuse_weight_{level}") for level in (1, 2, 3, 4)]
     if any(share is None or share.numel() != 1 for share in shares):
-        raise SamfeatError(
-            path, "has no fuse_weight_1..4, so it is not SAMFeat's", "use the release's .pt file"
-        )
+        raise SamfeatError(path, "has no fuse_weight_1..4, so it is not the release's", mend)
     parameters["detect_share"] = torch.cat([s.reshape(1) for s in shares if s is not None])
     if unused:
         logger.warning("%s: not used: %s", path, ", ".join(sorted(unused)))

@@ -8,9 +8,9 @@ from types import TracebackType
 import h5py
 import numpy as np
 
-from ..errors import SamfeatError, cause_of
+from ..errors import SamfeatError
 from .h5arrays import read_array, read_dataset
-from .provenance import reading_hdf5
+from .provenance import open_hdf5, reading_hdf5
 
 
 class _File:
@@ -18,14 +18,7 @@ class _File:
         self.path = path
         if not path.is_file():
             raise SamfeatError(path, f"no such {what} file", mend)
-        try:
-            self._file = h5py.File(path, "r")
-        except OSError as error:
-            if (cause := cause_of(error)) is not None:
-                raise SamfeatError(path, cause) from None
-            raise SamfeatError(
-                path, f"cannot be read as HDF5 ({error})", f"delete it and {mend}"
-            ) from error
+        self._file = open_hdf5(path)
 
     def __enter__(self):  # type: ignore[no-untyped-def]  # typing.Self needs Python 3.11
         return self

@@ -19,6 +19,7 @@ from typing import Any
 import h5py
 
 from ..errors import SamfeatError, cause_of
+from .signatures import signature
 from .textlines import write_atomically
 
 ATTRIBUTE = "made_by"
@@ -213,12 +214,7 @@ def open_hdf5(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        if (cause := cause_of(error)) is not None:
-            raise SamfeatError(path, cause) from None
-        why = " ".join(str(error).split())
-        raise SamfeatError(
-            path, f"cannot be read as HDF5 ({why})", "delete it and make it again"
-        ) from None
+        raise _unreadable(path, error) from None
 
 
 @contextmanager
@@ -227,10 +223,34 @@ def reading_hdf5(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, KeyError, RuntimeError, ValueError) as error:
-        why = " ".join(str(error).split())
-        raise SamfeatError(
-            path, cause_of(error) or f"damaged ({why}); delete it and make it again"
-        ) from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> SamfeatError:
+    """Why HDF5 cannot read a file: it may be in use, something else, or damaged."""
+    why = " ".join(str(error).split())
+    if "unable to lock file" in why or "already open for" in why:
+        return SamfeatError(
+            path,
+            "another program has it open for writing (or was killed while it had)",
+            "wait until that one ends; on a drive without locks set HDF5_USE_FILE_LOCKING=FALSE",
+        )
+    if (cause := cause_of(error)) is not None:
+        return SamfeatError(path, cause)
+    found = None if h5py.is_hdf5(path) else signature(path)
+    if found is not None:
+        return SamfeatError(
+            path, f"is {found.what}, not an HDF5 file", found.mend or "name the right file"
+        )
+    if "truncated file" in why:
+        return SamfeatError(
+            path, "is cut off, or still being copied", "copy it again, or make it with --overwrite"
+        )
+    return SamfeatError(
+        path,
+        f"cannot be read as HDF5 ({why})",
+        "check that it is the right file; if so copy it again, or make it with --overwrite",
+    )
 
 
 def _changed(name: str, old: Any, new: Any, is_input: bool) -> str:

@@ -99,7 +99,7 @@ def read_result(output: Path) -> LocalizationResult:
         results = {name: _result(name, poses[name], entry) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SamfeatError(
-            log, f"not the log of {output.name}", "delete both and localize again"
+            log, f"not the log of {output.name}", "localize again with --overwrite"
         ) from error
     return LocalizationResult(results, skipped=True)
 
@@ -121,7 +121,9 @@ def from_group(name: str, arrays: Mapping[str, np.ndarray], path: Path) -> Query
         pose = Pose(arrays["pose"][:4], arrays["pose"][4:])
         return _result(name, pose, json.loads(arrays["log"].astype(np.uint8).tobytes()))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise SamfeatError(path, f"damaged at {name}", "delete it and localize again") from error
+        raise SamfeatError(
+            path, f"damaged at {name}", "give another --output: this run cannot go on from here"
+        ) from error
 
 
 def _result(name: str, pose: Pose, entry: Mapping[str, Any]) -> QueryResult:

@@ -378,5 +378,5 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        raise SamfeatError(path, "not the summary of a run", "delete it or run again")
+        raise SamfeatError(path, "not the summary of a run", "run again")
     return content

@@ -162,7 +162,7 @@ class TeacherCache:
             raise SamfeatError(
                 self.path,
                 f"{name} cannot be read ({' '.join(str(error).split())})",
-                "delete the file and run `samfeat teach` again",
+                "copy it again, or run `samfeat teach --overwrite`",
             ) from None
 
     def image_size(self, name: str) -> tuple[int, int]:

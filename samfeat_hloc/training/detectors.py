@@ -6,7 +6,6 @@ the file (ALIKED's and DISK's may also lie where torch.hub keeps its downloads).
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from ..feature.detection import clear_border, local_maximum, refine
 from ..feature.extraction import detect_and_describe
 from ..feature.network import SAMFeat
 from ..feature.options import ExtractOptions
+from ..feature.torch_files import read_torch
 from ..teachers.registry import need
 from .corners import corner_response
 
@@ -125,16 +125,16 @@ def _checkpoint(name: str, weights: Path | None) -> Path:
 
 
 def _load(network: Any, path: Path, choose: Callable[[Any], Any]) -> Any:
+    read = read_torch(path, "give its authors' file")
     try:
-        state = choose(torch.load(path, map_location="cpu", weights_only=True))
+        state = choose(read)
         wanted = network.state_dict()
         # Buffers that are no statistics (grids) are made by the network itself.
         missing = [key for key, _ in network.named_parameters() if key not in state]
         if missing:
             raise KeyError(f"lacks {missing[0]}")
         network.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError,
-            AttributeError) as error:  # fmt: skip
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise SamfeatError(
             path, f"is no checkpoint of this detector ({why})", "give its authors' file"

@@ -140,7 +140,11 @@ class PackedPhotos:
         self.path = Path(path)
         index = _read_index(self.path)
         if index is None:
-            raise SamfeatError(path, "is not a whole file of packed photos", "delete it")
+            raise SamfeatError(
+                path,
+                "is not a whole file of packed photos",
+                "copy it again, or give another data.packed",
+            )
         places, start = {}, len(FORMAT)
         for name, width, height, _ in index["photos"]:
             places[name] = (start, width, height)

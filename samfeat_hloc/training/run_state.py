@@ -21,6 +21,7 @@ from torch import nn
 from ..errors import SamfeatError, writing
 from ..feature import checkpoints
 from ..feature.network import SAMFeat
+from ..feature.torch_files import read_torch
 from ..files.h5store import write_whole
 from .posed_views import PosedOptions
 from .recipe import Recipe
@@ -73,13 +74,12 @@ def load_state(
     path = folder / STATE
     if not path.exists():
         return Progress()
+    mend = "give another output, or start_from a checkpoint beside it"
+    state: dict[str, Any] = read_torch(path, mend, device=device)
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         same = state["recipe"] == recipe_hash(recipe)
-    except Exception as error:
-        raise SamfeatError(
-            path, f"cannot be read ({type(error).__name__})", "delete it to begin anew"
-        ) from None
+    except (KeyError, TypeError, IndexError):
+        raise SamfeatError(path, "is no state of a training run", mend) from None
     if not same:
         raise SamfeatError(
             path,
