@@ -185,7 +185,13 @@ def test_damaged_and_foreign_checkpoints(tmp_path: Path) -> None:
     nan = tmp_path / "nan.safetensors"
     checkpoints.write_checkpoint(nan, absurd, {}, {})
     unreadable = {tmp_path / "absent.safetensors": "cannot be read", tmp_path: "cannot be read"}
-    damaged = {cut: "cut off", text: "no checkpoint", nan: "NaN", partial: "lacks", foreign: "format"}
+    damaged = {
+        cut: "cut off",
+        text: "no checkpoint",
+        nan: "NaN",
+        partial: "lacks",
+        foreign: "format",
+    }
     cases = unreadable | damaged
     for path, reason in cases.items():
         with pytest.raises(SamfeatError, match=reason) as raised:
