@@ -191,7 +191,7 @@ def test_command(dataset: AachenDataset, tmp_path: Path) -> None:
     full = {query.name: dataset.ground_truth[query.name] for query in dataset.queries}
     poses = write_poses(tmp_path / "poses.txt", full)
     arguments = ["eval", "localization", str(poses), "--dataset", str(dataset.root)]
-    result = CliRunner().invoke(app, [*arguments, "--json", str(tmp_path / "figures.json")])
+    result = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / "figures.json")])
     assert result.exit_code == 0 and "100.0%" in result.stdout
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["conditions"]["night"]["num_localized"] == 2

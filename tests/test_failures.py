@@ -107,7 +107,7 @@ def test_command(street: tuple[Path, Path], tmp_path: Path) -> None:
     commands.register(app)
     figures, plot = tmp_path / "figures.json", tmp_path / "curves.png"
     arguments = ["eval", "localization", str(outputs), "--dataset", str(dataset)]
-    result = CliRunner().invoke(app, [*arguments, "--json", str(figures), "--plot", str(plot)])
+    result = CliRunner().invoke(app, [*arguments, "--output", str(figures), "--plot", str(plot)])
     assert result.exit_code == 0, result.output
     assert "wrong although many inliers" in result.stdout
     content = json.loads(figures.read_text())

@@ -65,8 +65,8 @@ def test_the_command_labels_a_folder_and_goes_on(tmp_path: Path) -> None:
     Image.fromarray(board()).save(photos / "a.png")
     Image.fromarray(board(20)).save(photos / "b" / "c.png")
     output = tmp_path / "labels.h5"
-    command = ["label", "--images", str(photos), "--out", str(output), "--detector", "dog",
-               "--views", "4", "--longest", "128", "--max-keypoints", "50"]  # fmt: skip
+    command = ["label", "--images", str(photos), "--output", str(output), "--detector", "dog",
+               "--views", "4", "--resize", "128", "--max-keypoints", "50"]  # fmt: skip
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     labels = KeypointLabels(output)

@@ -413,25 +413,25 @@ def test_the_commands(finished: Run, tmp_path: Path) -> None:
         return result.output
 
     folder = tmp_path / "map"
-    assert "10 images" in call("map", "build", "--outputs", finished.outputs, "--map", folder)
+    assert "10 images" in call("map", "build", finished.outputs, "--output", folder)
     with pytest.raises(SamfeatError, match="there is something here already"):
-        call("map", "build", "--outputs", finished.outputs, "--map", folder)
+        call("map", "build", finished.outputs, "--output", folder)
     with pytest.raises(SamfeatError, match="no map to overwrite"):
-        call("map", "build", "--outputs", tmp_path, "--map", tmp_path, "--overwrite")
+        call("map", "build", tmp_path, "--output", tmp_path, "--overwrite")
     query = finished.dataset.queries[0]
     camera = " ".join(
         map(str, [query.camera.model, query.camera.width, query.camera.height,
                   *query.camera.params])
     )  # fmt: skip
     photo = finished.dataset.image_dir / query.name
-    arguments = ("localize", "--map", folder, "--image", photo, "--camera", camera)
+    arguments = ("localize", photo, "--map", folder, "--camera", camera)
     assert "inliers of" in call(*arguments)
     found = json.loads(call(*arguments, "--json", "--num-retrieved", 3, "--max-keypoints", 500))
     assert found["localized"] and len(found["retrieved"]) == 3 and found["num_keypoints"] <= 500
     (tmp_path / "list.txt").write_text(f"{query.name} {camera}\n")
-    text = call("map", "add", "--map", folder, "--images", finished.dataset.image_dir,
-                "--list", tmp_path / "list.txt", "--min-inliers", 10)  # fmt: skip
+    text = call("map", "add", folder, "--images", finished.dataset.image_dir,
+                "--queries", tmp_path / "list.txt", "--min-inliers", 10)  # fmt: skip
     assert "1 of 1 images added" in text and " new points" in text
-    assert f"{query.name}:" in call("map", "info", "--map", folder)
-    assert "1 images removed" in call("map", "remove", "--map", folder, query.name)
-    assert query.name not in call("map", "info", "--map", folder)
+    assert f"{query.name}:" in call("map", "info", folder)
+    assert "1 images removed" in call("map", "remove", folder, query.name)
+    assert query.name not in call("map", "info", folder)

@@ -211,7 +211,7 @@ def test_whole_protocol_by_hand(tmp_path: Path, app: typer.Typer) -> None:
     file = write_features(tmp_path / "mine.h5", features)
     np.save(tmp_path / "paper.npy", np.linspace(0.5, 0.9, 10))
     paper = f"paper={tmp_path / 'paper.npy'}"
-    arguments = ["hpatches", "--root", root, "--features", f"mine={file}", "--short-side", 0,
+    arguments = ["hpatches", "--dataset", root, "--features", f"mine={file}", "--short-side", 0,
                  "--curve", paper, "--outputs", tmp_path / "out"]  # fmt: skip
     output = run(app, *arguments)
     assert "PARTIAL" not in output
@@ -310,7 +310,7 @@ def test_files_of_d2net(tmp_path: Path, app: typer.Typer) -> None:
         with (root / f"v_a/{k}.ppm.d2-net").open("wb") as stream:
             np.savez(stream, keypoints=np.c_[keypoints, np.ones(4)], scores=np.ones(4),
                      descriptors=np.eye(4))  # fmt: skip
-    output = run(app, "hpatches", "--root", root, "--npz", "d2-net", "--partial",
+    output = run(app, "hpatches", "--dataset", root, "--npz", "d2-net", "--partial",
                  "--outputs", tmp_path / "out")  # fmt: skip
     assert "d2-net" in output
     figures = json.loads((tmp_path / "out/hpatches.json").read_text())["methods"]["d2-net"]["v"]
@@ -330,16 +330,18 @@ def test_methods_are_compared_on_the_same_pairs(tmp_path: Path, app: typer.Typer
         features.update(hand_made(root, name, 2))
     both = write_features(tmp_path / "both.h5", features)
     one = write_features(tmp_path / "one.h5", hand_made(root, "v_b", 2))
-    output = run(app, "hpatches", "--root", root, "--partial", "--outputs", tmp_path / "out",
+    output = run(app, "hpatches", "--dataset", root, "--partial", "--outputs", tmp_path / "out",
                  "--features", both, "--features", one)  # fmt: skip
     assert "1 pairs left out" in output
     for wrong, wanted in (
         (["--features", both, "--features", both], "given twice"),
         (["--features", tmp_path / "none.h5"], "no such file"),
-        (["--method", "magic"], "choose from samfeat, samfeat-multiscale, rootsift,"),
+        (["--feature-type", "magic"], "choose from samfeat, samfeat-multiscale, rootsift,"),
     ):
         with pytest.raises(SamfeatError, match=wanted):
-            run(app, "hpatches", "--root", root, "--partial", "--outputs", tmp_path / "o", *wrong)
+            run(
+                app, "hpatches", "--dataset", root, "--partial", "--outputs", tmp_path / "o", *wrong
+            )
 
 
 def test_published_curves(tmp_path: Path) -> None:
@@ -395,7 +397,7 @@ def test_rootsift_on_planar_equals_a_hand_computation(
     shared: Path, tmp_path: Path, app: typer.Typer
 ) -> None:
     root = shared / "data" / "planar"
-    run(app, "hpatches", "--root", root, "--partial", "--method", "rootsift",
+    run(app, "hpatches", "--dataset", root, "--partial", "--feature-type", "rootsift",
         "--outputs", tmp_path)  # fmt: skip
     document = json.loads((tmp_path / "hpatches.json").read_text())
     ours = document["methods"]["rootsift"]["v"]["mean_matching_accuracy"]

@@ -249,13 +249,15 @@ def test_sacre_coeur_by_rootsift(shared: Path, tmp_path: Path) -> None:
         image.thumbnail((640, 640))  # a third of the time
         image.save(photos / path.name, quality=95)
     outputs = tmp_path / "outputs"
-    command = ["reconstruct", str(photos), "--outputs", str(outputs), "--method", "rootsift",
-               "--conf", "samfeat_aachen"]  # fmt: skip
+    command = ["reconstruct", str(photos), "--outputs", str(outputs), "--feature-type", "rootsift",
+               "--preset", "samfeat_aachen"]  # fmt: skip
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert json.loads((outputs / "summary.json").read_text())["registered_images"] == 10
     figures = tmp_path / "figures.json"
-    done = CliRunner().invoke(app, ["eval", "reconstruction", str(outputs), "--json", str(figures)])
+    done = CliRunner().invoke(
+        app, ["eval", "reconstruction", str(outputs), "--output", str(figures)]
+    )
     assert done.exit_code == 0, done.output
     (row,) = json.loads(figures.read_text())["reconstructions"]
     assert row["points"] > 100

@@ -119,7 +119,7 @@ def label_maps(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @needs("skimage")
 def test_regions_leave_a_cache(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "cache.h5"
-    command = ["teach", "--images", str(folder), "--teacher", "regions", "--out", str(output)]
+    command = ["teach", "--images", str(folder), "--teacher", "regions", "--output", str(output)]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert "3 photos" in result.output and "mean absolute error" in result.output
@@ -224,7 +224,7 @@ def test_labels_teach_and_are_probed(folder: Path, label_maps: Path, tmp_path: P
     assert taught.edges[48, 30] > 0.5 and taught.edges[20, 30] == 0
     report = tmp_path / "probe.json"
     result = CliRunner().invoke(
-        app, ["probe", str(output), "--labels", str(label_maps), "--json", str(report)]
+        app, ["probe", str(output), "--label-maps", str(label_maps), "--output", str(report)]
     )
     assert result.exit_code == 0, result.output
     figures = json.loads(report.read_text())

@@ -249,7 +249,15 @@ def test_the_loss_falls(photo_folder: Path, tmp_path: Path) -> None:
 def cache(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("skimage")
     path = tmp_path_factory.mktemp("teacher") / "regions.h5"
-    command = ["teach", "--images", str(photo_folder), "--teacher", "regions", "--out", str(path)]
+    command = [
+        "teach",
+        "--images",
+        str(photo_folder),
+        "--teacher",
+        "regions",
+        "--output",
+        str(path),
+    ]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     return path
@@ -307,7 +315,7 @@ def test_two_processes_train_as_one(photo_folder: Path, tmp_path: Path) -> None:
     """torchrun on two processes: one checkpoint, of the average of both gradients."""
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29731",
-        "-m", "samfeat_hloc", "train", "--config", str(RECIPE),
+        "-m", "samfeat_hloc", "train", "--recipe", str(RECIPE),
         *overrides(photo_folder, tmp_path / "run", 2),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False,

@@ -24,14 +24,15 @@ from samfeat_hloc.cli import run as run_application
 from samfeat_hloc.commands.evaluation import (
     METHODS,
     FeatureFiles,
+    FeatureTypes,
     MaxKeypoints,
-    Methods,
-    Official,
+    OfficialWeights,
     Overwrite,
-    Weights,
+    Resize,
     named_files,
     open_methods,
 )
+from samfeat_hloc.commands.options import Outputs, Weights
 from samfeat_hloc.datasets.aachen import AachenDataset
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation import curves, hpatches, matching, posed_matches
@@ -51,24 +52,31 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     folders: Annotated[list[Path] | None, typer.Argument(help="HPatches-layout folders.")] = None,
     photos: Annotated[
-        Path | None, typer.Option(help="Make illumination, night and viewpoint sets of photos.")
+        Path | None,
+        typer.Option(help="Folder of photos to make illumination, night and viewpoint sets of."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the sets made from photos.")] = 0,
-    count: Annotated[int, typer.Option(help="Photos to make sets of.")] = 25,
+    seed: Annotated[int, typer.Option(help="Seed of the sets made of --photos.")] = 0,
+    count: Annotated[int, typer.Option(help="Number of photos to make sets of.")] = 25,
     posed: Annotated[
         Path | None,
-        typer.Option(help="Dataset in Aachen's layout: right matches by epipolar lines as well."),
+        typer.Option(
+            help="Dataset in Aachen's layout to count right matches on, by epipolar lines."
+        ),
     ] = None,
-    method: Methods = None,
+    feature_type: FeatureTypes = None,
     features: FeatureFiles = None,
     weights: Weights = None,
-    official: Official = False,
+    official_weights: OfficialWeights = False,
     max_keypoints: MaxKeypoints = 2048,
-    resize: Annotated[int, typer.Option(min=0, help="Longer side at most; 0 keeps it.")] = 1024,
+    resize: Resize = 1024,
     short_side: Annotated[
-        int, typer.Option(min=0, help="Homographies at this shorter side; 0 for the images'.")
+        int,
+        typer.Option(
+            min=0,
+            help="Shorter side in pixels when measuring homographies; 0 for the images' own.",
+        ),
     ] = 0,
-    outputs: Annotated[Path, typer.Option(help="Folder for all files.")] = Path("outputs/matching"),
+    outputs: Outputs = Path("outputs/matching"),
     overwrite: Overwrite = False,
 ) -> None:
     """Measure SAMFeat and RootSIFT, and other features, in one run."""
@@ -86,16 +94,16 @@ def main(
     notes: list[str] = []
     for folder in folders:
         for name, results in _measure(
-            folder, outputs / folder.resolve().name, method or list(METHODS), features,
-            weights, official, max_keypoints or None, resize or None, short_side or None,
+            folder, outputs / folder.resolve().name, feature_type or list(METHODS), features,
+            weights, official_weights, max_keypoints or None, resize or None, short_side or None,
             overwrite, notes,
         ).items():  # fmt: skip
             measured.setdefault(name, []).extend(results)
     right: dict[str, posed_matches.RightMatches] = {}
     if posed is not None:
         right = _measure_posed(
-            posed, outputs / f"posed-{posed.resolve().name}", method or list(METHODS), features,
-            weights, official, resize or None, overwrite,
+            posed, outputs / f"posed-{posed.resolve().name}", feature_type or list(METHODS),
+            features, weights, official_weights, resize or None, overwrite,
         )  # fmt: skip
     comparison = hpatches.Comparison(
         title="matching accuracy and homographies, in percent",
@@ -108,7 +116,8 @@ def main(
     configuration = {
         "folders": folders, "photos": photos, "posed": posed, "seed": seed,
         "count": count, "weights": weights,
-        "official": official, "max_keypoints": max_keypoints or None, "resize": resize or None,
+        "official": official_weights, "max_keypoints": max_keypoints or None,
+        "resize": resize or None,
         "features": features, "short_side": short_side or None,
         "ransac_threshold": RANSAC_THRESHOLD,
     }  # fmt: skip

@@ -72,12 +72,14 @@ class Pair:
 
 @app.command()
 def main(
-    outputs: Annotated[Path, typer.Option(help="Folder for all files.")] = Path(
+    outputs: Annotated[Path, typer.Option(help="Folder of all results.")] = Path(
         "outputs/weaknesses"
     ),
-    weights: Annotated[Path | None, typer.Option(help="Else the shipped ones.")] = None,
-    places: Annotated[int, typer.Option(min=1, help="Photographs from so many places.")] = 4,
-    seed: Annotated[int, typer.Option(help="Of the city and the places.")] = 0,
+    weights: Annotated[
+        Path | None, typer.Option(help="Checkpoint; the shipped one by default.")
+    ] = None,
+    places: Annotated[int, typer.Option(min=1, help="Number of places to photograph from.")] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of the city and the places.")] = 0,
 ) -> None:
     """Measure and draw how far SAMFeat's matches reach."""
     model = SAMFeat.from_pretrained(weights)

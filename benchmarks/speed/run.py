@@ -1,6 +1,6 @@
 """How fast every stage is, beside hloc's, the release's extraction and other features.
 
-    python benchmarks/speed/run.py [--dataset DIR --run OUTPUTS] [--json FILE]
+    python benchmarks/speed/run.py [--dataset DIR --run OUTPUTS] [--output FILE]
 
 Each row is measured in turns (ours, theirs, ours, ...), so that whatever else the machine does
 weighs on all alike. What cannot be measured here is skipped, with the reason.
@@ -68,13 +68,21 @@ def main(
     weights: Annotated[
         Path | None, typer.Option(help="Checkpoint of --run; the shipped one by default.")
     ] = None,
-    rows: Annotated[str, typer.Option(help="Which rows, by commas.")] = ",".join(ROWS),
-    repeats: Annotated[int, typer.Option(help="Of each row but the whole run.")] = 5,
-    run_repeats: Annotated[int, typer.Option(help="Of the whole run, which takes minutes.")] = 1,
-    keypoints: Annotated[int, typer.Option(help="Of each image that is matched.")] = 4096,
-    threads: Annotated[int | None, typer.Option(help="Of torch; as it has by default.")] = None,
-    conf: Annotated[str, typer.Option(help="Preset of the whole run.")] = "samfeat_fast",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the record here.")] = None,
+    rows: Annotated[str, typer.Option(help="Rows to measure, separated by commas.")] = ",".join(
+        ROWS
+    ),
+    repeats: Annotated[int, typer.Option(help="Repeats of each row but the whole run.")] = 5,
+    run_repeats: Annotated[
+        int, typer.Option(help="Repeats of the whole run, which takes minutes.")
+    ] = 1,
+    keypoints: Annotated[int, typer.Option(help="Keypoints of each image that is matched.")] = 4096,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of torch; its own number by default.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Preset of the whole run.")] = "samfeat_fast",
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Write the record as JSON to this file.")
+    ] = None,
 ) -> None:
     """Measure, print and record."""
     logging.getLogger().setLevel(logging.ERROR)
@@ -108,17 +116,17 @@ def main(
                 extraction, share["extraction"] = _extraction(opened, repeats, rates)
                 found.append(extraction)
             elif name == "run" and dataset is not None:
-                found.append(_whole_run(dataset, work, conf, run_repeats))
+                found.append(_whole_run(dataset, work, preset, run_repeats))
             typer.echo(f"\n{speed.table(found)}\n" if name == wanted[-1] else f"{name}: done")
     for kind, rate in rates.items():
         typer.echo(f"matrix product, {kind}: {rate / 1e9:.0f} GFLOP/s")
     for kind, value in share.items():
         typer.echo(f"{kind} reaches {value:.0%} of it")
     typer.echo(f"load of the machine before and after: {before} {speed.load()}")
-    if json_file is not None:
+    if output is not None:
         record = measurement(
             {"repeats": repeats, "run_repeats": run_repeats, "keypoints": keypoints,
-             "threads": torch.get_num_threads(), "conf": conf, "dataset": dataset}
+             "threads": torch.get_num_threads(), "conf": preset, "dataset": dataset}
         )  # fmt: skip
         record |= {
             "rows": [row.as_json() for row in found],
@@ -126,7 +134,7 @@ def main(
             "share_of_matrix_rate": share,
             "load": {"before": before, "after": speed.load()},
         }
-        write_atomically(json_file, json.dumps(record, indent=1) + "\n")
+        write_atomically(output, json.dumps(record, indent=1) + "\n")
 
 
 def _matching(work: Path, repeats: int, keypoints: int) -> list[Row]:

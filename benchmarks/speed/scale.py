@@ -1,6 +1,6 @@
 """Whether cost grows as the work does: a city of random features, at several sizes.
 
-    python benchmarks/speed/scale.py --aachen DIR --outputs DIR [--sizes 0.1,1,10] [--json FILE]
+    python benchmarks/speed/scale.py --aachen DIR --outputs DIR [--sizes 0.1,1,10] [--output FILE]
 
 Names, intrinsics and pairs are those of Aachen Day-Night v1.1 (its metadata alone: the benchmark's
 ``database_v1_1.db`` and ``image_pairs_to_match_v1_1.txt``, and hloc's
@@ -63,11 +63,15 @@ STAGES = tuple(name for name in OUTPUTS if name != "map")
 @app.command()
 def main(
     aachen: Annotated[Path, typer.Option(help="Folder of Aachen v1.1's metadata.")],
-    outputs: Annotated[Path, typer.Option(help="Folder for the files of the cities.")],
-    sizes: Annotated[str, typer.Option(help="Multiples of Aachen, by commas.")] = "0.1,1,10",
-    keypoints: Annotated[int, typer.Option(help="Random keypoints of each image.")] = 128,
+    outputs: Annotated[Path, typer.Option(help="Folder for the generated cities.")],
+    sizes: Annotated[
+        str, typer.Option(help="Sizes as multiples of Aachen's, separated by commas.")
+    ] = "0.1,1,10",
+    keypoints: Annotated[int, typer.Option(help="Number of random keypoints of each image.")] = 128,
     keep: Annotated[bool, typer.Option(help="Keep the files of finished cities.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the record here.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Write the record as JSON to this file.")
+    ] = None,
     stage: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Measure every stage at every size; print seconds an item and peak memory."""
@@ -112,10 +116,10 @@ def main(
             values = [float(entry[key]) for entry in of_stage]
             ratios = " ".join(f"{value / values[0]:.2f}" for value in values[1:])
             typer.echo(f"  {name:20} {key:26} {ratios}")
-    if json_file is not None:
+    if output is not None:
         record = measurement({"sizes": sizes, "keypoints": keypoints})
         record |= {"stages": found, "load": {"before": before, "after": speed.load()}}
-        write_atomically(json_file, json.dumps(record, indent=1) + "\n")
+        write_atomically(output, json.dumps(record, indent=1) + "\n")
 
 
 def _measured(log: Path, keypoints: int) -> dict[tuple[float, str], dict[str, Any]]:

@@ -39,12 +39,18 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     images: Annotated[Path | None, typer.Option(help="A folder of photos.")] = None,
-    teacher: Annotated[Path | None, typer.Option(help="A cache of samfeat teach.")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="A teacher's cache, of `samfeat teach`.")
+    ] = None,
     crop: Annotated[int, typer.Option(min=32, help="Side of a view; 400 in the paper.")] = 400,
     batch: Annotated[int, typer.Option(min=1, help="Pairs a step.")] = 8,
-    steps: Annotated[int, typer.Option(min=2, help="Timed, after three that are not.")] = 10,
-    repeats: Annotated[int, typer.Option(min=1, help="Of the timed steps.")] = 3,
-    output: Annotated[Path | None, typer.Option(help="A JSON file for the result.")] = None,
+    steps: Annotated[
+        int, typer.Option(min=2, help="Timed steps, after three that are not timed.")
+    ] = 10,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats of the timed steps.")] = 3,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the result as JSON to this file.")
+    ] = None,
 ) -> None:
     """Measure training throughput."""
     with tempfile.TemporaryDirectory() as folder:

@@ -60,11 +60,11 @@ class Application(typer.Typer):
         return super().command(name, **{"cls": Command, **options})
 
 
-def group(app: typer.Typer, name: str, purpose: str, **options: Any) -> typer.Typer:
+def group(app: typer.Typer, name: str, purpose: str, panel: str) -> typer.Typer:
     """The sub-application of that name, shared with whoever has added it before."""
     for known in app.registered_groups:
         if known.name == name and known.typer_instance is not None:
             return known.typer_instance
-    added = Application(help=purpose, **options)
-    app.add_typer(added, name=name)
+    added = Application(help=purpose)
+    app.add_typer(added, name=name, rich_help_panel=panel)
     return added

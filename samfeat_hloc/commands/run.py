@@ -10,11 +10,15 @@ import typer
 
 from ..errors import SamfeatError
 from .options import (
+    BENCHMARK_PANEL,
     DEFAULT_BENCHMARK,
     DEFAULT_PRESET,
     Benchmark,
     FeatureType,
+    LocalWorkers,
+    Method,
     OfficialWeights,
+    Outputs,
     Preset,
     RayAddress,
     Scene,
@@ -26,12 +30,10 @@ if TYPE_CHECKING:
     from ..parallel.cluster import Cluster
     from ..pipelines.run_options import RunOptions
 
-PANEL = "Benchmark"
 PROTOCOLS = ("full", "local-features")
 DEMO = Path("outputs/demo")
 
 _Engine = Annotated[str, typer.Option(help="native, or hloc for hloc's own stages.")]
-_Method = Annotated[str, typer.Option(help="Name of the method in the submission's file name.")]
 _Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Do every stage again, whatever is there.")
 ]
@@ -39,14 +41,14 @@ _Overwrite = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    app.command("run", rich_help_panel=PANEL)(_run)
-    app.command("demo", rich_help_panel=PANEL)(_demo)
+    app.command("run", rich_help_panel=BENCHMARK_PANEL)(_run)
+    app.command("demo", rich_help_panel=BENCHMARK_PANEL)(_demo)
 
 
 def _run(
     dataset: Annotated[
         Path | None,
-        typer.Argument(help="Dataset folder in the benchmark's layout.", show_default=False),
+        typer.Argument(metavar="DATASET", help="Dataset folder in the benchmark's layout."),
     ] = None,
     benchmark: Benchmark = DEFAULT_BENCHMARK,
     scene: Scene = None,
@@ -101,10 +103,12 @@ def _run(
     max_error: Annotated[
         float | None,
         typer.Option(
-            help="Of a pose's inliers, in pixels.", show_default="as hloc on the benchmark: 12"
+            "--max-error",
+            help="Largest reprojection error of an inlier, in pixels.",
+            show_default="as hloc on the benchmark: 12",
         ),
     ] = None,
-    method: _Method = "samfeat",
+    method: Method = "samfeat",
     workers: Workers = "2",
     ray_address: RayAddress = None,
     storage: Annotated[
@@ -202,7 +206,7 @@ def _run(
 
 
 def _demo(
-    outputs: Annotated[Path, typer.Option(help="Folder of all results.")] = DEMO,
+    outputs: Outputs = DEMO,
     engine: _Engine = "native",
     preset: Preset = DEFAULT_PRESET,
     weights: Weights = None,
@@ -212,7 +216,7 @@ def _demo(
     size: Annotated[
         tuple[int, int], typer.Option(min=64, help="Width and height of the photos, in pixels.")
     ] = (640, 480),
-    workers: Annotated[int, typer.Option(min=1, help="Threads and processes of a stage.")] = 2,
+    workers: LocalWorkers = 2,
     overwrite: _Overwrite = False,
 ) -> None:
     """Generate a small city, photograph it by day and by night, and run everything on that.

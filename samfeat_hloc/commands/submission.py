@@ -16,40 +16,56 @@ from ..evaluation.localization import evaluate, within
 from ..files.textlines import write_atomically
 from ..localization.submission import check, make
 from .application import group
-from .options import DEFAULT_BENCHMARK, Benchmark, Scene
-
-_Dataset = Annotated[Path, typer.Option("--dataset", help="Dataset folder of the benchmark.")]
+from .options import (
+    BENCHMARK_PANEL,
+    DEFAULT_BENCHMARK,
+    EVAL,
+    LOOK,
+    Benchmark,
+    Dataset,
+    JsonOutput,
+    Method,
+    Scene,
+)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    submission = group(app, "submission", "Write and check the benchmark's submission file.")
+    submission = group(
+        app, "submission", "Write and check a benchmark's submission.", BENCHMARK_PANEL
+    )
     submission.command("make")(_make)
     submission.command("check")(_check)
-    group(app, "eval", "Measure results against ground truth.").command("localization")(_evaluate)
+    group(app, "eval", EVAL, LOOK).command("localization")(_evaluate)
 
 
 def _make(
-    poses: Annotated[Path, typer.Argument(help="Poses by full query names, as localization has.")],
-    dataset: _Dataset,
-    outputs: Annotated[Path, typer.Option("--outputs", help="Folder for the submission.")],
-    method: Annotated[str, typer.Option("--method", help="Name in the file's name.")] = "samfeat",
+    poses: Annotated[
+        Path,
+        typer.Argument(
+            metavar="POSES",
+            help="Poses file by the queries' full names, as `samfeat poses` writes it.",
+        ),
+    ],
+    dataset: Dataset,
+    outputs: Annotated[Path, typer.Option("--outputs", help="Folder to write the file to.")],
+    method: Method = "samfeat",
     benchmark: Benchmark = DEFAULT_BENCHMARK,
     scene: Scene = None,
 ) -> None:
-    """Write the submission file of a poses file."""
+    """Write a submission file from a poses file."""
     opened = open_dataset(dataset, benchmark, scene)
     found = by_full_name(read_poses(poses), opened.queries, poses)
     typer.echo(make(found, opened, outputs, method))
 
 
 def _check(
-    file: Annotated[Path, typer.Argument(help="The submission file.")],
-    dataset: _Dataset,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The submission file.")],
+    dataset: Dataset,
     benchmark: Benchmark = DEFAULT_BENCHMARK,
     scene: Scene = None,
 ) -> None:
-    """Say all that is wrong with a submission file; exit code 1 when anything is."""
+    """List everything that is wrong with a submission file (then exit code 1)."""
     opened = open_dataset(dataset, benchmark, scene)
     problems = check(file, opened)
     for problem in problems:
@@ -65,21 +81,23 @@ def _check(
 
 def _evaluate(
     results: Annotated[
-        Path, typer.Argument(help="A submission or poses file, or the outputs folder of a run.")
+        Path,
+        typer.Argument(
+            metavar="RESULTS", help="A submission or poses file, or the outputs folder of a run."
+        ),
     ],
-    dataset: _Dataset,
+    dataset: Dataset,
     benchmark: Benchmark = DEFAULT_BENCHMARK,
     scene: Scene = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures to this file too.")
-    ] = None,
+    output: JsonOutput = None,
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Cumulative error curves, .png, .pdf or .svg.")
+        Path | None,
+        typer.Option("--plot", help="Draw cumulative error curves to this .png, .pdf or .svg."),
     ] = None,
 ) -> None:
-    """Print the share of queries localized within the benchmark's thresholds, and what failed.
+    """Print the share of queries within the benchmark's thresholds, and why the others failed.
 
-    The reasons of failures are read off localization.json and map/ beside a run's poses.txt.
+    The reasons are found in localization.json and map/ beside the poses.txt of a run.
     """
     from ..evaluation import failures
 
@@ -106,7 +124,7 @@ def _evaluate(
         from ..evaluation.localization_curves import error_figure
 
         save(error_figure(evaluation.errors_by_condition(opened)), plot)
-    if json_file is not None:
+    if output is not None:
         from ..evaluation.record import measurement
 
         content = {
@@ -114,4 +132,4 @@ def _evaluate(
             "failures": [found.as_json() for found in diagnoses if found.failed],
             **measurement({"results": results, "dataset": dataset}),
         }
-        write_atomically(json_file, json.dumps(content, indent=2) + "\n")
+        write_atomically(output, json.dumps(content, indent=2) + "\n")

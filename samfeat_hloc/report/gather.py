@@ -216,7 +216,7 @@ def _query_reports(
         if pictured and len(chosen) < len(results):
             notes.append(
                 f"{len(chosen)} of {len(results)} queries have a picture of their matches: the "
-                "worst, and some of all others (--pictures); all have a thumbnail."
+                "worst, and some of all others (--max-pictures); all have a thumbnail."
             )
 
         def report(index: int) -> QueryReport:

@@ -34,7 +34,7 @@ def open_checkpoint(
             there or cannot be written, no photos.
     """
     if output.exists() and not overwrite:
-        raise SamfeatError(output, "is there already", "give another --out, or --overwrite")
+        raise SamfeatError(output, "is there already", "give another --output, or --overwrite")
     model = SAMFeat.from_pretrained(weights)
     if done in model.metadata:
         raise SamfeatError(weights, f"is {done} already", "give the checkpoint before")

@@ -74,7 +74,7 @@ def main(
         raise SamfeatError(
             images,
             f"{count} corners match between its views, too few to whiten by",
-            "give more --pairs, or other photos",
+            "raise --num-pairs, or give other photos",
         )
     whiten(model, total / count, strength)
     facts = {"strength": strength, "pairs": pairs, "photos": images.name, "corners": count}

@@ -101,7 +101,9 @@ def _cases(city: City, folder: Path) -> Iterator[tuple[str, Bad]]:
         if (model / "images.bin").exists():
             yield "COLMAP models", Bad(f"{name} as a map", _with(localize, "--map", model))
         if "camera" not in name:  # those play no part there
-            arguments = ["pairs", "covisibility", "--model", model, "--output", out / "pairs.txt"]
+            arguments = [
+                "pairs", "covisibility", "--reference-model", model, "--output", out / "pairs.txt",
+            ]  # fmt: skip
             yield "COLMAP models", Bad(f"{name} for pairs", arguments)
     for name, path, commands in _hdf5(city, folder):
         for option in commands:
@@ -127,7 +129,7 @@ def _cases(city: City, folder: Path) -> Iterator[tuple[str, Bad]]:
         path = write(f"recipe-{number}.yaml", text)
         own = name in ("empty", "cycle", "interpolation")  # good ones where all is overridden
         more = [] if own else train[3:]
-        yield "YAML recipes", Bad(name, ["train", "--config", path, *more])
+        yield "YAML recipes", Bad(name, ["train", "--recipe", path, *more])
     for name, path in _safetensors(folder):
         yield "checkpoints", Bad(name, [*extract, "--weights", path])
         yield "checkpoints", Bad(f"{name} as the release's",
