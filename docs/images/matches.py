@@ -2,7 +2,7 @@
 
     python docs/images/matches.py
 
-The city is generated, so for every keypoint it is known where the other photo shows it: lines are green
+The city is generated, so it is known where the other photo shows a keypoint: lines are green
 where a match is within 3 pixels of that, red where it is not or the place is not shown at all.
 """
 
