@@ -18,7 +18,6 @@ from typing import Annotated
 import numpy as np
 import typer
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from samfeat_hloc.cli import run as run_application
 from samfeat_hloc.colmap.cameras import Camera
@@ -39,6 +38,7 @@ from samfeat_hloc.feature.presets import MULTISCALE
 from samfeat_hloc.feature.rootsift import extract_rootsift
 from samfeat_hloc.files.textlines import write_atomically
 from samfeat_hloc.pictures.pairs import RIGHT_WITHIN, matches_figure
+from samfeat_hloc.progress import tqdm
 from samfeat_hloc.scenes.city import City, build_city
 from samfeat_hloc.scenes.demo import Shot, plan_shots
 from samfeat_hloc.scenes.lighting import (

@@ -29,7 +29,6 @@ import city
 import numpy as np
 import pycolmap
 import typer
-from tqdm import tqdm
 
 from samfeat_hloc.cli import run as run_application
 from samfeat_hloc.errors import SamfeatError
@@ -42,6 +41,7 @@ from samfeat_hloc.files.pair_lists import read_pairs
 from samfeat_hloc.files.textlines import write_atomically
 from samfeat_hloc.localization import global_descriptors, localize, mapping, matches, pairs, places
 from samfeat_hloc.localization.inputs import LocalizationInputs
+from samfeat_hloc.progress import tqdm
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 DIM = 128

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import pycolmap
-from tqdm import tqdm
 
 from ..errors import SamfeatError, cause_of, writing
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.locks import FileLock, sole_run
+from ..progress import tqdm
 from .bounded import bounded
 
 logger = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
-from tqdm import tqdm
 
 from ..errors import SamfeatError, writing
 from ..files.images import exif_of, image_format, read_image
+from ..progress import tqdm
 
 logger = logging.getLogger(__name__)
 

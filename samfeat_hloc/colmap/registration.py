@@ -16,11 +16,11 @@ from urllib.parse import quote
 
 import numpy as np
 import pycolmap
-from tqdm import tqdm
 
 from ..errors import SamfeatError
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.images import check_name
+from ..progress import tqdm
 from .bounded import Alive, bounded
 from .cameras import CAMERA_MODELS, Camera
 from .database import (

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import pycolmap
-from tqdm import tqdm
 
 from ..errors import SamfeatError
 from ..files import provenance
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.pair_lists import read_pairs, unique_pairs
+from ..progress import tqdm
 from .bounded import Alive, bounded
 from .cameras import CAMERA_MODELS
 from .database import (

@@ -208,12 +208,11 @@ def _pairs(
     overwrite: Overwrite = False,
 ) -> None:
     """Measure relative poses of image pairs: AUC at 5, 10 and 20 degrees."""
-    from tqdm import tqdm
-
     from ..evaluation import relative_pose
     from ..evaluation.hpatches import of_size
     from ..evaluation.record import measurement
     from ..files.images import image_size
+    from ..progress import tqdm
 
     estimator = estimator or relative_pose.default_estimator()
     relative_pose.check_estimator(estimator)

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ..colmap.cameras import Camera
 from ..colmap.model import Model, is_model, read_model
 from ..colmap.poses import Pose
 from ..datasets.dataset import LONG_TERM, Dataset
 from ..localization.result import LocalizationResult, QueryResult, log_path, read_result
+from ..progress import tqdm
 from .localization import position_error, rotation_error, within
 
 MIN_CORRESPONDENCES = 30  # hloc users take a pose from fewer with caution

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ..errors import SamfeatError
 from ..files.images import EXTENSIONS, check_name, image_size
+from ..progress import tqdm
 from . import matching
 from .homography import RANSAC_THRESHOLD, read_homography
 from .matching import HOMOGRAPHY_THRESHOLDS, MatchingResult, PairResult

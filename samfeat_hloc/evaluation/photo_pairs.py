@@ -14,13 +14,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ..errors import SamfeatError
 from ..files import provenance
 from ..files.image_folders import list_images
 from ..files.images import read_image
 from ..geometry import homographies, photometric
+from ..progress import tqdm
 
 KINDS = ("i", "n", "v")
 LARGEST_SIDE = 480  # pixels

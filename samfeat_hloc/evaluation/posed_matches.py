@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ..colmap.covisibility import shared_points
 from ..colmap.model import Model, read_model
 from ..errors import SamfeatError
+from ..progress import tqdm
 from .matching import CachedFeatures, mutual_nearest
 from .predictions import Predictions
 

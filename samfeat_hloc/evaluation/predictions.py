@@ -10,13 +10,13 @@ from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from ..errors import SamfeatError
 from ..feature.local_features import FeatureArrays
 from ..files import provenance
 from ..files.h5store import Group, SegmentWriter
 from ..files.images import keypoints_to_stored, read_image, to_upright
+from ..progress import tqdm
 from .matching import CachedFeatures
 
 logger = logging.getLogger(__name__)

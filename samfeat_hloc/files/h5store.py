@@ -24,9 +24,9 @@ from typing import Any
 
 import h5py
 import numpy as np
-from tqdm import tqdm
 
 from ..errors import SamfeatError, cause_of
+from ..progress import tqdm
 from . import provenance
 from .h5arrays import read_array
 from .locks import FileLock, lock_of, sole_run

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ..errors import SamfeatError
 from ..feature.extraction import extract_batch, record, resized_shape
@@ -26,6 +25,7 @@ from ..files.h5store import Group, SegmentWriter
 from ..parallel.cluster import Cluster
 from ..parallel.image_checks import refuse_broken
 from ..parallel.workers import Workers, sharing_torch
+from ..progress import tqdm
 
 logger = logging.getLogger(__name__)
 

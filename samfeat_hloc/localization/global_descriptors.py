@@ -14,13 +14,13 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from tqdm import tqdm
 
 from ..errors import SamfeatError
 from ..files import provenance
 from ..files.feature_readers import read_descriptors
 from ..files.h5arrays import group_names
 from ..files.h5store import Group, SegmentWriter
+from ..progress import tqdm
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ..colmap.absolute_pose import estimate_pose
 from ..colmap.model import Model
@@ -25,6 +24,7 @@ from ..files.h5store import SegmentWriter, remove_segments
 from ..files.locks import lock_of, sole_run
 from ..parallel.cluster import Cluster
 from ..parallel.workers import Workers
+from ..progress import tqdm
 from .correspondences import check_keypoints, correspondences
 from .inputs import LocalizationInputs
 from .result import (

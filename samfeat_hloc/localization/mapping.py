@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pycolmap
-from tqdm import tqdm
 
 from ..colmap.bounded import bounded
 from ..colmap.database import database_errors, put_in_place, quiet_colmap, work_folder, write_model
@@ -27,6 +26,7 @@ from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.h5store import SegmentWriter, remove_segments
 from ..files.locks import lock_of
 from ..files.pair_lists import read_pairs, unique_pairs
+from ..progress import tqdm
 from .inputs import MappingInputs
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,6 @@ import h5py
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..errors import SamfeatError
 from ..feature.matching import nearest_neighbours
@@ -25,6 +24,7 @@ from ..files.h5store import Group, SegmentWriter
 from ..files.pair_lists import read_pairs, unique_pairs
 from ..parallel.cluster import Cluster
 from ..parallel.workers import sharing_torch
+from ..progress import tqdm
 
 logger = logging.getLogger(__name__)
 

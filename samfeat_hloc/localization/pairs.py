@@ -10,7 +10,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from samfeat_hloc.colmap.covisibility import most_covisible
 
@@ -20,6 +19,7 @@ from ..feature.matching import similarities
 from ..files import provenance
 from ..files.h5arrays import group_names, read_array
 from ..files.images import check_name
+from ..progress import tqdm
 
 logger = logging.getLogger(__name__)
 

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ..colmap.absolute_pose import estimate_pose
 from ..colmap.poses import Pose
 from ..datasets.queries import Query
 from ..files import provenance
 from ..parallel.workers import Workers
+from ..progress import tqdm
 from .correspondences import (
     Correspondences,
     ImageMatches,

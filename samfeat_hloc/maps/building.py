@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ..colmap.cameras import Camera
 from ..colmap.database import put_in_place, work_folder
@@ -20,6 +19,7 @@ from ..feature.options import ExtractOptions
 from ..files import provenance
 from ..files.feature_readers import FeatureReader
 from ..localization.correspondences import merged
+from ..progress import tqdm
 from . import new_points, saved_map
 from .localizer import Localizer, with_points
 from .saved_map import FrozenImage, FrozenMap

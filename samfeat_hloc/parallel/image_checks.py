@@ -6,10 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ..errors import SamfeatError
 from ..files.images import check_whole, read_photo
+from ..progress import tqdm
 from .workers import Workers
 
 _NAMED = 5  # in one line of an error

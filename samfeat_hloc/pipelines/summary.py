@@ -9,12 +9,12 @@ from typing import Any
 
 import h5py
 import numpy as np
-from tqdm import tqdm
 
 from ..colmap.model import read_model
 from ..datasets.dataset import Dataset
 from ..datasets.registry import DEFAULT
 from ..files.provenance import open_hdf5
+from ..progress import tqdm
 
 
 @dataclass(frozen=True)

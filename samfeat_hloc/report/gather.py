@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ..colmap.model import Model, is_model, read_model
 from ..datasets.dataset import Dataset
@@ -23,6 +22,7 @@ from ..files import provenance
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.textlines import read_text
 from ..localization.result import LocalizationResult, QueryResult, log_path, read_result
+from ..progress import tqdm
 from .contents import MatchPicture, QueryReport, ReportData, Scene
 from .photos import MAX_KEYPOINTS, ReportPhoto, detail, relative, thumbnail
 from .scene import (

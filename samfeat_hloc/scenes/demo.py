@@ -11,11 +11,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from ..colmap.cameras import Camera
 from ..colmap.poses import Pose, write_poses
 from ..errors import SamfeatError
+from ..progress import tqdm
 from .city import build_city
 from .lighting import DAY, NIGHT, day_exposure, illuminate, night_exposure, photograph
 from .render import Rendering, correspond, lift, look_at, render

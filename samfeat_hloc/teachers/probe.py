@@ -8,9 +8,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from ..errors import SamfeatError
+from ..progress import tqdm
 from .cache import TeacherCache
 from .labels import label_map, read_label_map
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from tqdm import tqdm
 
 from ..files import images, provenance
 from ..files.h5store import Group, SegmentWriter
 from ..files.image_folders import list_images
 from ..parallel.devices import Work, all_devices, on_devices
 from ..parallel.image_checks import refuse_broken
+from ..progress import tqdm
 from .cache import BUDGET, FORMAT, MAP_SIDE, TeacherCache, pack
 from .maps import working_image
 from .reduction import RELATION_ERROR

@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..errors import SamfeatError
 from ..feature.checkpoints import SHIPPED, file_sha256
@@ -28,6 +27,7 @@ from ..files.image_folders import list_images
 from ..geometry.homographies import homography_from_points, pixel_grid, transform, uniform, warp
 from ..parallel.devices import Work, all_devices, on_devices
 from ..parallel.image_checks import refuse_broken
+from ..progress import tqdm
 from .corners import gaussian_blur
 from .detectors import STRIDE, Detect, load_detector
 from .keypoint_labels import KeypointLabels

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Generic
 
 import torch
-from tqdm import tqdm
 
 from ..colmap.model import is_model
 from ..errors import SamfeatError
+from ..progress import tqdm
 from ..teachers.cache import Taught
 from .keypoint_labels import Labels
 from .pairs import PairBatch, PairOptions

@@ -19,7 +19,6 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..errors import SamfeatError, writing
 from ..files.image_folders import list_images
@@ -27,6 +26,7 @@ from ..files.images import read_image
 from ..files.locks import sole_run
 from ..parallel.image_checks import refuse_broken
 from ..parallel.workers import Workers
+from ..progress import tqdm
 
 HELD_BACK_EVERY = 25  # each 25th photo is for validation
 LONGEST = 480  # pixels of a photo's longer side; larger ones are reduced

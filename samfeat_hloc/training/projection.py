@@ -22,13 +22,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..errors import SamfeatError
 from ..feature.levels import choose, detect_levels
 from ..feature.network import DESCRIPTOR_DIM, SAMFeat
 from ..feature.options import ExtractOptions
 from ..geometry.homographies import HomographyOptions, transform
+from ..progress import tqdm
 from .homography_pairs import HomographySource
 from .last_convolution import multiply_in, open_checkpoint, write
 from .pairs import PairOptions

@@ -10,9 +10,9 @@ from typing import TypeVar
 import cv2
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ..errors import SamfeatError
+from ..progress import tqdm
 from ..scenes import DAY, Rendering, build_city, correspond, illuminate, lift, plan_shots, render
 from ..teachers.cache import Taught
 from .pairs import PairBatch, PairOptions

@@ -19,13 +19,13 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from ..errors import SamfeatError, writing
 from ..feature.detection import sample
 from ..feature.levels import half_precision
 from ..feature.network import Maps, SAMFeat
 from ..files.h5store import sole_run
+from ..progress import tqdm
 from ..version import __version__
 from . import losses, processes
 from .data import open_data

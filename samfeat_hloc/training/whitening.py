@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from ..errors import SamfeatError
 from ..feature.levels import half_precision
 from ..feature.network import DESCRIPTOR_DIM, SAMFeat
 from ..geometry.homographies import HomographyOptions
+from ..progress import tqdm
 from .homography_pairs import HomographySource
 from .last_convolution import multiply_in, open_checkpoint, write
 from .pairs import PairBatch, PairOptions
