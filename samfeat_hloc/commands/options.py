@@ -76,6 +76,14 @@ Scene = Annotated[
         "--scene", help="A scene of the benchmark, where it has scenes.", show_default="all"
     ),
 ]
+Queries = Annotated[
+    Path | None,
+    typer.Option("--queries", help="Of --benchmark colmap: names, or names and intrinsics."),
+]
+Truth = Annotated[
+    Path | None,
+    typer.Option("--truth", help="Of --benchmark colmap: true poses, a poses file or a model."),
+]
 Workers = Annotated[
     str, typer.Option("--workers", help="Threads and processes of a stage; ray for a Ray cluster.")
 ]

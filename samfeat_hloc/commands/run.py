@@ -20,8 +20,10 @@ from .options import (
     OfficialWeights,
     Outputs,
     Preset,
+    Queries,
     RayAddress,
     Scene,
+    Truth,
     Weights,
     Workers,
 )
@@ -52,6 +54,8 @@ def _run(
     ] = None,
     benchmark: Benchmark = DEFAULT_BENCHMARK,
     scene: Scene = None,
+    queries: Queries = None,
+    truth: Truth = None,
     outputs: Annotated[
         Path | None, typer.Option(help="Folder of all results; a run goes on where it stopped.")
     ] = None,
@@ -76,8 +80,12 @@ def _run(
     ] = None,
     feature_type: FeatureType = "samfeat",
     retrieval: Annotated[
-        str, typer.Option(help="vlad, or one of hloc's global descriptors, such as netvlad.")
-    ] = "vlad",
+        str | None,
+        typer.Option(
+            help="vlad, or one of hloc's global descriptors, such as netvlad.",
+            show_default="the list that comes with the dataset, else vlad",
+        ),
+    ] = None,
     num_covisible: Annotated[
         int | None,
         typer.Option(
@@ -117,6 +125,9 @@ def _run(
             help="How descriptors are stored: full, half or quantised.", show_default="half"
         ),
     ] = None,
+    depth: Annotated[
+        bool, typer.Option("--depth", help="Put the map's points on the dataset's depth maps.")
+    ] = False,
     pictures: Annotated[
         bool, typer.Option("--pictures", help="Draw matches, keypoints and the map.")
     ] = False,
@@ -148,7 +159,7 @@ def _run(
                 ("--storage", storage is not None),
                 (f"--benchmark {benchmark}", benchmark != DEFAULT_BENCHMARK),
                 (f"--engine {engine}", engine != "native"),
-                (f"--retrieval {retrieval}", retrieval != "vlad"),
+                (f"--retrieval {retrieval}", retrieval not in (None, "vlad")),
                 ("--db-pairs", db_pairs),
                 ("--query-pairs", query_pairs),
             ):
@@ -201,6 +212,9 @@ def _run(
             overwrite=overwrite,
             benchmark=benchmark,
             scene=scene,
+            queries=queries,
+            truth=truth,
+            depth=depth,
         )
         _whole(dataset, outputs, options, cluster, pictures=demo or pictures, started=started)
 

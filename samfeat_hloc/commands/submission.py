@@ -25,7 +25,9 @@ from .options import (
     Dataset,
     JsonOutput,
     Method,
+    Queries,
     Scene,
+    Truth,
 )
 
 
@@ -89,6 +91,8 @@ def _evaluate(
     dataset: Dataset,
     benchmark: Benchmark = DEFAULT_BENCHMARK,
     scene: Scene = None,
+    queries: Queries = None,
+    truth: Truth = None,
     output: JsonOutput = None,
     plot: Annotated[
         Path | None,
@@ -102,7 +106,7 @@ def _evaluate(
     from ..evaluation import failures
 
     poses_file = results / "poses.txt" if results.is_dir() else results
-    opened = open_dataset(dataset, benchmark, scene)
+    opened = open_dataset(dataset, benchmark, scene, queries=queries, truth=truth)
     evaluation = evaluate(by_full_name(read_poses(poses_file), opened.queries, poses_file), opened)
     typer.echo(evaluation.table())
     if without := [name for name, error in evaluation.errors.items() if math.isinf(error[0])]:

@@ -18,6 +18,8 @@ from .queries import Query, by_full_name
 # (metres, degrees) of the long-term visual localization benchmarks.
 LONG_TERM = ((0.25, 2.0), (0.5, 5.0), (5.0, 10.0))
 FINE = ((0.01, 0.1), (0.05, 0.25))
+# What hloc prints for Cambridge Landmarks and 7Scenes.
+INDOORS = ((0.01, 1.0), (0.02, 2.0), (0.03, 3.0), (0.05, 5.0), (0.25, 2.0), (0.5, 5.0), (5.0, 10.0))
 REFERENCE = "reference"  # folder of the reference model in the outputs, where a run makes it
 
 
@@ -52,7 +54,7 @@ class Retrieval:
     num_covisible: int = 20
     num_retrieved: int = 50
     published: Path | None = None
-    pairs: Callable[[int], list[tuple[str, str]]] | None = None
+    pairs: Callable[[int], list[tuple[str, str]]] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Dataset:
         max_error: of a pose's inliers, in pixels.
         write_reference: writes the reference model into a folder, where none is published that
             can be used as it is.
+        depth_maps: the file with a database image's depth, where the dataset has such.
     """
 
     root: Path
@@ -96,6 +99,7 @@ class Dataset:
     thresholds: tuple[tuple[float, float], ...] = (*FINE, *LONG_TERM)
     max_error: float = 12.0
     write_reference: Callable[[Path], None] | None = field(default=None, repr=False)
+    depth_maps: Callable[[str], Path] | None = field(default=None, repr=False)
 
     @property
     def query_names(self) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import SamfeatError
+from . import aachen_v1, cambridge, colmap_model, seven_scenes
 from .aachen import AachenDataset
 from .dataset import Dataset
 
@@ -19,17 +20,24 @@ class Benchmark:
 
     Attributes:
         title: what people call it.
-        open: reads the dataset in a folder; takes the scene where there are scenes.
+        open: reads the dataset in a folder; takes the scene where there are scenes, and
+            `queries` and `truth` where these are given by hand.
         scenes: the scenes in a dataset's folder; None for a benchmark without.
+        by_hand: whether its queries are a list that the user names.
     """
 
     title: str
     open: Callable[..., Dataset]
     scenes: Callable[[Path], list[str]] | None = None
+    by_hand: bool = False
 
 
 BENCHMARKS = {
     "aachen": Benchmark("Aachen Day-Night v1.1", AachenDataset.open),
+    "aachen-v1": Benchmark("Aachen Day-Night v1.0", aachen_v1.open_dataset),
+    "cambridge": Benchmark("Cambridge Landmarks", cambridge.open_dataset, cambridge.scenes),
+    "7scenes": Benchmark("7Scenes", seven_scenes.open_dataset, seven_scenes.scenes),
+    "colmap": Benchmark("a COLMAP model", colmap_model.open_dataset, by_hand=True),
 }
 
 
@@ -40,21 +48,54 @@ def find(name: str) -> Benchmark:
     return BENCHMARKS[name]
 
 
-def open_dataset(root: Path, benchmark: str = DEFAULT, scene: str | None = None) -> Dataset:
-    """The dataset of a benchmark in the folder ``root``.
+def scenes_in(root: Path, benchmark: str, scene: str | None = None) -> list[str]:
+    """The scenes to run: the one asked for, else all that are there; none without scenes.
 
     Raises:
-        SamfeatError: no such benchmark or scene, or whatever is wrong in the folder.
+        SamfeatError: no such benchmark or scene.
     """
     found = find(benchmark)
     if found.scenes is None:
         if scene is not None:
             raise SamfeatError(f"--scene {scene}", f"{found.title} has no scenes", "leave it out")
-        return found.open(root)
+        return []
     scenes = found.scenes(root)
-    if scene is None and len(scenes) == 1:
-        scene = scenes[0]
+    if scene is None:
+        return scenes
     if scene not in scenes:
-        asked = "--scene" if scene is None else f"--scene {scene}"
-        raise SamfeatError(asked, f"choose from those in {root}: {', '.join(scenes)}")
-    return found.open(root, scene)
+        raise SamfeatError(f"--scene {scene}", f"choose from those in {root}: {', '.join(scenes)}")
+    return [scene]
+
+
+def open_dataset(
+    root: Path,
+    benchmark: str = DEFAULT,
+    scene: str | None = None,
+    *,
+    queries: Path | None = None,
+    truth: Path | None = None,
+) -> Dataset:
+    """The dataset of a benchmark in the folder ``root``.
+
+    Args:
+        root: in the layout of the benchmark's module.
+        benchmark: see `BENCHMARKS`.
+        scene: of a benchmark with scenes; may be left out where one is there.
+        queries, truth: of ``colmap``, see `colmap_model`.
+
+    Raises:
+        SamfeatError: no such benchmark or scene, or whatever is wrong in the folder.
+    """
+    found = find(benchmark)
+    if found.by_hand:
+        scenes_in(root, benchmark, scene)
+        return found.open(root, queries=queries, truth=truth)
+    for option, given in (("--queries", queries), ("--truth", truth)):
+        if given is not None:
+            raise SamfeatError(option, f"{found.title} has its own", "leave it out")
+    scenes = scenes_in(root, benchmark, scene)
+    if found.scenes is None:
+        return found.open(root)
+    if len(scenes) > 1:
+        raise SamfeatError("--scene", f"choose from those in {root}: {', '.join(scenes)}")
+    return found.open(root, scenes[0])

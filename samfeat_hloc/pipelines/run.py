@@ -25,7 +25,7 @@ from ..evaluation.localization import LocalizationEvaluation, evaluate
 from ..feature.presets import PRESETS
 from ..files.textlines import write_atomically
 from ..hloc_plugin.engine import global_descriptors as hloc_descriptors
-from ..localization import global_descriptors, places, submission
+from ..localization import depth_points, global_descriptors, pairs_by_rule, places, submission
 from ..localization.inputs import LocalizationInputs, MappingInputs
 from ..localization.result import LocalizationResult
 from ..parallel.cluster import Cluster
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 STAGES = (
     "features", "pairs-db", "matches-db", "map", "global-descriptors", "pairs-query",
-    "matches-query", "places", "localize",
+    "matches-query", "depth", "places", "localize",
 )  # fmt: skip
 
 
@@ -133,10 +133,14 @@ def run(
         raise SamfeatError("--workers ray", "only the native engine works on a cluster")
     if cluster is not None and options.features != "samfeat":
         raise SamfeatError("--workers ray", "only SAMFeat is extracted on a cluster")
-    dataset = open_dataset(dataset_dir, options.benchmark, options.scene)
+    dataset = open_dataset(
+        dataset_dir, options.benchmark, options.scene, queries=options.queries, truth=options.truth
+    )
     submitting = _can_submit(dataset, options.method)
     given_db = _given_pairs_db(options.pairs_db, dataset)
-    given_query = _given_pairs_query(options.pairs_query, dataset)
+    given_query = _listed_pairs(options, dataset)
+    if options.depth and dataset.depth_maps is None:
+        raise SamfeatError("--depth", f"{dataset_dir} has no depth maps", "leave it out")
     model, how = methods.load(options.features, options.weights, options.official_weights)
     engine: Engine = NativeEngine(options.workers, options.storage, how, options.overwrite, cluster)
     if options.engine == "hloc":
@@ -155,9 +159,14 @@ def run(
         )  # fmt: skip
     figures.update(count_keypoints(feature_file, dataset))
 
-    pairs_db = given_db or outputs / f"pairs-db-covis{num_covisible}.txt"
+    by = "covis" if dataset.num_points else "poses"
+    pairs_db = given_db or outputs / f"pairs-db-{by}{num_covisible}.txt"
     with clock.stage("pairs-db", pairs_db) as figures:
-        if given_db is None:
+        if given_db is None and not dataset.num_points:
+            pairs_by_rule.from_poses(
+                reference, pairs_db, num_matched=num_covisible, overwrite=options.overwrite
+            )
+        elif given_db is None:
             engine.pairs_from_covisibility(reference, pairs_db, num_matched=num_covisible)
     config = methods.match_config(options.features)
     matches_db = outputs / "matches-db.h5"
@@ -182,6 +191,13 @@ def run(
         with clock.stage("matches-query", matches_query) as figures:
             engine.matches(pairs_query, feature_file, matches_query, config=config)
         figures.update(count_matches(matches_query))
+
+    if options.depth:
+        assert dataset.depth_maps is not None
+        sparse, map_dir = map_dir, outputs / "map-depth"
+        with clock.stage("depth", map_dir) as figures:
+            depth_points.main(sparse, dataset.depth_maps, map_dir, overwrite=options.overwrite)
+        figures.update(map_figures(map_dir))
 
     inputs = LocalizationInputs(map_dir, dataset.queries, pairs_query, feature_file, matches_query)
     if options.places:
@@ -215,6 +231,8 @@ def run(
         evaluation=None if evaluation is None else evaluation.as_json(),
         benchmark=dataset.benchmark,
         scene=dataset.scene,
+        queries=options.queries,
+        truth=options.truth,
     )
     write_atomically(outputs / "summary.json", json.dumps(summary.as_json(), indent=1) + "\n")
     return Run(
@@ -241,21 +259,22 @@ def _query_pairs(
                 write_atomically(pairs_query, text)
         return pairs_query
     again = {"overwrite": options.overwrite}
-    if options.retrieval == VLAD:
+    retrieval = options.retrieval or VLAD
+    if retrieval == VLAD:
         descriptors = outputs / "global-descriptors.h5"
         with clock.stage("global-descriptors", descriptors):
             global_descriptors.main(
                 feature_file, dataset.db_names, dataset.query_names, descriptors, **again
             )
     else:
-        descriptors = outputs / f"global-descriptors-{options.retrieval}.h5"
+        descriptors = outputs / f"global-descriptors-{retrieval}.h5"
         with clock.stage("global-descriptors", descriptors):
             hloc_descriptors(
                 dataset.image_dir, [*dataset.db_names, *dataset.query_names], descriptors,
-                configuration=options.retrieval, **again,
+                configuration=retrieval, **again,
             )  # fmt: skip
     count = options.num_retrieved or dataset.retrieval.num_retrieved
-    pairs_query = outputs / f"pairs-query-{options.retrieval}{count}.txt"
+    pairs_query = outputs / f"pairs-query-{retrieval}{count}.txt"
     with clock.stage("pairs-query", pairs_query):
         engine.pairs_from_retrieval(
             descriptors, dataset.query_names, dataset.db_names, pairs_query, num_matched=count
@@ -288,6 +307,15 @@ def _given_pairs_db(path: Path | None, dataset: Dataset) -> Path | None:
                 "give pairs of its images",
             )
     return path
+
+
+def _listed_pairs(options: RunOptions, dataset: Dataset) -> list[tuple[str, str]] | None:
+    """The query pairs that the user gives, else those of the dataset; None to retrieve."""
+    retrieval = dataset.retrieval
+    if options.pairs_query is None and options.retrieval is None and retrieval.pairs is not None:
+        return retrieval.pairs(options.num_retrieved or retrieval.num_retrieved)
+    published = retrieval.published if options.retrieval is None else None
+    return _given_pairs_query(options.pairs_query or published, dataset)
 
 
 def _given_pairs_query(path: Path | None, dataset: Dataset) -> list[tuple[str, str]] | None:

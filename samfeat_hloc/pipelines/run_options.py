@@ -25,7 +25,8 @@ class RunOptions:
     weights: checkpoint; None for the shipped one.
     official_weights: `weights` is a file of the paper's public release.
     pairs_db, pairs_query: lists of pairs to use in place of covisibility and retrieval.
-    retrieval: "vlad", or one of hloc's global descriptors (hloc has to be installed).
+    retrieval: "vlad", or one of hloc's global descriptors (hloc has to be installed); None for
+        the list that comes with the dataset, and "vlad" where none does.
     num_covisible: database images paired with each database image; None for what hloc takes on
         the benchmark.
     num_retrieved: database images retrieved for each query; likewise.
@@ -37,6 +38,8 @@ class RunOptions:
     overwrite: make everything anew.
     benchmark: whose layout the dataset has, see `datasets.registry`.
     scene: of a benchmark with scenes.
+    queries, truth: of "colmap": the list of queries, and their true poses.
+    depth: put the map's points on the dataset's depth maps.
     """
 
     engine: str = "native"
@@ -46,7 +49,7 @@ class RunOptions:
     official_weights: bool = False
     pairs_db: Path | None = None
     pairs_query: Path | None = None
-    retrieval: str = VLAD
+    retrieval: str | None = None
     num_covisible: int | None = None
     num_retrieved: int | None = None
     places: bool = True
@@ -57,6 +60,9 @@ class RunOptions:
     overwrite: bool = False
     benchmark: str = DEFAULT
     scene: str | None = None
+    queries: Path | None = None
+    truth: Path | None = None
+    depth: bool = False
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:

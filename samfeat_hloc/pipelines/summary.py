@@ -68,6 +68,8 @@ class RunSummary:
     evaluation: dict[str, Any] | None = None
     benchmark: str = DEFAULT
     scene: str | None = None
+    queries: Path | None = None
+    truth: Path | None = None
 
     def table(self) -> str:
         """Aligned text: stage, seconds, figures."""
@@ -86,6 +88,8 @@ class RunSummary:
             "dataset": self.dataset,
             "benchmark": self.benchmark,
             "scene": self.scene,
+            "queries": None if self.queries is None else str(self.queries),
+            "truth": None if self.truth is None else str(self.truth),
             "engine": self.engine,
             "conf": self.conf,
             "weights_sha256": self.weights_sha256,

@@ -125,12 +125,15 @@ def choose_pictures(order: Sequence[int], most: int) -> list[int]:
 def _open_dataset(
     given: Path | None, summary: Mapping[str, Any], notes: list[str]
 ) -> Dataset | None:
-    which = summary.get("benchmark", DEFAULT), summary.get("scene")
-    if given is not None:
-        return open_dataset(given, *which)
-    named = summary.get("dataset")
-    if isinstance(named, str) and Path(named).is_dir():
-        return open_dataset(Path(named), *which)
+    named = given or summary.get("dataset")
+    if isinstance(named, str | Path) and (given or Path(named).is_dir()):
+        queries, truth = (
+            Path(summary[key]) if summary.get(key) else None for key in ("queries", "truth")
+        )
+        benchmark = summary.get("benchmark", DEFAULT)
+        return open_dataset(
+            Path(named), benchmark, summary.get("scene"), queries=queries, truth=truth
+        )
     where = f"the dataset {named} is not there" if named else "no dataset was given"
     notes.append(f"Without photos, errors and reasons of failures: {where} (--dataset).")
     return None

@@ -1,0 +1,132 @@
+"""The layouts of benchmarks, made from a few photos of the city as they are published."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pycolmap
+from small_city import City, intrinsics, model_of, numbers, radial, save, write_nvm
+
+from samfeat_hloc.colmap.model_changes import scaled, write_model
+from samfeat_hloc.colmap.poses import write_poses
+
+
+def aachen_v1(root: Path, city: City) -> Path:
+    """Aachen v1.0: an NVM model, its intrinsics in a list and (for hloc) ids in a database."""
+    for name, photo in city.photos.items():
+        save(root / "images_upright" / name, photo)
+    model = model_of(city, lambda name: name, camera=radial)
+    models = root / "3D-models"
+    write_nvm(models / "aachen_cvpr2018_db.nvm", model)
+    (models / "database_intrinsics.txt").write_text(
+        "".join(f"{name} {intrinsics(model.camera_of(name))}\n" for name in model.images)
+    )
+    write_ids(root / "aachen.db", list(model.images))
+    write_aachen_lists(root / "queries", city)
+    return root
+
+
+def write_aachen_lists(folder: Path, city: City) -> None:
+    folder.mkdir(parents=True)
+    for condition in ("day", "night"):
+        lines = [
+            f"{shot.name} {intrinsics(shot.camera)}\n"
+            for shot in city.queries
+            if shot.condition == condition
+        ]
+        (folder / f"{condition}_time_queries_with_intrinsics.txt").write_text("".join(lines))
+    truth = {Path(shot.name).name: shot.pose for shot in city.queries}
+    write_poses(folder / "ground_truth.txt", truth)
+
+
+def write_ids(path: Path, names: list[str]) -> None:
+    """Of COLMAP's database what hloc's reader of NVM models asks it."""
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE images (name TEXT, image_id INTEGER, camera_id INTEGER)")
+        rows = [(name, number, number) for number, name in enumerate(names, start=1)]
+        database.executemany("INSERT INTO images VALUES (?, ?, ?)", rows)
+
+
+def cambridge_name(name: str) -> str:
+    """``seq1/frame00003.png`` of db/db_002.jpg."""
+    sequence = {"db": 1, "query/day": 2, "query/night": 3}[str(Path(name).parent.as_posix())]
+    return f"seq{sequence}/frame{int(Path(name).stem.split('_')[-1]) + 1:05d}.png"
+
+
+def cambridge(root: Path, city: City) -> Path:
+    """One scene of Cambridge Landmarks; its models are of photos half as large."""
+    scene = root / "ShopFacade"
+    for name, photo in city.photos.items():
+        save(scene / cambridge_name(name), photo)
+    folder = root / "CambridgeLandmarks_Colmap_Retriangulated_1024px" / "ShopFacade"
+
+    def half(camera):  # type: ignore[no-untyped-def]
+        return scaled(radial(camera), camera.width // 2, camera.height // 2)
+
+    write_model(model_of(city, cambridge_name, camera=half), folder / "model_train")
+    every = write_model(model_of(city, cambridge_name, camera=half, queries=True), root / "every")
+    (folder / "empty_all").mkdir()
+    pycolmap.Reconstruction(str(every)).write_text(str(folder / "empty_all"))
+    names = [cambridge_name(shot.name) for shot in city.queries]
+    (folder / "list_query.txt").write_text("\n".join(names) + "\n")
+    return root
+
+
+def cambridge_release(root: Path, city: City) -> Path:
+    """The same scene as its authors published it, without the models that came later."""
+    scene = root / "ShopFacade"
+    for name, photo in city.photos.items():
+        save(scene / cambridge_name(name), photo)
+
+    def nvm_name(name: str) -> str:
+        return cambridge_name(name).replace(".png", ".jpg")
+
+    write_nvm(scene / "reconstruction.nvm", model_of(city, nvm_name, camera=radial, queries=True))
+    header = "Visual Landmark Dataset V1\nImageFile, Camera Position [X Y Z W P Q R]\n\n"
+    for kind, shots in (("train", city.database), ("test", city.queries)):
+        lines = [
+            f"{cambridge_name(shot.name)} {numbers(shot.pose.centre, shot.pose.qvec)}\n"
+            for shot in shots
+        ]
+        (scene / f"dataset_{kind}.txt").write_text(header + "".join(lines))
+    return root
+
+
+def seven_scenes_name(name: str) -> str:
+    """``seq-01/frame-000002.color.png`` of db/db_002.jpg."""
+    sequence = {"db": 1, "query/day": 2, "query/night": 3}[str(Path(name).parent.as_posix())]
+    return f"seq-{sequence:02d}/frame-{int(Path(name).stem.split('_')[-1]):06d}.color.png"
+
+
+def seven_scenes(root: Path, city: City) -> Path:
+    """One scene of 7Scenes, with depth maps and a list of retrieved images."""
+    for name, photo in city.photos.items():
+        save(root / "heads" / seven_scenes_name(name), photo)
+    model = root / "7scenes_sfm_triangulated" / "heads" / "triangulated"
+    write_model(model_of(city, seven_scenes_name, camera=radial, queries=True), model)
+    queries = [seven_scenes_name(shot.name) for shot in city.queries]
+    (model / "list_test.txt").write_text("\n".join(queries) + "\n")
+    listed = root / "7scenes_densevlad_retrieval_top_10" / "heads_top10.txt"
+    listed.parent.mkdir()
+    lines = [f"{q} {seven_scenes_name(shot.name)}" for q in queries for shot in city.database]
+    listed.write_text("\n".join(lines) + "\n")
+    depth = root / "depth" / "7scenes_heads" / "train" / "depth"
+    depth.mkdir(parents=True)
+    for name, metres in city.depth.items():
+        millimetres = np.round(metres * 1000).clip(0, 65535).astype(np.uint16)
+        sequence, frame = seven_scenes_name(name).split("/")
+        path = f"{sequence.replace('-', '')}_{frame.removesuffix('.color.png')}.pose.depth.tiff"
+        assert cv2.imwrite(str(depth / path), millimetres)
+    return root
+
+
+def colmap(root: Path, city: City) -> Path:
+    """A lab's own: one model of all photos, and a list of those that are queries."""
+    for name, photo in city.photos.items():
+        save(root / "images" / name, photo)
+    write_model(model_of(city, lambda name: name, queries=True), root / "sparse" / "0")
+    (root / "queries.txt").write_text("".join(f"{shot.name}\n" for shot in city.queries))
+    return root

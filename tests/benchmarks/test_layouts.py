@@ -1,0 +1,188 @@
+"""What is wrong in a benchmark's folder is told in one line that names the file."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import layouts
+import numpy as np
+import pytest
+from small_city import City
+
+from samfeat_hloc.colmap.cameras import Camera
+from samfeat_hloc.colmap.model import read_model
+from samfeat_hloc.colmap.model_changes import changed, scaled, write_model
+from samfeat_hloc.colmap.nvm import read_nvm
+from samfeat_hloc.datasets.registry import open_dataset
+from samfeat_hloc.errors import SamfeatError
+
+
+@pytest.fixture(scope="session")
+def roots(city: City, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("layouts")
+    return {
+        make.__name__: make(folder / make.__name__, city)
+        for make in (
+            layouts.aachen_v1, layouts.cambridge, layouts.cambridge_release,
+            layouts.seven_scenes, layouts.colmap,
+        )
+    }  # fmt: skip
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        path = root / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return change
+
+
+def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        text = (root / name).read_text()
+        assert old in text
+        (root / name).write_text(text.replace(old, new, 1))
+
+    return change
+
+
+NVM = "3D-models/aachen_cvpr2018_db.nvm"
+INTRINSICS = "3D-models/database_intrinsics.txt"
+RETRIANGULATED = "CambridgeLandmarks_Colmap_Retriangulated_1024px/ShopFacade"
+TEST_LIST = "7scenes_sfm_triangulated/heads/triangulated/list_test.txt"
+DAY = "queries/day_time_queries_with_intrinsics.txt"
+
+WRONG = [
+    ("aachen_v1", "aachen-v1", remove(NVM), r"aachen_cvpr2018_db\.nvm: no such file"),
+    ("aachen_v1", "aachen-v1", edit(NVM, "NVM_V3", "NVM_V2"), "not an NVM model"),
+    ("aachen_v1", "aachen-v1", edit(NVM, "\n8\n", "\n9000\n"), "cut off: .* of 9000 images"),
+    ("aachen_v1", "aachen-v1", edit(NVM, "db/db_003.jpg\t", "db/db_003.jpg\tx"), r"nvm:7: "),
+    ("aachen_v1", "aachen-v1", edit(NVM, "db/db_003.jpg\t", "db/db_002.jpg\t"), "is in it twice"),
+    ("aachen_v1", "aachen-v1", edit(INTRINSICS, "db/db_004.jpg", "db/x.jpg"),
+     r"nvm:8: db/db_004.jpg has no line in database_intrinsics.txt"),
+    ("aachen_v1", "aachen-v1", edit(INTRINSICS, "SIMPLE_RADIAL", "FISHY"), "unknown camera model"),
+    ("aachen_v1", "aachen-v1", remove("images_upright/db/db_001.jpg"), "1 of the 8 images"),
+    ("aachen_v1", "aachen-v1", remove(DAY), "0"),
+    ("cambridge", "cambridge", remove(f"{RETRIANGULATED}/model_train/images.bin"), "lacks images"),
+    ("cambridge", "cambridge", remove(f"{RETRIANGULATED}/list_query.txt"), "no such file"),
+    ("cambridge", "cambridge",
+     edit(f"{RETRIANGULATED}/list_query.txt", "seq2/frame00001.png", "seq2/frame00009.png"),
+     "seq2/frame00009.png"),
+    ("cambridge", "cambridge", remove("ShopFacade/seq2/frame00001.png"), "1 of the 2 images"),
+    ("cambridge", "cambridge", remove("ShopFacade"), "no scene in it; unpack KingsCollege"),
+    ("cambridge_release", "cambridge", remove("ShopFacade/reconstruction.nvm"), "no such folder"),
+    ("cambridge_release", "cambridge", remove("ShopFacade/dataset_test.txt"), "no such file"),
+    ("cambridge_release", "cambridge", edit("ShopFacade/dataset_test.txt", "png ", "png 1 "),
+     r"dataset_test\.txt:4: not a position and a unit quaternion"),
+    ("cambridge_release", "cambridge", edit("ShopFacade/reconstruction.nvm", "seq2", "seq9"),
+     "so that its focal length is not known"),
+    ("seven_scenes", "7scenes", remove(TEST_LIST), "no such file"),
+    ("seven_scenes", "7scenes", edit(TEST_LIST, "seq-02", "seq-09"), "has no intrinsics, and is"),
+    ("seven_scenes", "7scenes", edit(TEST_LIST, "seq-02", "../x"), r"list_test\.txt:1: .*climbs"),
+    ("seven_scenes", "7scenes", remove("heads/seq-01"), "8 of the 8 images"),
+    ("colmap", "colmap", remove("sparse/0/cameras.bin"), "no COLMAP model"),
+    ("colmap", "colmap", remove("images"), "photos and queries belong there"),
+    ("colmap", "colmap", edit("queries.txt", "query/day", "query/x"), "has no intrinsics"),
+    ("colmap", "colmap", remove("queries.txt"), "no such file"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("made", "benchmark", "change", "told"), WRONG)
+def test_malformed_forms_are_told(
+    roots: dict[str, Path],
+    tmp_path: Path,
+    made: str,
+    benchmark: str,
+    change: Callable[[Path], None],
+    told: str,
+) -> None:
+    root = tmp_path / "dataset"
+    shutil.copytree(roots[made], root)
+    change(root)
+    queries = root / "queries.txt" if benchmark == "colmap" else None
+    if told == "0":  # nothing is wrong: one list is enough
+        assert len(open_dataset(root, benchmark).queries) == 1
+        return
+    with pytest.raises(SamfeatError, match=told) as error:
+        open_dataset(root, benchmark, queries=queries)
+    assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+
+
+def test_names_that_there_are_not(roots: dict[str, Path]) -> None:
+    root = roots["cambridge"]
+    for arguments, told in (
+        ((root, "oxford"), "--benchmark oxford: choose from aachen, "),
+        ((root, "cambridge", "OldHospital"), "--scene OldHospital: choose from those in .*Shop"),
+        ((roots["aachen_v1"], "aachen-v1", "a"), "--scene a: Aachen Day-Night v1.0 has no scenes"),
+        ((roots["colmap"], "colmap"), "give --queries LIST"),
+    ):
+        with pytest.raises(SamfeatError, match=told):
+            open_dataset(*arguments)
+    with pytest.raises(SamfeatError, match="--truth: Cambridge Landmarks has its own"):
+        open_dataset(root, "cambridge", truth=root)
+
+
+def test_a_model_is_written_as_it_was_read(city: City, tmp_path: Path) -> None:
+    model = read_model(city.model)
+    written = read_model(write_model(model, tmp_path / "same"))
+    assert written.cameras == model.cameras and list(written.images) == list(model.images)
+    for name, image in model.images.items():
+        assert np.array_equal(written.images[name].points, image.points)
+        assert np.array_equal(written.images[name].pose.qvec, image.pose.qvec)
+        assert np.array_equal(written.images[name].pose.tvec, image.pose.tvec)
+    for key in ("point_ids", "xyz", "colors", "errors", "track_lengths"):
+        assert np.array_equal(getattr(written, key), getattr(model, key))
+    import pycolmap
+
+    theirs = pycolmap.Reconstruction(str(tmp_path / "same"))
+    assert theirs.compute_num_observations() == model.num_observations
+    first = theirs.points3D[int(model.point_ids[0])]
+    seen = {(e.image_id, e.point2D_idx) for e in first.track.elements}
+    assert seen == {
+        (image.image_id, int(k))
+        for image in model.images.values()
+        for k in np.flatnonzero(image.points == 0)
+    }
+
+
+def test_a_part_of_a_model(city: City, tmp_path: Path) -> None:
+    model = read_model(city.model)
+    names = list(model.images)[:3]
+    part = changed(model, keep=lambda name: name in names, rename=lambda name: f"x/{name}")
+    assert list(part.images) == [f"x/{name}" for name in names]
+    assert 0 < len(part.point_ids) < len(model.point_ids) and part.track_lengths.min() >= 1
+    for name in names:
+        old, new = model.images[name], part.images[f"x/{name}"]
+        assert np.array_equal(part.xyz[new.points], model.xyz[old.points])
+    read = read_model(write_model(part, tmp_path / "part"))
+    assert read.num_observations == part.num_observations
+
+
+def test_scaled_intrinsics() -> None:
+    camera = Camera("OPENCV", 1000, 500, (800.0, 810.0, 500.0, 250.0, 0.1, 0.2, 0.3, 0.4))
+    half = scaled(camera, 500, 250)
+    assert half.params == (400.0, 405.0, 250.0, 125.0, 0.1, 0.2, 0.3, 0.4)
+    assert scaled(half, 1000, 500) == camera
+    with pytest.raises(SamfeatError, match="of another shape"):
+        scaled(camera, 500, 500)
+
+
+def test_distortion_of_an_nvm_turns_its_sign(city: City, tmp_path: Path) -> None:
+    from small_city import model_of, radial, write_nvm
+
+    model = model_of(city, lambda name: name, camera=radial)
+    write_nvm(tmp_path / "a.nvm", model, distortion=0.25)
+    told: list[float] = []
+
+    def camera_of(name: str, focal: float, distortion: float) -> Camera:
+        told.append(distortion)
+        return Camera("SIMPLE_PINHOLE", 320, 240, (focal, 160.0, 120.0))
+
+    read = read_nvm(tmp_path / "a.nvm", camera_of)
+    assert set(told) == {0.25}
+    assert np.allclose(read.xyz, model.xyz) and np.array_equal(read.colors, model.colors)
+    for name, image in model.images.items():
+        assert np.allclose(read.images[name].pose.centre, image.pose.centre)
+        assert set(read.images[name].points) == set(image.points[image.points >= 0])
