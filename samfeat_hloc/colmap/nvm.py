@@ -7,11 +7,11 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ..errors import SamfeatError
 from ..files.images import check_name
 from ..files.textlines import data_lines, parse_number
+from ..progress import tqdm
 from .cameras import Camera
 from .model import Model, ModelImage
 from .model_changes import assemble

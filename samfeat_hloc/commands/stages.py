@@ -69,6 +69,8 @@ def register(app: typer.Typer) -> None:
     pairs = group(app, "pairs", "List pairs of images to match.", STAGES)
     pairs.command("covisibility")(_covisibility)
     pairs.command("retrieval")(_retrieval)
+    pairs.command("poses")(_near)
+    pairs.command("exhaustive")(_exhaustive)
 
 
 def _features(
@@ -254,6 +256,45 @@ def _matches(
             overwrite=overwrite,
             cluster=cluster,
         )
+
+
+def _near(
+    reference_model: ReferenceModel,
+    output: _PairsOutput,
+    num_near: Annotated[
+        int, typer.Option("--num-near", help="Nearest images paired with each image.")
+    ] = 20,
+    max_angle: Annotated[
+        float,
+        typer.Option("--max-angle", help="Largest angle between their viewing directions, in °."),
+    ] = 30.0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Pair images whose cameras are near each other and look the same way; no points needed."""
+    from ..localization import pairs_by_rule
+
+    pairs_by_rule.from_poses(
+        reference_model, output, num_matched=num_near, most_angle=max_angle, overwrite=overwrite
+    )
+
+
+def _exhaustive(
+    lists: Annotated[
+        list[Path],
+        typer.Option("--list", help="List of images, the first word of each line; repeatable."),
+    ],
+    output: _PairsOutput,
+    db_list: Annotated[
+        list[Path] | None,
+        typer.Option("--db-list", help="Pair with these images, not with each other; repeatable."),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Pair every image with every other, or every query with every database image."""
+    from ..localization import pairs_by_rule
+
+    others = None if db_list is None else _names_in(db_list)
+    pairs_by_rule.exhaustive(_names_in(lists), output, others=others, overwrite=overwrite)
 
 
 def _chosen(

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from ..colmap.database import put_in_place, work_folder
 from ..colmap.model import open_in_pycolmap
 from ..colmap.poses import Pose
 from ..errors import SamfeatError
 from ..files import provenance
+from ..progress import tqdm
 from .mapping import finished
 
 logger = logging.getLogger(__name__)
