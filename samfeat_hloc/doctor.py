@@ -18,13 +18,12 @@ from typing import Literal
 
 from .errors import SamfeatError
 from .hloc_plugin import HLOC_ADDRESS, hloc_installed, register
-from .version import __version__
+from .version import LEAST_PYCOLMAP, __version__
 
 Severity = Literal["ok", "note", "wrong"]
 # In a process of its own: where pycolmap's zlib and the system's mix, this one dies.
 _COMPRESS = "import pycolmap, zlib; zlib.compress(bytes(1000000))"
 LEAST_PYTHON = (3, 10)
-LEAST_PYCOLMAP = (3, 13)
 
 
 @dataclass(frozen=True)
@@ -176,7 +175,7 @@ def _native_mapping() -> list[Finding]:
                 scene.reference_model, scene.image_dir, scene.pairs, scene.features, scene.matches
             )
             output = mapping.main(inputs, Path(folder) / "map")
-        import pycolmap
+        from .colmap.library import pycolmap
 
         count = len(pycolmap.Reconstruction(output).points3D)
     return [_mapped("native mapping", count)]
@@ -223,8 +222,7 @@ def _registration() -> Finding:
 
 
 def _hloc_mapping(version: str) -> list[Finding]:
-    import pycolmap
-
+    from .colmap.library import pycolmap
     from .hloc_plugin import compat, trial
 
     both = f"hloc {version} with pycolmap {pycolmap.__version__}"

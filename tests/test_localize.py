@@ -196,6 +196,25 @@ def test_too_few_correspondences_are_no_pose() -> None:
     assert estimate_pose(np.ones((3, 2)), np.ones((3, 3)), CAMERA.to_pycolmap()) is None
 
 
+@pytest.mark.parametrize("what", ["fewer", "reordered", "of the query"])
+def test_features_that_the_map_was_not_made_from_are_refused(
+    files: Files, tmp_path: Path, what: str
+) -> None:
+    """Once "all localized", metres off: map, matches and features are joined by number."""
+    changed = tmp_path / "features.h5"
+    changed.write_bytes(files.features.read_bytes())
+    with h5py.File(changed, "a") as file:
+        for name in [QUERIES[0]] if what == "of the query" else DB:
+            keypoints = file[name]["keypoints"][()]
+            del file[name]["keypoints"]
+            file[name]["keypoints"] = keypoints[::-1] if what == "reordered" else keypoints[:50]
+    with pytest.raises(SamfeatError) as caught:
+        run(files, tmp_path / "poses.txt", features=changed)
+    where = files.matches("query") if what == "of the query" else changed
+    assert caught.value.subject == str(where)
+    assert not (tmp_path / "poses.txt").exists()
+
+
 BROKEN = {
     "no retrieval": r"pairs.txt: no retrieved image for query query/night/b.jpg",
     "not in the map": r"pairs.txt: db/99.jpg, retrieved for query/day/a.jpg, is not in the map",
@@ -203,7 +222,7 @@ BROKEN = {
     "pair not matched": r"matches.h5: no matches of the pair query/day/a.jpg db/3.jpg",
     "rotated": r"query/day/a.jpg: the image is 480x640 .* stored rotated",
     "another size": r"query/day/a.jpg: the image is 640x480 but .* 1280x960; give the intrinsics",
-    "other features": r"matches keypoint \d+ of db/0.jpg, which has 90 in the map",
+    "other features": r"db/0.jpg has \d+ keypoints here and 90 in the map",
     "no map": r"no map in this folder",
     "damaged map": r"points3D.bin: damaged",
 }

@@ -12,13 +12,14 @@ import numpy as np
 import pycolmap
 import pytest
 from mapped_scene import DB, Files
-from synthetic_scene import HEIGHT, WIDTH, project
+from synthetic_scene import FOCAL, HEIGHT, WIDTH, project
 
 from samfeat_hloc.colmap import verification
 from samfeat_hloc.colmap.epipolar import epipolar_errors
 from samfeat_hloc.colmap.model import read_model
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.files import h5store
+from samfeat_hloc.files.pair_lists import read_pairs
 from samfeat_hloc.localization import mapping, matches
 from samfeat_hloc.localization.inputs import MappingInputs
 
@@ -191,7 +192,7 @@ BROKEN = {
     "features missing": r"features.h5: no features of db/2.jpg of the reference model",
     "photo missing": r"no image db/4.jpg of the reference model",
     "pair not matched": r"matches.h5: no matches of the pair",
-    "other features": r"matches keypoints that .* does not have",
+    "other features": r"matches with keypoint \d+ of an image that has 3",
     "rotated": r"db/5.jpg is 480x640 but .* 640x480; the photo is stored rotated",
     "another size": r"db/5.jpg is 320x240 but .* 640x480",
     "no matches": "0 points: there are no matches at all",
@@ -339,3 +340,77 @@ def test_a_map_that_was_stopped_verifies_only_what_is_left(
     assert [path.name for path in tmp_path.iterdir()] == ["map"]
     for name in ("images.bin", "points3D.bin", "cameras.bin"):
         assert (output / name).read_bytes() == (mapped / name).read_bytes()
+
+
+@pytest.mark.parametrize("what", ["rational", "crop to the left", "crop to the right"])
+def test_given_cameras_are_taken_however_odd(files: Files, tmp_path: Path, what: str) -> None:
+    """COLMAP drops images of cameras that it finds implausible; these are calibrated."""
+    reference = pycolmap.Reconstruction(str(files.reference))
+    (camera,) = reference.cameras.values()
+    center = [WIDTH / 2, HEIGHT / 2]
+    shift = {"crop to the left": 600.0, "crop to the right": -600.0}.get(what, 0.0)
+    if what == "rational":  # numerator and denominator cancel
+        camera.model = pycolmap.CameraModelId.FULL_OPENCV
+        camera.params = [FOCAL, FOCAL, *center, 5.0, 2.0, 0, 0, 0.1, 5.0, 2.0, 0.1]
+    else:
+        camera.params = [FOCAL, FOCAL, center[0] + shift, center[1]]
+    given = list(camera.params)
+    (tmp_path / "reference").mkdir()
+    reference.write_binary(str(tmp_path / "reference"))
+    features = tmp_path / "features.h5"
+    features.write_bytes(files.features.read_bytes())
+    with h5py.File(features, "a") as file:
+        for name in DB:
+            keypoints = file[name]["keypoints"]
+            keypoints[...] = keypoints[()] + np.array([shift, 0], np.float32)
+    output = build_map(
+        files, tmp_path / "map", reference_model=tmp_path / "reference", features=features
+    )
+    found = pycolmap.Reconstruction(str(output))
+    assert len(found.points3D) > 0.9 * len(files.scene.points)
+    assert list(next(iter(found.cameras.values())).params) == given
+    with h5py.File(features) as file:
+        for image in found.images.values():
+            xy = np.array([keypoint.xy for keypoint in image.points2D])
+            np.testing.assert_allclose(xy, file[image.name]["keypoints"][()] + 0.5, atol=1e-3)
+    assert found.compute_mean_reprojection_error() < 1
+
+
+def test_images_without_points_are_named_with_the_reason(
+    files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs = tmp_path / "pairs.txt"
+    kept = [pair for pair in read_pairs(files.pairs("db")) if DB[7] not in pair]
+    pairs.write_text("".join(f"{a} {b}\n" for a, b in kept))
+    pair_file = tmp_path / "matches.h5"
+    pair_file.write_bytes(files.matches("db").read_bytes())
+    with h5py.File(pair_file, "a") as file:
+        for first, group in file.items():
+            for second, pair in group.items():
+                if "db-0.jpg" in (first, second):
+                    pair["matches0"][...] = -1
+    with caplog.at_level("WARNING"):
+        build_map(files, tmp_path / "map", pairs=pairs, matches=pair_file)
+    assert f"2 of {len(DB)} images have no points" in caplog.text
+    assert (
+        f"{DB[0]} (in no pair 15 matches" in caplog.text and f"{DB[7]} (in no pair)" in caplog.text
+    )
+
+
+def test_an_image_id_that_colmap_cannot_store_is_named(files: Files, tmp_path: Path) -> None:
+    reference = tmp_path / "reference"
+    shutil.copytree(files.reference, reference)
+    pycolmap.Reconstruction(str(reference)).write_text(str(reference))
+    for binary in reference.glob("*.bin"):
+        binary.unlink()
+    for part in ("rigs.txt", "frames.txt"):
+        (reference / part).unlink(missing_ok=True)
+    images = reference / "images.txt"
+    lines = images.read_text().splitlines()
+    at = next(i for i, line in enumerate(lines) if line.endswith(DB[3]))
+    number = lines[at].split()[0]
+    lines[at] = lines[at].replace(number, str(2**31), 1)
+    images.write_text("\n".join(lines) + "\n")
+    with pytest.raises(SamfeatError) as caught:
+        build_map(files, tmp_path / "map", reference_model=reference)
+    assert DB[3] in caught.value.problem and str(2**31) in caught.value.problem

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pycolmap
 
 from ..errors import SamfeatError, cause_of, writing
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.locks import FileLock, sole_run
 from ..progress import tqdm
 from .bounded import bounded
+from .library import pycolmap
 
 logger = logging.getLogger(__name__)
 
@@ -117,20 +117,14 @@ def write_matches(
     """Write the matches of every pair, as they are; returns the pairs that have any.
 
     Raises:
-        SamfeatError: a pair that is not in the match file, or matches of keypoints that the
-            images do not have.
+        SamfeatError: a pair that is not in the match file, or matches of other keypoints than
+            the images have.
     """
     matched = []
     for name0, name1 in tqdm(pairs, desc="matches", unit="pair", delay=2):
-        found = matches.matches(name0, name1)
+        found = matches.matches(name0, name1, (counts[name0], counts[name1]))
         if not len(found):
             continue
-        if found[:, 0].max() >= counts[name0] or found[:, 1].max() >= counts[name1]:
-            raise SamfeatError(
-                matches.path,
-                (f"the pair {name0} {name1} matches keypoints that the feature file does not have"),
-                "match these features again",
-            )
         database.write_matches(images[name0][0], images[name1][0], found.astype(np.uint32))
         matched.append((name0, name1))
     return matched

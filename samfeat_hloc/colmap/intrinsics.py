@@ -5,11 +5,10 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import pycolmap
-
 from ..errors import SamfeatError
 from ..files.images import image_size
 from .cameras import Camera, parse_camera
+from .library import pycolmap
 from .readable import readable
 
 

@@ -70,7 +70,7 @@ class Pose:
 
     def to_rigid3d(self) -> Any:
         """As a ``pycolmap.Rigid3d``."""
-        import pycolmap
+        from .library import pycolmap
 
         return pycolmap.Rigid3d(pycolmap.Rotation3d(self.qvec[[1, 2, 3, 0]]), self.tvec)
 

@@ -20,8 +20,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pycolmap
-
 from ..errors import SamfeatError
 from ..files import provenance
 from ..files.feature_readers import FeatureReader, MatchReader
@@ -38,6 +36,7 @@ from .database import (
     write_features,
     write_matches,
 )
+from .library import pycolmap
 from .model import is_model, read_model
 from .readable import readable
 

@@ -8,7 +8,10 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from ..colmap.library_version import check_version
 from .former_names import COMMANDS, present_options
+
+_FOR_ANY_PYCOLMAP = ("doctor", "version")
 
 
 def _without_types_of_flags(parameters: list[Any]) -> list[Any]:
@@ -19,7 +22,12 @@ def _without_types_of_flags(parameters: list[Any]) -> list[Any]:
 
 
 class Command(TyperCommand):
-    """A command whose flags are shown without a type."""
+    """A command whose flags are shown without a type, and which asks for the right pycolmap."""
+
+    def invoke(self, ctx: Any) -> Any:
+        if ctx.info_name not in _FOR_ANY_PYCOLMAP:
+            check_version()
+        return super().invoke(ctx)
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _without_types_of_flags(super().get_params(ctx))

@@ -252,7 +252,7 @@ def _parsed(tokens: Sequence[str]) -> ListedPair:
 def _pycolmap(
     points0: np.ndarray, points1: np.ndarray, k0: np.ndarray, k1: np.ndarray, threshold: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    import pycolmap
+    from ..colmap.library import pycolmap
 
     options = pycolmap.RANSACOptions()
     options.max_error = threshold

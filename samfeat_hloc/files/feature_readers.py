@@ -81,6 +81,12 @@ class FeatureReader(_File):
     def missing(self, names: list[str]) -> list[str]:
         return [name for name in names if not self.has(name)]
 
+    def count(self, name: str) -> int:
+        """The number of keypoints of an image; they are not read."""
+        found = self._stored_keypoints(name)
+        shape = found.shape if isinstance(found, h5py.Dataset) else None
+        return int(shape[0]) if shape else 0
+
     def keypoints(self, name: str) -> np.ndarray:
         """(N, 2) float64 xy with the centre of the top-left pixel at (0.5, 0.5), as in COLMAP."""
         keypoints = read_dataset(self._stored_keypoints(name), self.path)
@@ -139,8 +145,17 @@ class MatchReader(_File):
     def __init__(self, path: Path) -> None:
         super().__init__(path, "match", "match the pairs first")
 
-    def matches(self, name0: str, name1: str) -> np.ndarray:
-        """(K, 2) int64: index of the keypoint in image 0, in image 1."""
+    def matches(
+        self, name0: str, name1: str, counts: tuple[int | None, int | None] = (None, None)
+    ) -> np.ndarray:
+        """(K, 2) int64: index of the keypoint in image 0, in image 1.
+
+        Arguments:
+            counts: of the keypoints of image 0 and of image 1, where they are known.
+
+        Raises:
+            SamfeatError: no such pair, or what is stored is not of that many keypoints.
+        """
         direct, reverse = pair_name(name0, name1), pair_name(name1, name0)
         for key, flipped in ((direct, False), (reverse, True)):
             if (found := self._find(f"{key}/matches0")) is not None:
@@ -155,12 +170,30 @@ class MatchReader(_File):
                         "match them again",
                     )
                 matches0 = matches0.astype(np.int64)
+                pair_counts = counts[::-1] if flipped else counts
+                self._check_counts(name0, name1, matches0, *pair_counts)
                 index = np.flatnonzero(matches0 >= 0)
                 pair = (index, matches0[index])
                 return np.stack(pair[::-1] if flipped else pair, axis=1)
         raise SamfeatError(
             self.path, f"no matches of the pair {name0} {name1}", "match this list of pairs first"
         )
+
+    def _check_counts(
+        self, name0: str, name1: str, matches0: np.ndarray, first: int | None, second: int | None
+    ) -> None:
+        """Refuse matches of other keypoints than the images have."""
+        wrong = ""
+        if first is not None and len(matches0) != first:
+            wrong = f"{len(matches0)} keypoints were matched of an image that has {first}"
+        elif second is not None and len(matches0) and matches0.max() >= second:
+            wrong = (
+                f"there are matches with keypoint {matches0.max()} of an image that has {second}"
+            )
+        if wrong:
+            raise SamfeatError(
+                self.path, f"the pair {name0} {name1}: {wrong}", "match these features again"
+            )
 
 
 def pair_name(name0: str, name1: str) -> str:

@@ -220,7 +220,7 @@ def _images_hash(image_dir: Path, names: Sequence[str]) -> dict[str, str]:
 
 def _seeded() -> dict[str, Any]:
     """Options of triangulation with a seed, where this pycolmap takes one."""
-    import pycolmap
+    from ..colmap.library import pycolmap
 
     options = pycolmap.IncrementalPipelineOptions()
     seeded: dict[str, Any] = {}

@@ -46,24 +46,15 @@ def image_matches(map_model: Model, name: str, db_name: str, matches: MatchReade
     """Follow a query's matches with one image to points of the map.
 
     Raises:
-        SamfeatError: the pair has no matches in the file, or they go to keypoints that the map
-            does not have.
+        SamfeatError: the pair has no matches in the file, or they are of other keypoints than
+            the map has.
     """
     to_point = map_model.images[db_name].points
     seen = to_point[to_point >= 0]
     if not len(seen):  # pycolmap 3.13 even drops such an image's keypoints
         none = np.zeros(0, dtype=np.int64)
         return ImageMatches(db_name, seen, none, none)
-    pair = matches.matches(name, db_name)
-    if len(pair) and pair[:, 1].max() >= len(to_point):
-        raise SamfeatError(
-            matches.path,
-            (
-                f"the pair {name} {db_name} matches keypoint {pair[:, 1].max()} of "
-                f"{db_name}, which has {len(to_point)} in the map"
-            ),
-            "map and match the same features",
-        )
+    pair = matches.matches(name, db_name, (None, len(to_point)))
     rows = to_point[pair[:, 1]].astype(np.int64)
     return ImageMatches(db_name, seen, pair[rows >= 0, 0], rows[rows >= 0])
 

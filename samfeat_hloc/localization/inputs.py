@@ -14,6 +14,7 @@ from ..errors import SamfeatError
 from ..files import provenance
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.pair_lists import read_pairs
+from .same_features import check_same_features
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class LocalizationInputs:
 
         Raises:
             SamfeatError: a file is missing or damaged, a query has no retrieved image or no
-                features, or a retrieved image is not in the map.
+                features, a retrieved image is not in the map, or map, features and matches are
+                not of the same keypoints.
         """
         retrieved = retrieved_images(self.pairs, self.queries)
         map_model = read_model(self.map_dir)
@@ -95,6 +97,11 @@ class LocalizationInputs:
                     f"no features of query {_first(missing)}",
                     "extract the features of all queries",
                 )
+            db_names = sorted({name for names in retrieved.values() for name in names})
+            check_same_features(map_model, self.map_dir, features, db_names)
+            for query in self.queries:  # one pair tells; the others are matched alike
+                first = retrieved[query.name][0]
+                matches.matches(query.name, first, (features.count(query.name), None))
             yield OpenLocalization(map_model, retrieved, features, matches)
 
 

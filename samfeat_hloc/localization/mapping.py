@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import pycolmap
 
 from ..colmap.bounded import bounded
 from ..colmap.database import database_errors, put_in_place, quiet_colmap, work_folder, write_model
+from ..colmap.given_cameras import put_back, shifted, shifts, take_as_given
+from ..colmap.library import pycolmap
 from ..colmap.model import is_model, open_in_pycolmap, read_model
 from ..colmap.readable import readable
 from ..colmap.verification import Verifier, verified
@@ -31,6 +32,8 @@ from .inputs import MappingInputs
 
 logger = logging.getLogger(__name__)
 
+_NAMED = 5  # images in a warning
+_MOST_IMAGE_ID = 2**31 - 2  # of COLMAP's databases
 _MIN_PAIR_MATCHES = 15  # COLMAP drops pairs with fewer verified matches
 
 
@@ -56,6 +59,7 @@ class Verification:
     matches: int
     inliers: int
     usable_pairs: int  # pairs with enough inliers for COLMAP
+    usable_images: frozenset[str]  # images of such a pair
 
 
 def main(
@@ -115,6 +119,7 @@ def main(
         model.mkdir()
         triangulate(reference, database, image_dir, model, config)
         _check_map(model, verification, pairs, matches)
+        _tell_pointless(model, listed, verification)
         provenance.write_sidecar(model, made_by)
         put_in_place(model, output)
         kept.discard()
@@ -141,6 +146,14 @@ def _read_reference(path: Path) -> pycolmap.Reconstruction:
     reference = open_in_pycolmap(path)
     if not any(image.has_pose for image in reference.images.values()):
         raise SamfeatError(path, "the model has no images with poses", "give a registered model")
+    largest = max(reference.images)
+    if largest > _MOST_IMAGE_ID:
+        raise SamfeatError(
+            path,
+            f"image {reference.images[largest].name} has the id {largest}, and COLMAP's databases "
+            f"take ids up to {_MOST_IMAGE_ID}",
+            "number the images of the model anew",
+        )
     return reference
 
 
@@ -200,6 +213,8 @@ def fill_database(
     images = {image.name: image for image in reference.images.values() if image.has_pose}
     cameras = reference.cameras
     verifier = Verifier(reference, features, matches)
+    moved = shifts(reference)
+    usable_images: set[str] = set()
     empty = []
     total = inlier_total = usable = 0
     with pycolmap.Database.open(str(path)) as database, pycolmap.DatabaseTransaction(database):
@@ -211,6 +226,7 @@ def fill_database(
             verifier.add_image(name, len(keypoints), config.max_error * features.uncertainty(name))
             if not len(keypoints):
                 empty.append(name)
+            keypoints += moved.get(image.camera_id, 0)
             database.write_keypoints(image.image_id, keypoints.astype(np.float32))
         if empty:
             logger.warning("%s: no keypoints in %s", features.path, _some(empty))
@@ -223,7 +239,9 @@ def fill_database(
             inlier_total += len(inliers)
             if not len(inliers):
                 continue
-            usable += len(inliers) >= _MIN_PAIR_MATCHES
+            if len(inliers) >= _MIN_PAIR_MATCHES:
+                usable += 1
+                usable_images.update((name0, name1))
             geometry = pycolmap.TwoViewGeometry()
             # pycolmap 4 triangulates nothing from pairs whose configuration is UNDEFINED
             geometry.config = pycolmap.TwoViewGeometryConfiguration.CALIBRATED
@@ -238,7 +256,7 @@ def fill_database(
         len(pairs),
         100 * inlier_total / max(total, 1),
     )
-    return Verification(len(pairs), total, inlier_total, usable)
+    return Verification(len(pairs), total, inlier_total, usable, frozenset(usable_images))
 
 
 def _check_size(features: FeatureReader, name: str, camera_size: tuple[int, int]) -> None:
@@ -277,8 +295,10 @@ def triangulate(
     Raises:
         SamfeatError: COLMAP fails.
     """
+    moved = shifts(reference)
     options = pycolmap.IncrementalPipelineOptions()
-    options.extract_colors = config.extract_colors
+    options.extract_colors = config.extract_colors and not moved
+    take_as_given(options, options.mapper, options.triangulation)
     for part in (options, options.mapper, options.triangulation):
         if hasattr(part, "random_seed"):  # pycolmap 3.13 has none
             part.random_seed = config.seed
@@ -287,13 +307,16 @@ def triangulate(
     logger.info("map: triangulating %d images; COLMAP reports no progress", images)
     try:
         with readable(image_dir, names, output.parent) as photos, quiet_colmap():
-            bounded(
-                "COLMAP's triangulation",
-                lambda alive: pycolmap.triangulate_points(
-                    reference, str(database), str(photos), str(output), options=options
-                ),
-                images=images,
-            )
+            with shifted(reference, moved):
+                bounded(
+                    "COLMAP's triangulation",
+                    lambda alive: pycolmap.triangulate_points(
+                        reference, str(database), str(photos), str(output), options=options
+                    ),
+                    images=images,
+                )
+            if moved:
+                put_back(output, moved, reference, photos if config.extract_colors else None)
     except (ValueError, RuntimeError, IndexError) as error:
         if (cause := cause_of(error)) is not None:
             raise SamfeatError(output.parent, cause) from error
@@ -318,6 +341,31 @@ def _check_verified(verification: Verification, pairs: Path, matches: Path) -> N
             "of the same images"
         )
     raise SamfeatError(matches, f"the map of {pairs.name} would have 0 points: {reason}")
+
+
+def _tell_pointless(
+    model: Path, pairs: Sequence[tuple[str, str]], verification: Verification
+) -> None:
+    """Name the images without a point, which no query can be localized by, and why."""
+    images = read_model(model).images
+    paired = {name for pair in pairs for name in pair}
+    told = []
+    for name in sorted(images):
+        if (images[name].points >= 0).any():
+            continue
+        if name not in paired:
+            why = "in no pair"
+        elif name not in verification.usable_images:
+            why = f"in no pair {_MIN_PAIR_MATCHES} matches that agree with the poses"
+        else:
+            why = "its matches give no point: too little parallax"
+        told.append(f"{name} ({why})")
+    if told:
+        more = f" and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
+        logger.warning(
+            "map: %d of %d images have no points: %s%s",
+            len(told), len(images), ", ".join(told[:_NAMED]), more,
+        )  # fmt: skip
 
 
 def _check_map(model: Path, verification: Verification, pairs: Path, matches: Path) -> None:

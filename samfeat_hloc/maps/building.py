@@ -19,6 +19,7 @@ from ..feature.options import ExtractOptions
 from ..files import provenance
 from ..files.feature_readers import FeatureReader
 from ..localization.correspondences import merged
+from ..localization.same_features import check_same_features
 from ..progress import tqdm
 from . import new_points, saved_map
 from .localizer import Localizer, with_points
@@ -77,15 +78,10 @@ def build(
                 f"no features or no global descriptor of {missing[0]}, an image of the map",
                 "run the whole pipeline again",
             )
+        check_same_features(model, outputs / "map", feature_file, list(model.images))
         for name, image in tqdm(model.images.items(), desc="map", unit="image", delay=2):
             keypoints = feature_file.keypoints(name)
             points = image.points
-            if len(points) not in (len(keypoints), 0):
-                raise SamfeatError(
-                    features,
-                    f"{name} has {len(keypoints)} keypoints but {len(points)} in the map",
-                    "map these features again",
-                )
             if len(points) == 0:  # pycolmap 3.13 drops an image's keypoints without points
                 points = np.full(len(keypoints), -1, dtype=np.int32)
             kept = points >= 0 if compact else np.ones(len(points), dtype=bool)

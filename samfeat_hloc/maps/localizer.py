@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycolmap
 import torch
 
 from ..colmap.absolute_pose import estimate_pose
 from ..colmap.cameras import Camera
 from ..colmap.intrinsics import camera_from_exif
+from ..colmap.library import pycolmap
 from ..colmap.poses import Pose
 from ..errors import SamfeatError
 from ..feature.extraction import extract_batch

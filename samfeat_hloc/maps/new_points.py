@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pycolmap
 
 from ..colmap.cameras import Camera
 from ..colmap.epipolar import epipolar_errors
+from ..colmap.library import pycolmap
 from ..colmap.poses import Pose
 
 MAX_ERROR = 4.0  # times the keypoints' noise, as in mapping

@@ -249,7 +249,7 @@ def _scene_points(views: Sequence[Rendering]) -> list[_Point]:
 
 def _write_reference_model(folder: Path, shots: Sequence[Shot], views: Sequence[Rendering]) -> None:
     """Through COLMAP's text format, which every version of pycolmap reads alike."""
-    import pycolmap
+    from ..colmap.library import pycolmap
 
     points = _scene_points(views)
     if not points:
