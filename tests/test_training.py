@@ -283,7 +283,7 @@ def test_the_papers_recipe_with_a_teacher(photo_folder: Path, cache: Path, tmp_p
     run = tmp_path / "run"
     arguments = [
         *SMALL, f"data.images={photo_folder}", f"data.teacher={cache}", f"output={run}",
-        "train.steps=24", "train.keep=1", "pairs.not_search=8", "train.clip=5",
+        "train.steps=24", "train.keep=1", "pairs.too_close=8", "train.clip=5",
     ]  # fmt: skip
     path = train(read_recipe(CONFIGS / "samfeat.yaml", arguments))
     first, last = mean_losses(run)

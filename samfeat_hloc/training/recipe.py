@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -14,10 +15,13 @@ from ..geometry.homographies import HomographyOptions
 from .pairs import PairOptions
 from .posed_views import PosedOptions
 
+logger = logging.getLogger(__name__)
+
 SCHEDULES = ("linear", "cosine")
 EDGE_LOSSES = ("mse", "bce")
 PRECISIONS = ("auto", "full")
 SHIPPED = "shipped"  # start_from: the checkpoint that comes with the package
+FORMER_KEYS = {"pairs.not_search": "pairs.too_close"}  # and what they are called now
 
 _LEAST = {
     1: (
@@ -27,7 +31,7 @@ _LEAST = {
     ),
     0: (
         "train.learning_rate", "train.warmup", "train.weight_decay", "train.clip", "train.keep",
-        "train.seed", "pairs.not_search", "homographies.rotation", "homographies.perspective",
+        "train.seed", "pairs.too_close", "homographies.rotation", "homographies.perspective",
         "homographies.shift", "posed.rotation", "data.mix.homographies", "data.mix.model",
         "data.mix.megadepth", "data.mix.mtldesc", "data.mix.synthetic",
     ),
@@ -174,10 +178,11 @@ def read_recipe(path: Path, overrides: list[str]) -> Recipe:
     if not path.is_file():
         raise SamfeatError(path, "no such recipe", "take one from configs/")
     try:
-        config = OmegaConf.merge(
-            OmegaConf.structured(Recipe), OmegaConf.load(path), OmegaConf.from_dotlist(overrides)
-        )
-        recipe = OmegaConf.to_object(config)
+        given = [OmegaConf.load(path), OmegaConf.from_dotlist(overrides)]
+        for config in given:
+            _rename_keys(config)
+        merged = OmegaConf.merge(OmegaConf.structured(Recipe), *given)
+        recipe = OmegaConf.to_object(merged)
     except (
         OmegaConfBaseException, ValueError, TypeError, OSError, RecursionError, YAMLError
     ) as error:  # fmt: skip
@@ -188,6 +193,16 @@ def read_recipe(path: Path, overrides: list[str]) -> Recipe:
     assert isinstance(recipe, Recipe)
     _check(recipe, path)
     return recipe
+
+
+def _rename_keys(config: object) -> None:
+    """Give keys of recipes of earlier versions the names that they have now."""
+    for former, key in FORMER_KEYS.items():
+        section, _, name = former.rpartition(".")
+        part = OmegaConf.select(config, section) if isinstance(config, DictConfig) else None
+        if isinstance(part, DictConfig) and name in part:
+            logger.warning("%s is called %s now", former, key)
+            part[key.rpartition(".")[2]] = part.pop(name)
 
 
 def _check(recipe: Recipe, path: Path) -> None:

@@ -61,12 +61,12 @@ def batch_losses(maps: Maps, batch: PairBatch, options: LossOptions) -> dict[str
         parts["position"] = losses.position_loss(logits, corners, present)
     if options.triplet:
         parts["triplet"] = losses.triplet_loss(
-            descriptors0, descriptors1, attention0, attention1, batch.valid, batch.not_search,
+            descriptors0, descriptors1, attention0, attention1, batch.valid, batch.too_close,
             temperature=options.triplet_temperature,
         )  # fmt: skip
     if options.matching:
         parts["matching"] = losses.matching_loss(
-            descriptors0, descriptors1, batch.valid, batch.not_search
+            descriptors0, descriptors1, batch.valid, batch.too_close
         )
     if batch.teacher0 is not None and batch.teacher1 is not None:
         teacher = torch.cat([batch.teacher0, batch.teacher1])
@@ -76,7 +76,7 @@ def batch_losses(maps: Maps, batch: PairBatch, options: LossOptions) -> dict[str
             parts["psrd"] = losses.psrd_loss(maps.distillation, teacher, known)
     for name, contrast in (("wsc", losses.wsc_loss), ("wsc_margin", losses.wsc_margin_loss)):
         if getattr(options, name):
-            near = torch.cat([batch.not_search, batch.not_search])
+            near = torch.cat([batch.too_close, batch.too_close])
             groups = torch.cat([batch.groups0, batch.groups1])
             parts[name] = contrast(
                 descriptors, attention, groups, near,
