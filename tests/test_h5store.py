@@ -240,24 +240,6 @@ def test_segments_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert len(list((tmp_path / "f.h5.parts").glob("*.h5"))) >= 4
 
 
-def test_provenance_beside_files(tmp_path: Path) -> None:
-    output = tmp_path / "pairs.txt"
-    assert not provenance.is_made(output, MADE_BY)
-    provenance.write_text(output, "a b\n", MADE_BY)
-    assert provenance.is_made(output, MADE_BY)
-    assert not provenance.is_made(output, OTHER, overwrite=True)
-    with pytest.raises(SamfeatError, match="made differently"):
-        provenance.is_made(output, OTHER)
-    provenance.sidecar(output).write_text("[1]")
-    with pytest.raises(SamfeatError, match="not JSON"):
-        provenance.is_made(output, MADE_BY)
-    provenance.sidecar(output).unlink()
-    with pytest.raises(SamfeatError, match="does not say what made it"):
-        provenance.is_made(output, MADE_BY)
-    provenance.write_sidecar(tmp_path, MADE_BY)
-    assert provenance.read_sidecar(tmp_path) == MADE_BY
-
-
 def test_file_hash_tells_files_apart(tmp_path: Path) -> None:
     hashes = set()
     for i, record in enumerate((MADE_BY, OTHER)):

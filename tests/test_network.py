@@ -14,6 +14,7 @@ from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.feature import checkpoints, levels
 from samfeat_hloc.feature.detection import sample
 from samfeat_hloc.feature.network import SAMFeat
+from samfeat_hloc.files.provenance import file_sha256
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_release_names_its_digest_and_what_it_does_not_use(
     reference: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoints.read_release(reference / "state_dict.pt")
-    digest = checkpoints.file_sha256(reference / "state_dict.pt")
+    digest = file_sha256(reference / "state_dict.pt")
     assert digest in caplog.text
     assert "conv_det.weight" in caplog.text
     with pytest.raises(SamfeatError, match="SHA-256"):
@@ -102,7 +103,7 @@ def test_checkpoint_keeps_weights_and_metadata(tmp_path: Path) -> None:
     assert loaded.metadata["teacher"] == "none"
     assert loaded.metadata["steps"] == 3
     assert "date" in loaded.metadata
-    assert loaded.weights_sha256 == checkpoints.file_sha256(path)
+    assert loaded.weights_sha256 == file_sha256(path)
     assert list(tmp_path.iterdir()) == [path]
 
 

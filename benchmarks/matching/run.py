@@ -40,7 +40,7 @@ from samfeat_hloc.evaluation.homography import RANSAC_THRESHOLD
 from samfeat_hloc.evaluation.photo_pairs import make_pairs
 from samfeat_hloc.evaluation.predictions import FeatureFile
 from samfeat_hloc.evaluation.record import measurement
-from samfeat_hloc.files.textlines import write_atomically
+from samfeat_hloc.files.atomic import write_atomically
 
 POSED_KEYPOINTS = 4096  # as maps are made
 PAPER = "published for the 108 sequences: SAMFeat MMA@3 82.1 (its paper)"

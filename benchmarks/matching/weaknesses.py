@@ -36,7 +36,7 @@ from samfeat_hloc.feature.network import SAMFeat
 from samfeat_hloc.feature.options import ExtractOptions
 from samfeat_hloc.feature.presets import MULTISCALE
 from samfeat_hloc.feature.rootsift import extract_rootsift
-from samfeat_hloc.files.textlines import write_atomically
+from samfeat_hloc.files.atomic import write_atomically
 from samfeat_hloc.pictures.pairs import RIGHT_WITHIN, matches_figure
 from samfeat_hloc.progress import tqdm
 from samfeat_hloc.scenes.city import City, build_city

@@ -37,10 +37,10 @@ from samfeat_hloc.feature.extraction import extract_batch
 from samfeat_hloc.feature.network import SAMFeat
 from samfeat_hloc.feature.options import ExtractOptions
 from samfeat_hloc.feature.presets import PRESETS
+from samfeat_hloc.files.atomic import write_atomically
 from samfeat_hloc.files.feature_readers import FeatureReader, MatchReader
 from samfeat_hloc.files.images import read_image
 from samfeat_hloc.files.pair_lists import read_pairs, unique_pairs
-from samfeat_hloc.files.textlines import write_atomically
 from samfeat_hloc.hloc_plugin import hloc_installed
 from samfeat_hloc.localization import localize, mapping, matches
 from samfeat_hloc.localization.inputs import LocalizationInputs

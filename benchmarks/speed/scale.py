@@ -35,10 +35,10 @@ from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation import speed
 from samfeat_hloc.evaluation.record import measurement
 from samfeat_hloc.files import provenance
+from samfeat_hloc.files.atomic import write_atomically
 from samfeat_hloc.files.feature_readers import FeatureReader, MatchReader
 from samfeat_hloc.files.h5store import Group, SegmentWriter
 from samfeat_hloc.files.pair_lists import read_pairs
-from samfeat_hloc.files.textlines import write_atomically
 from samfeat_hloc.localization import global_descriptors, localize, mapping, matches, pairs, places
 from samfeat_hloc.localization.inputs import LocalizationInputs
 from samfeat_hloc.progress import tqdm

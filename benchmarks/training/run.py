@@ -25,7 +25,7 @@ import typer
 from samfeat_hloc.cli import run as run_application
 from samfeat_hloc.evaluation.record import measurement
 from samfeat_hloc.feature.network import SAMFeat
-from samfeat_hloc.files.textlines import write_atomically
+from samfeat_hloc.files.atomic import write_atomically
 from samfeat_hloc.teachers.cache import TeacherCache
 from samfeat_hloc.training.homography_pairs import HomographySource
 from samfeat_hloc.training.photos import Photos, PhotoSet, pack

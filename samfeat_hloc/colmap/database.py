@@ -7,8 +7,6 @@ queries. (Mapping verifies against the poses it has, see `mapping`.)
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import SamfeatError, cause_of, writing
+from ..errors import SamfeatError, cause_of
 from ..files.feature_readers import FeatureReader, MatchReader
-from ..files.locks import FileLock, sole_run
 from ..progress import tqdm
 from .bounded import bounded
 from .library import pycolmap
@@ -94,13 +91,7 @@ def write_features(
         )
     counts = {}
     for name, (image_id, size) in tqdm(images.items(), desc="keypoints", unit="image", delay=2):
-        found = features.image_size(name)
-        if found is not None and found != size:
-            raise SamfeatError(
-                features.path,
-                f"{name} is {found[0]}x{found[1]} but its camera is {size[0]}x{size[1]}",
-                "give intrinsics of the image as it is stored",
-            )
+        features.check_size(name, size, "give intrinsics of the image as it is stored")
         keypoints = features.keypoints(name)
         counts[name] = len(keypoints)
         database.write_keypoints(image_id, keypoints.astype(np.float32))
@@ -166,28 +157,6 @@ def verify(
 
 
 @contextmanager
-def work_folder(output: Path) -> Iterator[Path]:
-    """A folder beside the output to make it in, removed at the end whatever happens.
-
-    Folders that earlier runs on the same output left when they were killed are removed too.
-
-    Raises:
-        SamfeatError: another run makes this output (its process id is named), or the folder
-            cannot be written.
-    """
-    with sole_run(output):
-        with writing(output):
-            _remove_left_behind(output)
-            work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-        lock = FileLock(work / _LOCK, output)
-        try:
-            yield work
-        finally:
-            lock.release()
-            shutil.rmtree(work, ignore_errors=True)
-
-
-@contextmanager
 def database_errors(output: Path) -> Iterator[None]:
     """COLMAP does not say why it cannot open or write its database: say what it can be."""
     try:
@@ -199,30 +168,6 @@ def database_errors(output: Path) -> Iterator[None]:
             cause_of(error) or f"COLMAP cannot write its database ({why})",
             "is the disk full, or the limit on open files (ulimit -n) low?",
         ) from error
-
-
-def _remove_left_behind(output: Path) -> None:
-    # only a folder with a lock was made here; the system frees the lock of a process that died
-    start = f".{output.name}."
-    for folder in output.parent.iterdir():
-        if not folder.name.startswith(start) or not (folder / _LOCK).is_file():
-            continue
-        try:
-            lock = FileLock(folder / _LOCK, output)
-        except SamfeatError:  # at work
-            continue
-        logger.info("%s: left behind by a run that was killed, removed", folder)
-        lock.release()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def put_in_place(new: Path, output: Path) -> None:
-    """Move a file or folder from its work folder to the output, in place of what is there."""
-    if output.is_dir() or (new.is_dir() and output.exists()):
-        output.replace(new.parent / "replaced")
-    if new.is_dir():
-        new.chmod(0o755)
-    new.replace(output)
 
 
 @contextmanager

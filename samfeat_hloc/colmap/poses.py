@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import SamfeatError
+from ..files.atomic import write_atomically
 from ..files.images import check_name
-from ..files.textlines import data_lines, parse_number, write_atomically
+from ..files.textlines import data_lines, parse_number
 
 # Rounded to three decimals a quaternion keeps its norm within this; beyond it, the columns are
 # rather not a quaternion, and normalising them would hide that.

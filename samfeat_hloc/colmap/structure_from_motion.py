@@ -23,16 +23,15 @@ from typing import Any
 from ..errors import SamfeatError
 from ..files import provenance
 from ..files.feature_readers import FeatureReader, MatchReader
+from ..files.outputs import Output
 from ..files.pair_lists import read_pairs, unique_pairs
 from ..progress import tqdm
 from .bounded import Alive, bounded
 from .cameras import CAMERA_MODELS
 from .database import (
     VerificationConfig,
-    put_in_place,
     quiet_colmap,
     verify,
-    work_folder,
     write_features,
     write_matches,
 )
@@ -128,12 +127,12 @@ def verified_database(
             "matches": provenance.file_hash(matches),
         },
     )
-    if provenance.is_made(output, made_by, overwrite=overwrite):
-        logger.info("database: %s is there already, skipped", output)
+    result = Output(output, made_by, overwrite=overwrite)
+    if result.is_there():
         return output
     listed = [pair for pair in unique_pairs(read_pairs(pairs)) if pair[0] != pair[1]]
     names = sorted({name for pair in listed for name in pair})
-    with work_folder(output) as work:
+    with result.making() as work:
         database = work / "database.db"
         with readable(image_dir, names, work) as photos:
             _import_images(database, photos, names, config)
@@ -165,10 +164,7 @@ def verified_database(
                 ),
                 "are these photos of one place?",
             )
-        output.unlink(missing_ok=True)
-        provenance.write_sidecar(output, made_by)
-        put_in_place(database, output)
-    return output
+        return result.put(database)
 
 
 def main(
@@ -204,11 +200,10 @@ def main(
         asdict(config),
         {"database": provenance.file_hash(provenance.sidecar(database))},
     )
-    if output.exists() and not overwrite and any(output.iterdir()):
-        provenance.check(provenance.read_sidecar(output), made_by, output)
-        logger.info("models: %s is there already, skipped", output)
+    result = Output(output, made_by, overwrite=overwrite)
+    if result.is_there():
         return models(output)
-    with work_folder(output) as work:
+    with result.making() as work:
         with pycolmap.Database.open(str(database)) as opened:
             names = [image.name for image in opened.read_all_images()]
         with readable(image_dir, names, work) as photos:
@@ -223,8 +218,7 @@ def main(
         for i, model in enumerate(found):
             (new / str(i)).mkdir(parents=True)
             model.write_binary(str(new / str(i)))
-        provenance.write_sidecar(new, made_by)
-        put_in_place(new, output)
+        result.put(new)
     return models(output)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import SamfeatError
-from ..files.textlines import write_atomically
+from ..files.atomic import write_atomically
 from .application import group
 from .options import EVAL, LOOK, Images, MaxError, Outputs, Weights
 

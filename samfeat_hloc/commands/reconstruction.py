@@ -134,7 +134,7 @@ def _evaluate(
     """Compare reconstructions by the figures of the ETH local-feature benchmark."""
     from ..evaluation.reconstruction import evaluate, table
     from ..evaluation.record import measurement
-    from ..files.textlines import write_atomically
+    from ..files.atomic import write_atomically
 
     rows = [evaluate(path) for path in models]
     typer.echo(table(rows))

@@ -13,7 +13,7 @@ from ..colmap.poses import read_poses
 from ..datasets.queries import by_full_name
 from ..datasets.registry import open_dataset
 from ..evaluation.localization import evaluate, within
-from ..files.textlines import write_atomically
+from ..files.atomic import write_atomically
 from ..localization.submission import check, make
 from .application import group
 from .options import (

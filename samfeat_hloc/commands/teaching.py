@@ -102,7 +102,7 @@ def _probe(
     photos.
     """
     from ..evaluation.record import measurement
-    from ..files.textlines import write_atomically
+    from ..files.atomic import write_atomically
     from ..teachers.cache import TeacherCache
     from ..teachers.probe import probe
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from ..colmap.poses import Pose, read_poses
 from ..errors import SamfeatError
 from ..files import provenance
+from ..files.outputs import Output
 from .queries import Query, by_full_name
 
 # (metres, degrees) of the long-term visual localization benchmarks.
@@ -126,15 +127,13 @@ class Dataset:
             {"benchmark": self.benchmark, "scene": self.scene},
             {"poses": provenance.names_hash(poses)},
         )
-        if (folder / "images.bin").is_file() and provenance.is_made(
-            folder, made_by, overwrite=overwrite
-        ):
+        result = Output(folder, made_by, overwrite=overwrite)
+        if result.is_there():
             return folder
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "images.bin").unlink(missing_ok=True)  # the last that is written
-        provenance.write_sidecar(folder, made_by)
-        self.write_reference(folder)
-        return folder
+        with result.making() as work:
+            (work / "model").mkdir()
+            self.write_reference(work / "model")
+            return result.put(work / "model")
 
 
 def read_truth(path: Path, queries: Sequence[Query]) -> dict[str, Pose] | None:

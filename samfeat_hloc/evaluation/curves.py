@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 from ..errors import SamfeatError
+from ..files.atomic import making_file
 from .hpatches import Comparison
 from .matching import THRESHOLDS
 
@@ -85,17 +85,7 @@ def save(figure: Figure, path: Path, metadata: Mapping[str, str] | None = None) 
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "pdf", "svg"):
         raise SamfeatError(path, "pictures are written as .png, .pdf or .svg", "name such a file")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        FigureCanvasAgg(figure)
-        with matplotlib.rc_context({"svg.hashsalt": "samfeat"}):
-            figure.savefig(temporary, format=kind, dpi=150, metadata=dict(metadata or {}))
-        temporary.replace(path)
-    except OSError as error:
-        raise SamfeatError(
-            path, f"cannot be written ({error.strerror})", "check the folder and the free space"
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    FigureCanvasAgg(figure)
+    with making_file(path) as place, matplotlib.rc_context({"svg.hashsalt": "samfeat"}):
+        figure.savefig(place, format=kind, dpi=150, metadata=dict(metadata or {}))
     return path

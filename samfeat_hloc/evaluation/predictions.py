@@ -208,7 +208,6 @@ def make_features(
     }
     with SegmentWriter(output, record, overwrite=overwrite, compare_inputs=False) as writer:
         if writer.is_finished(sources):
-            logger.info("features: %s is there already, skipped", output)
             return output
         left = [name for name, source in sources.items() if writer.done.get(name) != source]
         for name in tqdm(left, desc="features", unit="image", delay=2):

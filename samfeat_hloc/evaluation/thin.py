@@ -6,7 +6,6 @@ missing ones; with few it is the other way round.
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from ..colmap.model import open_in_pycolmap
 from ..datasets.aachen import AachenDataset
 from ..errors import SamfeatError
 from ..files import provenance
+from ..files.outputs import Output
 
 
 def thin_dataset(dataset: Path, output: Path, *, every: int = 3) -> Path:
@@ -46,11 +46,11 @@ def thin_dataset(dataset: Path, output: Path, *, every: int = 3) -> Path:
         {"every": every},
         {"images": provenance.names_hash(source.db_names + source.query_names)},
     )
-    if output.exists():
-        provenance.check(provenance.read_sidecar(output), record, output)
+    result = Output(output, record)
+    if result.is_there():
         return output
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
+    with result.making() as work:
+        temporary = work / "dataset"
         model = open_in_pycolmap(source.reference_model)
         for image in list(model.images.values()):
             if image.name not in kept:
@@ -60,8 +60,4 @@ def thin_dataset(dataset: Path, output: Path, *, every: int = 3) -> Path:
         model.write_text(str(folder))
         (temporary / "images_upright").symlink_to(source.image_dir.resolve())
         shutil.copytree(source.root / "queries", temporary / "queries")
-        provenance.write_sidecar(temporary, record)
-        temporary.replace(output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return output
+        return result.put(temporary)

@@ -8,7 +8,6 @@ data, teacher, steps, date and licence. A safetensors file cannot carry code.
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -21,8 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..errors import SamfeatError, cause_of, writing
-from ..files.h5store import write_whole
+from ..errors import SamfeatError, cause_of
+from ..files.atomic import write_atomically
+from ..files.provenance import file_sha256
 from ..files.signatures import SAFETENSORS, TORCH, signature
 from .torch_files import read_torch, unread
 
@@ -72,19 +72,6 @@ def resolve(weights: str | Path | None, *, official: bool = False) -> Path:
             )
         return SHIPPED
     return Path(weights)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hex."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(
-                hashlib, "file_digest"
-            ) else hashlib.sha256(file.read()).hexdigest()  # fmt: skip
-    except OSError as error:
-        raise SamfeatError(
-            path, f"cannot be read ({error.strerror})", "give the path of a checkpoint file"
-        ) from None
 
 
 def read_checkpoint(path: Path, *, sha256: str | None = None) -> Checkpoint:
@@ -226,9 +213,7 @@ def write_checkpoint(
         "training": json.dumps(stored, sort_keys=True),
     }
     tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in parameters.items()}
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, save(tensors, metadata))
+    write_atomically(path, save(tensors, metadata))
 
 
 def _compare_digest(path: Path, found: str, wanted: str | None) -> None:

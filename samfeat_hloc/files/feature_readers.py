@@ -132,6 +132,29 @@ class FeatureReader(_File):
             )
         return int(size[0]), int(size[1])
 
+    def check_size(self, name: str, camera_size: tuple[int, int], mend: str) -> None:
+        """Refuse features of an image of another size than its camera takes, (width, height).
+
+        Args:
+            mend: what to do about it where the image is not just turned.
+
+        Raises:
+            SamfeatError: the sizes differ.
+        """
+        size = self.image_size(name)
+        if size is None or size == camera_size:
+            return
+        if size == camera_size[::-1]:
+            mend = (
+                "the photo is stored rotated: save it upright, without an EXIF orientation, or "
+                "give the camera of the photo as it is stored"
+            )
+        raise SamfeatError(
+            self.path,
+            f"{name} is {size[0]}x{size[1]} but its camera is {camera_size[0]}x{camera_size[1]}",
+            mend,
+        )
+
     def _stored_keypoints(self, name: str) -> h5py.Group | h5py.Dataset:
         """What the file has as the keypoints of an image; a SamfeatError where it has none."""
         if (found := self._find(f"{name}/keypoints")) is None:

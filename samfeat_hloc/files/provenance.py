@@ -19,8 +19,8 @@ from typing import Any
 import h5py
 
 from ..errors import SamfeatError, cause_of
+from .atomic import write_whole
 from .signatures import signature
-from .textlines import write_atomically
 
 ATTRIBUTE = "made_by"
 _COMPARED = ("stage", "config", "weights_sha256", "inputs")
@@ -104,8 +104,13 @@ def sidecar(output: Path) -> Path:
 
 
 def write_sidecar(output: Path, record: Mapping[str, Any]) -> Path:
-    """Write the record of a text file, or of a folder that exists, beside or into it."""
-    return write_atomically(sidecar(output), json.dumps(record, indent=1, sort_keys=True) + "\n")
+    """Write the record of a file, or of a folder that exists, beside or into it.
+
+    For whoever holds the output's lock; see :class:`.outputs.Output`.
+    """
+    path = sidecar(output)
+    write_whole(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
+    return path
 
 
 def read_sidecar(output: Path) -> dict[str, Any] | None:
@@ -134,33 +139,25 @@ def read_hdf5(path: Path) -> dict[str, Any] | None:
         return None if text is None else _parsed(text, path)
 
 
-def is_made(output: Path, wanted: Mapping[str, Any], *, overwrite: bool = False) -> bool:
-    """Whether a text output is there and made as wanted; False when it is to be made.
-
-    Raises:
-        SamfeatError: it is there but was made differently, and ``overwrite`` is not set.
-    """
-    if overwrite or not output.exists():
-        return False
-    check(read_sidecar(output), wanted, output)
-    return True
-
-
-def write_text(output: Path, text: str, record: Mapping[str, Any]) -> Path:
-    """Write a text output and its record so that a kill never leaves one with a wrong record."""
-    try:
-        output.unlink(missing_ok=True)
-    except OSError as error:
-        raise SamfeatError(
-            output, f"cannot be replaced ({error.strerror})", "check the folder"
-        ) from None
-    write_sidecar(output, record)
-    return write_atomically(output, text)
-
-
 def names_hash(names: Iterable[str]) -> str:
     """SHA-256 over names (or any texts without line ends); their order does not matter."""
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hex.
+
+    Raises:
+        SamfeatError: the file is missing or cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with Path(path).open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise SamfeatError(path, f"cannot be read ({error.strerror})", "check the path") from None
+    return digest.hexdigest()
 
 
 def file_hash(path: Path) -> str:
@@ -178,10 +175,7 @@ def file_hash(path: Path) -> str:
     digest = hashlib.sha256()
     try:
         if not h5py.is_hdf5(path):
-            with path.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
-            return digest.hexdigest()
+            return file_sha256(path)
         with open_hdf5(path) as file, reading_hdf5(path):
             text = file.attrs.get(ATTRIBUTE)
             names: list[str] = []

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..colmap.database import put_in_place, work_folder
 from ..colmap.model import file_of
 from ..colmap.readable import readable, refuse_unread
 from ..errors import SamfeatError
@@ -24,8 +23,8 @@ from ..feature.network import SAMFeat
 from ..feature.options import ExtractOptions
 from ..files import provenance
 from ..files.images import check_name
+from ..files.outputs import Output
 from ..files.pair_lists import read_pairs
-from ..localization import mapping as native_mapping
 from ..localization.inputs import LocalizationInputs, MappingInputs
 from ..localization.matches import MatchConfig
 from ..localization.result import LocalizationResult
@@ -130,10 +129,10 @@ class HlocEngine:
                 **{name: hashes[name] for name in ("pairs", "features", "matches")},
             },
         )
-        if native_mapping.finished(output, made_by, self.overwrite):
-            logger.info("map: %s is there already, skipped", output)
+        result = Output(output, made_by, overwrite=self.overwrite)
+        if result.is_there():
             return output
-        with work_folder(output) as work:
+        with result.making() as work:
             model = work / "model"
             triangulation = hloc_module("triangulation")
             names = sorted({name for pair in read_pairs(inputs.pairs) for name in pair})
@@ -157,9 +156,7 @@ class HlocEngine:
                 )
             for database in model.glob("database.db*"):  # the map does not need it
                 database.unlink()
-            provenance.write_sidecar(model, made_by)
-            put_in_place(model, output)
-        return output
+            return result.put(model)
 
     def localize(
         self, inputs: LocalizationInputs, output: Path, *, max_error: float = 12.0

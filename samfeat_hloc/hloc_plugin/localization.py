@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from ..colmap.absolute_pose import ransac_options
-from ..colmap.database import work_folder
 from ..colmap.model import read_model
 from ..colmap.poses import Pose
 from ..datasets.queries import Query
 from ..errors import SamfeatError
 from ..files import provenance
 from ..files.feature_readers import FeatureReader
+from ..files.outputs import Output
 from ..files.pair_lists import read_pairs
 from ..localization.inputs import LocalizationInputs
 from ..localization.result import (
@@ -53,9 +53,8 @@ def localize(
             "queries": provenance.names_hash(listing.splitlines()),  # as hloc is given them
         },
     )
-    if output.exists() and not overwrite:
-        provenance.check(provenance.read_sidecar(output), made_by, output)
-        logger.info("localize: %s is there already, skipped", output)
+    result = Output(output, made_by, overwrite=overwrite)
+    if result.is_there():
         return read_result(output)
     retrieved: dict[str, list[str]] = {}
     for name, db_name in read_pairs(inputs.pairs):
@@ -68,7 +67,7 @@ def localize(
                 f"no image of the map retrieved for query {query.name}",
                 "give a list with a pair for every query",
             )
-    with work_folder(output) as work:
+    with result.making() as work:
         (work / "queries.txt").write_text(listing, encoding="utf-8")
         module = hloc_module("localize_sfm")
         with hloc_errors("localize_sfm", inputs.map_dir), _recorded(module) as log:
@@ -78,13 +77,13 @@ def localize(
                 config={"estimation": {"ransac": ransac_options(max_error)}},
             )  # fmt: skip
         poses = _read_in_order(work / "poses.txt", [query.name for query in queries])
-    results = {
-        query.name: _result(query, poses[query.name], log, inputs.features) for query in queries
-    }
-    write_result(results, output, made_by)
-    result = LocalizationResult(results)
-    logger.info("localize: %d of %d queries", result.num_localized, len(queries))
-    return result
+        results = {
+            query.name: _result(query, poses[query.name], log, inputs.features) for query in queries
+        }
+        write_result(results, result)
+    localized = LocalizationResult(results)
+    logger.info("localize: %d of %d queries", localized.num_localized, len(queries))
+    return localized
 
 
 @contextlib.contextmanager

@@ -15,13 +15,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..colmap.database import put_in_place, work_folder
 from ..colmap.model import open_in_pycolmap
 from ..colmap.poses import Pose
 from ..errors import SamfeatError
 from ..files import provenance
+from ..files.outputs import Output
 from ..progress import tqdm
-from .mapping import finished
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +60,8 @@ def main(
             "depth": provenance.names_hash(f"{n} {p.stat().st_size}" for n, p in files.items()),
         },
     )
-    if finished(output, made_by, overwrite):
-        logger.info("map: %s is there already, skipped", output)
+    result = Output(output, made_by, overwrite=overwrite)
+    if result.is_there():
         return output
     places: dict[int, list[np.ndarray]] = defaultdict(list)
     for name, image in tqdm(images.items(), desc="depth", unit="image", delay=2):
@@ -105,13 +104,11 @@ def main(
             map_dir, "no point has a depth", "check that the depth maps are of these photos"
         )
     logger.info("map: %d points on the depth maps", len(model.points3D))
-    with work_folder(output) as work:
+    with result.making() as work:
         folder = work / "model"
         folder.mkdir()
         model.write_binary(str(folder))
-        provenance.write_sidecar(folder, made_by)
-        put_in_place(folder, output)
-    return output
+        return result.put(folder)
 
 
 def read_depth(path: Path) -> np.ndarray:

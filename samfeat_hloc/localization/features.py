@@ -120,7 +120,6 @@ def main(
     with SegmentWriter(output, made_by, overwrite=overwrite, compare_inputs=False) as writer:
         same = _unchanged(image_dir, names, writer.done, workers)
         if len(same) == len(names) and writer.is_finished({n: writer.done[n] for n in same}):
-            logger.info("features: %s is there already, skipped", output)
             return output
         device = next(iter(model.parameters())).device.type if cluster is None else cluster.device
         refuse_broken(image_dir, [n for n in names if n not in same], workers=workers)

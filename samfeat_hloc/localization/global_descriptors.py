@@ -68,7 +68,6 @@ def main(
     )
     with SegmentWriter(output, made_by, overwrite=overwrite) as writer:
         if writer.is_finished(dict.fromkeys(names, "")):
-            logger.info("global descriptors: %s is there already, skipped", output)
             return output
         with provenance.open_hdf5(features) as file:
             known = set(group_names(file, "descriptors"))

@@ -17,11 +17,10 @@ import numpy as np
 from ..colmap.absolute_pose import estimate_pose
 from ..colmap.model import Model
 from ..datasets.queries import Query
-from ..errors import SamfeatError
 from ..files import provenance
 from ..files.feature_readers import FeatureReader, MatchReader
-from ..files.h5store import SegmentWriter, remove_segments
-from ..files.locks import lock_of, sole_run
+from ..files.h5store import SegmentWriter
+from ..files.outputs import Output
 from ..parallel.cluster import Cluster
 from ..parallel.workers import Workers
 from ..progress import tqdm
@@ -41,6 +40,7 @@ from .result import (
 logger = logging.getLogger(__name__)
 
 _QUERIES_A_TASK = 16  # on Ray
+_SIZE_MEND = "give the intrinsics of the image as it is stored"
 
 
 def main(
@@ -71,22 +71,19 @@ def main(
     """
     made_by = provenance.made_by("localize", {"max_error": max_error}, inputs.hashes())
     kept = output.with_name(f"{output.name}.queries")
-    if output.exists() and not overwrite:
-        provenance.check(provenance.read_sidecar(output), made_by, output)
-        if lock_of(output).exists():  # killed at its very end
-            with sole_run(output):
-                remove_segments(kept)
-        logger.info("localize: %s is there already, skipped", output)
+    result = Output(output, made_by, overwrite=overwrite, kept=kept)
+    if result.is_there():
         return read_result(output)
 
     queries = inputs.queries
     with (
         inputs.open() as files,
-        sole_run(output),
+        result.making(),
         SegmentWriter(kept, made_by, overwrite=True) as writer,
     ):
         for query in queries:
-            _check_size(files.features, query)
+            size = query.camera.width, query.camera.height
+            files.features.check_size(query.name, size, _SIZE_MEND)
 
         def localize(query: Query) -> QueryResult:
             names = files.retrieved[query.name]
@@ -117,11 +114,11 @@ def main(
                 results[found.name] = found
                 writer.add({found.name: to_group(found)})
         results = {query.name: results[query.name] for query in queries}
-        write_result(results, output, made_by)
+        write_result(results, result)
         writer.discard()
-    result = LocalizationResult(results)
-    logger.info("localize: %d of %d queries", result.num_localized, len(queries))
-    return result
+    localized = LocalizationResult(results)
+    logger.info("localize: %d of %d queries", localized.num_localized, len(queries))
+    return localized
 
 
 @dataclass(frozen=True)
@@ -175,19 +172,4 @@ def _localize_query(
         retrieved=list(zip(retrieved, found.matches_per_image, strict=True)),
         inlier_keypoints=found.keypoints[inliers].astype(np.int32),
         inlier_points=map_model.point_ids[found.points[inliers]],
-    )
-
-
-def _check_size(features: FeatureReader, query: Query) -> None:
-    size = features.image_size(query.name)
-    wanted = (query.camera.width, query.camera.height)
-    if size is None or size == wanted:
-        return
-    mend = "give the intrinsics of the image as it is stored"
-    if size == wanted[::-1]:
-        mend = "the photo is stored rotated: save it upright, or give intrinsics as it is stored"
-    raise SamfeatError(
-        query.name,
-        (f"the image is {size[0]}x{size[1]} but its intrinsics are for {wanted[0]}x{wanted[1]}"),
-        mend,
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..colmap.bounded import bounded
-from ..colmap.database import database_errors, put_in_place, quiet_colmap, work_folder, write_model
+from ..colmap.database import database_errors, quiet_colmap, write_model
 from ..colmap.given_cameras import put_back, shifted, shifts, take_as_given
 from ..colmap.library import pycolmap
 from ..colmap.model import is_model, open_in_pycolmap, read_model
@@ -24,8 +24,8 @@ from ..colmap.verification import Verifier, verified
 from ..errors import SamfeatError, cause_of
 from ..files import provenance
 from ..files.feature_readers import FeatureReader, MatchReader
-from ..files.h5store import SegmentWriter, remove_segments
-from ..files.locks import lock_of
+from ..files.h5store import SegmentWriter
+from ..files.outputs import Output
 from ..files.pair_lists import read_pairs, unique_pairs
 from ..progress import tqdm
 from .inputs import MappingInputs
@@ -91,18 +91,15 @@ def main(
     config = config or MappingConfig()
     made_by = provenance.made_by("mapping", asdict(config), inputs.hashes())
     verified_pairs = output.with_name(f"{output.name}.verified")
-    if finished(output, made_by, overwrite):
-        if lock_of(output).exists():  # killed at its very end
-            with work_folder(output):
-                remove_segments(verified_pairs)
-        logger.info("map: %s is there already, skipped", output)
+    result = Output(output, made_by, overwrite=overwrite, kept=verified_pairs)
+    if result.is_there():
         return output
 
     image_dir, pairs, matches = inputs.image_dir, inputs.pairs, inputs.matches
     reference = _read_reference(inputs.reference_model)
     listed = [pair for pair in unique_pairs(read_pairs(pairs)) if pair[0] != pair[1]]
     with (
-        work_folder(output) as work,
+        result.making() as work,
         SegmentWriter(verified_pairs, made_by, overwrite=True) as kept,
     ):
         database = work / "database.db"
@@ -120,26 +117,9 @@ def main(
         triangulate(reference, database, image_dir, model, config)
         _check_map(model, verification, pairs, matches)
         _tell_pointless(model, listed, verification)
-        provenance.write_sidecar(model, made_by)
-        put_in_place(model, output)
+        result.put(model)
         kept.discard()
     return output
-
-
-def finished(output: Path, made_by: dict[str, object], overwrite: bool) -> bool:
-    """Whether the map `output` is there and was made just so; a SamfeatError where it differs."""
-    if not output.exists() or overwrite:
-        return False
-    if not is_model(output):
-        if not any(output.iterdir()):
-            return False
-        raise SamfeatError(
-            output,
-            "there is something in this folder that is not a map",
-            "give another --outputs or --overwrite",
-        )
-    provenance.check(provenance.read_sidecar(output), made_by, output)
-    return True
 
 
 def _read_reference(path: Path) -> pycolmap.Reconstruction:
@@ -222,7 +202,11 @@ def fill_database(
         for name, image in tqdm(images.items(), desc="keypoints", unit="image"):
             keypoints = features.keypoints(name)
             camera = cameras[image.camera_id]
-            _check_size(features, name, (camera.width, camera.height))
+            features.check_size(
+                name,
+                (camera.width, camera.height),
+                "use the images that the reference model was made from",
+            )
             verifier.add_image(name, len(keypoints), config.max_error * features.uncertainty(name))
             if not len(keypoints):
                 empty.append(name)
@@ -257,23 +241,6 @@ def fill_database(
         100 * inlier_total / max(total, 1),
     )
     return Verification(len(pairs), total, inlier_total, usable, frozenset(usable_images))
-
-
-def _check_size(features: FeatureReader, name: str, camera_size: tuple[int, int]) -> None:
-    size = features.image_size(name)
-    if size is None or size == camera_size:
-        return
-    mend = "use the images that the reference model was made from"
-    if size == camera_size[::-1]:
-        mend = "the photo is stored rotated: save it upright, without an EXIF orientation"
-    raise SamfeatError(
-        features.path,
-        (
-            f"{name} is {size[0]}x{size[1]} but its camera in the reference model is "
-            f"{camera_size[0]}x{camera_size[1]}"
-        ),
-        mend,
-    )
 
 
 def triangulate(

@@ -115,7 +115,6 @@ def main(
         if not todo and writer.is_finished(
             {group: "" for group in by_group if group in writer.done}
         ):
-            logger.info("matches: %s is there already, skipped", output)
             return output
         if len(todo) < len(by_group):
             done = len(by_group) - len(todo)

@@ -19,6 +19,7 @@ from ..feature.matching import similarities
 from ..files import provenance
 from ..files.h5arrays import group_names, read_array
 from ..files.images import check_name
+from ..files.outputs import Output
 from ..progress import tqdm
 
 logger = logging.getLogger(__name__)
@@ -46,8 +47,8 @@ def from_covisibility(
         {"from": "covisibility", "num_matched": num_matched},
         {"model": provenance.file_hash(file_of(model, "images"))},
     )
-    if provenance.is_made(output, made_by, overwrite=overwrite):
-        logger.info("pairs: %s is there already, skipped", output)
+    result = Output(output, made_by, overwrite=overwrite)
+    if result.is_there():
         return output
     names, seen = _observations(model)
     pairs = []
@@ -62,7 +63,7 @@ def from_covisibility(
         raise SamfeatError(model, "no two images see a common point", "take a triangulated model")
     if alone:
         logger.warning("%s share no point with another image: %s", len(alone), _some(alone))
-    return _write(output, pairs, made_by)
+    return _write(result, pairs)
 
 
 def from_retrieval(
@@ -102,8 +103,8 @@ def from_retrieval(
             "db": provenance.names_hash(db_names),
         },
     )
-    if provenance.is_made(output, made_by, overwrite=overwrite):
-        logger.info("pairs: %s is there already, skipped", output)
+    result = Output(output, made_by, overwrite=overwrite)
+    if result.is_there():
         return output
     queries, database = list(dict.fromkeys(query_names)), list(dict.fromkeys(db_names))
     with provenance.open_hdf5(descriptors) as file:
@@ -124,7 +125,7 @@ def from_retrieval(
             f"no database image is similar to {_some(without)}",
             "look at these images, or leave them out of the query lists",
         )
-    return _write(output, pairs, made_by)
+    return _write(result, pairs)
 
 
 def _observations(model: Path) -> tuple[list[str], list[np.ndarray]]:
@@ -249,6 +250,6 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def _write(output: Path, pairs: Sequence[tuple[str, str]], made_by: dict) -> Path:
-    logger.info("pairs: %s, %d pairs", output, len(pairs))
-    return provenance.write_text(output, "".join(f"{a} {b}\n" for a, b in pairs), made_by)
+def _write(result: Output, pairs: Sequence[tuple[str, str]]) -> Path:
+    logger.info("pairs: %s, %d pairs", result.path, len(pairs))
+    return result.write_text("".join(f"{a} {b}\n" for a, b in pairs))

@@ -11,6 +11,7 @@ from ..colmap.nearby import MOST_ANGLE, nearest_views
 from ..errors import SamfeatError
 from ..files import provenance
 from ..files.images import check_name
+from ..files.outputs import Output
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,8 @@ def from_poses(
         {"from": "poses", "num_matched": num_matched, "most_angle": most_angle},
         {"model": provenance.file_hash(file_of(model, "images"))},
     )
-    if provenance.is_made(output, made_by, overwrite=overwrite):
-        logger.info("pairs: %s is there already, skipped", output)
+    result = Output(output, made_by, overwrite=overwrite)
+    if result.is_there():
         return output
     found = nearest_views(read_content(model).poses, num_matched, most_angle)
     pairs = [(name, other) for name, others in found.items() for other in others]
@@ -58,7 +59,7 @@ def from_poses(
             "pairs: %d of %d images look like no other, e.g. %s", len(alone), len(found), alone[0]
         )
     logger.info("pairs: %s, %d pairs", output, len(pairs))
-    return provenance.write_text(output, "".join(f"{a} {b}\n" for a, b in pairs), made_by)
+    return result.write_text("".join(f"{a} {b}\n" for a, b in pairs))
 
 
 def exhaustive(
@@ -90,9 +91,9 @@ def exhaustive(
         pairs = [(a, b) for a in first for b in second if a != b]
     if not pairs:
         raise SamfeatError(output, "there are no two images to pair", "check the lists")
-    made_by = provenance.made_by("pairs", {"from": "all"}, inputs)
-    if provenance.is_made(output, made_by, overwrite=overwrite):
-        logger.info("pairs: %s is there already, skipped", output)
+    made_by = provenance.made_by("pairs", {"from": "exhaustive"}, inputs)
+    result = Output(output, made_by, overwrite=overwrite)
+    if result.is_there():
         return output
     logger.info("pairs: %s, %d pairs", output, len(pairs))
-    return provenance.write_text(output, "".join(f"{a} {b}\n" for a, b in pairs), made_by)
+    return result.write_text("".join(f"{a} {b}\n" for a, b in pairs))

@@ -26,6 +26,7 @@ from ..colmap.absolute_pose import estimate_pose
 from ..colmap.poses import Pose
 from ..datasets.queries import Query
 from ..files import provenance
+from ..files.outputs import Output
 from ..parallel.workers import Workers
 from ..progress import tqdm
 from .correspondences import (
@@ -90,8 +91,8 @@ def main(
         {"max_error": max_error, "min_inliers": MIN_INLIERS},
         inputs.hashes(),
     )
-    if provenance.is_made(output, made_by, overwrite=overwrite):
-        logger.info("places: %s is there already, skipped", output)
+    result = Output(output, made_by, overwrite=overwrite)
+    if result.is_there():
         return output
     queries = inputs.queries
     with inputs.open() as files:
@@ -119,7 +120,7 @@ def main(
     dropped = sum(map(len, files.retrieved.values())) - len(lines)
     changed = sum(len(k) < len(files.retrieved[q.name]) for q, k in zip(queries, kept, strict=True))
     logger.info("places: %d images of lookalike places left out, of %d queries", dropped, changed)
-    return provenance.write_text(output, "".join(f"{a} {b}\n" for a, b in lines), made_by)
+    return result.write_text("".join(f"{a} {b}\n" for a, b in lines))
 
 
 def agreeing(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..colmap.poses import Pose, read_poses, write_poses
+from ..colmap.poses import Pose, poses_text, read_poses
 from ..errors import SamfeatError
-from ..files import provenance
+from ..files.atomic import write_whole
 from ..files.h5store import Group
-from ..files.textlines import read_text, write_atomically
+from ..files.outputs import Output
+from ..files.textlines import read_text
 
 LOCALIZED = "localized"
 FALLBACK = "failed: fallback"
@@ -79,15 +81,13 @@ def log_path(output: Path) -> Path:
     return output.with_name(name)
 
 
-def write_result(
-    results: dict[str, QueryResult], output: Path, made_by: dict[str, Any] | None = None
-) -> None:
-    """Write the log and the record, then the poses: where these are, the others are too."""
-    output.unlink(missing_ok=True)
-    write_atomically(log_path(output), _log_text(results))
-    if made_by is not None:
-        provenance.write_sidecar(output, made_by)
-    write_poses(output, {name: result.pose for name, result in results.items()})
+def write_result(results: dict[str, QueryResult], output: Output) -> None:
+    """Write the log, then the poses and their record: where the poses are, the log is too."""
+    poses = {name: result.pose for name, result in results.items()}
+    with output.making() if not output.held else nullcontext():
+        output.path.unlink(missing_ok=True)
+        write_whole(log_path(output.path), _log_text(results))
+        output.write_text(poses_text(poses, output.path))
 
 
 def read_result(output: Path) -> LocalizationResult:

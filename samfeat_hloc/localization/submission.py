@@ -16,7 +16,8 @@ from ..colmap.poses import Pose, poses_text, read_poses
 from ..datasets.dataset import Dataset, SubmissionForm, no_two_alike
 from ..datasets.queries import Query, by_full_name
 from ..errors import SamfeatError
-from ..files.textlines import parse_number, read_text, write_atomically
+from ..files.atomic import write_atomically
+from ..files.textlines import parse_number, read_text
 
 NORM_TOLERANCE = 1e-4
 _METHOD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")

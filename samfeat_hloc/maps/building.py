@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from ..colmap.cameras import Camera
-from ..colmap.database import put_in_place, work_folder
 from ..colmap.model import read_model
 from ..colmap.poses import Pose
 from ..errors import SamfeatError
 from ..feature.extraction import resized_shape
 from ..feature.options import ExtractOptions
 from ..files import provenance
+from ..files.atomic import put_in_place, work_folder
 from ..files.feature_readers import FeatureReader
 from ..localization.correspondences import merged
 from ..localization.same_features import check_same_features

@@ -25,6 +25,7 @@ from ..feature.extraction import resize_image
 from ..feature.levels import STRIDE
 from ..feature.network import SAMFeat
 from ..feature.presets import PRESETS
+from ..files.atomic import making_file
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.images import read_image
 from ..localization.result import LocalizationResult, QueryResult
@@ -292,6 +293,6 @@ def _figure(
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png")
-    return temporary.replace(path)
+    with making_file(path) as place:
+        figure.savefig(place, format="png")
+    return path

@@ -18,8 +18,9 @@ from ..evaluation.reconstruction import ReconstructionFigures, evaluate
 from ..evaluation.record import measurement
 from ..feature.presets import PRESETS
 from ..files import provenance
+from ..files.atomic import write_atomically
 from ..files.image_folders import list_images
-from ..files.textlines import write_atomically
+from ..files.outputs import Output
 from ..localization import features, global_descriptors, matches, pairs
 from . import methods
 
@@ -154,11 +155,10 @@ def exhaustive_pairs(names: list[str], output: Path, *, overwrite: bool = False)
     made_by = provenance.made_by(
         "pairs", {"from": "exhaustive"}, {"images": provenance.names_hash(names)}
     )
-    if provenance.is_made(output, made_by, overwrite=overwrite):
-        logger.info("pairs: %s is there already, skipped", output)
+    result = Output(output, made_by, overwrite=overwrite)
+    if result.is_there():
         return output
-    text = "".join(f"{a} {b}\n" for a, b in combinations(names, 2))
-    return provenance.write_text(output, text, made_by)
+    return result.write_text("".join(f"{a} {b}\n" for a, b in combinations(names, 2)))
 
 
 def choose_pairs(

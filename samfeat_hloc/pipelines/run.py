@@ -23,7 +23,7 @@ from ..datasets.registry import open_dataset
 from ..errors import SamfeatError
 from ..evaluation.localization import LocalizationEvaluation, evaluate
 from ..feature.presets import PRESETS
-from ..files.textlines import write_atomically
+from ..files.atomic import write_atomically
 from ..hloc_plugin.engine import global_descriptors as hloc_descriptors
 from ..localization import depth_points, global_descriptors, pairs_by_rule, places, submission
 from ..localization.inputs import LocalizationInputs, MappingInputs

@@ -25,7 +25,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from ..evaluation.localization import LocalizationEvaluation
 from ..evaluation.localization_curves import error_figure
 from ..evaluation.record import measurement
-from ..files.textlines import write_atomically
+from ..files.atomic import write_atomically
 from ..pipelines.summary import StageSummary
 from ..version import __version__
 from .contents import MatchPicture, QueryReport, ReportData, Scene

@@ -15,6 +15,7 @@ import numpy as np
 from ..colmap.cameras import Camera
 from ..colmap.poses import Pose, write_poses
 from ..errors import SamfeatError
+from ..files.atomic import put_in_place, work_folder
 from ..progress import tqdm
 from .city import build_city
 from .lighting import DAY, NIGHT, day_exposure, illuminate, night_exposure, photograph
@@ -73,15 +74,9 @@ def write_demo(
         )
     if _finished(output_dir, recipe):
         return output_dir
-    unfinished = output_dir.with_name(f".{output_dir.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        _write(unfinished, recipe, plan_shots(seed, num_db, num_queries, size))
-        if output_dir.is_dir():
-            output_dir.rmdir()  # it is empty, and not every system replaces a folder
-        unfinished.replace(output_dir)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with work_folder(output_dir) as work:
+        _write(work / "demo", recipe, plan_shots(seed, num_db, num_queries, size))
+        put_in_place(work / "demo", output_dir)
     return output_dir
 
 

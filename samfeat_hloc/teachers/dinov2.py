@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from ..errors import SamfeatError
-from ..feature.checkpoints import file_sha256
 from ..feature.torch_files import read_tensors
+from ..files.provenance import file_sha256
 from .cache import Taught
 from .regions import Regions
 from .registry import Photo, TeacherOptions, need

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SamfeatError, cause_of
-from ..feature.checkpoints import file_sha256
 from ..feature.torch_files import read_torch
+from ..files.provenance import file_sha256
 from .cache import Taught
 from .maps import soft_edges, working_image
 from .registry import Photo, TeacherOptions, need, weights_file

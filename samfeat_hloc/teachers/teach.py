@@ -88,7 +88,6 @@ def main(
     sources = job.sources(names)
     with SegmentWriter(output, record, overwrite=overwrite, compare_inputs=False) as writer:
         if writer.is_finished(sources):
-            logger.info("teach: %s is there already, skipped", output)
             return output
         left = [name for name in names if writer.done.get(name) != sources[name]]
         refuse_broken(job.image_dir, left)

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from ..errors import SamfeatError
-from ..feature.checkpoints import SHIPPED, file_sha256
+from ..feature.checkpoints import SHIPPED
 from ..feature.detection import local_maximum, refine
 from ..files import images, provenance
 from ..files.h5store import Group, SegmentWriter
 from ..files.image_folders import list_images
+from ..files.provenance import file_sha256
 from ..geometry.homographies import homography_from_points, pixel_grid, transform, uniform, warp
 from ..parallel.devices import Work, all_devices, on_devices
 from ..parallel.image_checks import refuse_broken
@@ -121,7 +122,6 @@ def main(
     sources = {name: f"{(image_dir / name).stat().st_size} bytes" for name in names}
     with SegmentWriter(output, record, overwrite=overwrite, compare_inputs=False) as writer:
         if writer.is_finished(sources):
-            logger.info("label: %s is there already, skipped", output)
             return output
         left = [name for name in names if writer.done.get(name) != sources[name]]
         refuse_broken(image_dir, left)

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from ..errors import SamfeatError, writing
+from ..files.atomic import making_file
 from ..files.image_folders import list_images
 from ..files.images import read_image
-from ..files.locks import sole_run
 from ..parallel.image_checks import refuse_broken
 from ..parallel.workers import Workers
 from ..progress import tqdm
@@ -185,29 +185,22 @@ def pack(folder: Path, path: Path) -> PackedPhotos:
     sources = [_source(folder / name) for name in names]
     if not _holds(path, names, sources):
         refuse_broken(folder, names)
-        with sole_run(path), writing(path):
-            _write(folder, names, sources, path)
+        with making_file(path) as place:
+            _write(folder, names, sources, place)
     return PackedPhotos(path)
 
 
 def _write(folder: Path, names: Sequence[str], sources: Sequence[str], path: Path) -> None:
-    temporary = path.with_name(path.name + ".tmp")
     entries = []
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(FORMAT)
-            decoded = _decoded([folder / name for name in names])
-            bar = tqdm(decoded, total=len(names), desc="photos", unit="photo")
-            for name, source, pixels in zip(names, sources, bar, strict=True):
-                stream.write(pixels.data)
-                entries.append([name, pixels.shape[1], pixels.shape[0], source])
-            index = json.dumps({"longest": LONGEST, "photos": entries}).encode()
-            stream.write(index + len(index).to_bytes(8, "little"))
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with path.open("wb") as stream:
+        stream.write(FORMAT)
+        decoded = _decoded([folder / name for name in names])
+        bar = tqdm(decoded, total=len(names), desc="photos", unit="photo")
+        for name, source, pixels in zip(names, sources, bar, strict=True):
+            stream.write(pixels.data)
+            entries.append([name, pixels.shape[1], pixels.shape[0], source])
+        index = json.dumps({"longest": LONGEST, "photos": entries}).encode()
+        stream.write(index + len(index).to_bytes(8, "little"))
 
 
 def _decoded(paths: Sequence[Path]) -> Iterator[np.ndarray]:

@@ -22,7 +22,7 @@ from ..errors import SamfeatError, writing
 from ..feature import checkpoints
 from ..feature.network import SAMFeat
 from ..feature.torch_files import read_torch
-from ..files.h5store import write_whole
+from ..files.atomic import write_whole
 from .recipe import FORMER_KEYS, Recipe
 
 STATE = "state.pt"
@@ -62,8 +62,7 @@ def save_state(
     path = folder / STATE
     content = io.BytesIO()
     torch.save(state, content)
-    with writing(path):
-        write_whole(path, content.getvalue())
+    write_whole(path, content.getvalue())
 
 
 def load_state(
@@ -150,4 +149,5 @@ def save_weights(
 
 def _copy(source: Path, target: Path) -> None:
     with writing(target):
-        write_whole(target, source.read_bytes())
+        content = source.read_bytes()
+    write_whole(target, content)

@@ -24,7 +24,7 @@ from ..errors import SamfeatError, writing
 from ..feature.detection import sample
 from ..feature.levels import half_precision
 from ..feature.network import Maps, SAMFeat
-from ..files.h5store import sole_run
+from ..files.locks import sole_run
 from ..progress import tqdm
 from ..version import __version__
 from . import losses, processes
