@@ -24,6 +24,7 @@ import typer
 
 from samfeat_hloc.cli import run as run_application
 from samfeat_hloc.evaluation.record import measurement
+from samfeat_hloc.evaluation.tables import aligned
 from samfeat_hloc.feature.network import SAMFeat
 from samfeat_hloc.files.atomic import write_atomically
 from samfeat_hloc.teachers.cache import TeacherCache
@@ -75,12 +76,14 @@ def _measure_all(
         for d in devices
         for name, config in networks.items()
     ]
-    print("network   device      pairs/s (min, max)        of a step: data  forward  backward")
+    cells = []
     for row in rows:
         low, middle, high = row["pairs_per_second"]
-        shares = "  ".join(f"{row['share'][part]:6.0%}" for part in row["share"])
-        speed = f"{middle:7.2f} ({low:.2f}, {high:.2f})"
-        print(f"{row['network']:9} {row['device']:10} {speed} {shares:>34}")
+        shares = [f"{row['share'][part]:.0%}" for part in ("data", "forward", "backward")]
+        speed = f"{middle:.2f} ({low:.2f}, {high:.2f})"
+        cells.append([str(row["network"]), str(row["device"]), speed, *shares])
+    header = ("network", "device", "pairs/s (min, max)", "of a step: data", "forward", "backward")
+    print(aligned(header, cells, "llr"))
     if output:
         setting = {
             "images": images, "teacher": teacher, "crop": crop, "batch": batch, "steps": steps,

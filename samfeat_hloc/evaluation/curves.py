@@ -16,10 +16,10 @@ from ..errors import SamfeatError
 from ..files.atomic import making_file
 from .hpatches import Comparison
 from .matching import THRESHOLDS
+from .palette import SERIES
 
-# Okabe and Ito's colours; with them go line style and marker, of different periods, so that 60
+# With the colours go line style and marker, of different periods, so that 60
 # methods have different marks.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "x", "P", "*", "+", "<", ">", "h")
 
@@ -67,7 +67,7 @@ def accuracy_figure(comparison: Comparison) -> Figure:
 def style(number: int) -> dict[str, Any]:
     """Colour, line style and marker of the method of that number."""
     return {
-        "color": COLOURS[number % len(COLOURS)],
+        "color": SERIES[number % len(SERIES)],
         "linestyle": LINE_STYLES[number % len(LINE_STYLES)],
         "marker": MARKERS[number % len(MARKERS)],
         "markersize": 4.5,

@@ -20,6 +20,7 @@ from . import matching
 from .homography import RANSAC_THRESHOLD, read_homography
 from .matching import HOMOGRAPHY_THRESHOLDS, MatchingResult, PairResult
 from .predictions import Predictions
+from .tables import aligned
 
 # Left out by D2-Net for their size, and by everyone who compares with it since.
 _EXCLUDED = """i_contruction i_crownnight i_dc i_pencils i_whitebuilding v_artisans v_astronautis
@@ -178,7 +179,7 @@ class Comparison:
         header = ["", "method", "pairs", "features", "matches", "right", "repeated"]
         header += [f"MMA@{t}" for t in (1, 3, 5, 10)] + [f"AUC {matching.AREA_UP_TO}px"]
         header += [f"H AUC@{t}" for t in HOMOGRAPHY_THRESHOLDS]
-        rows = [header]
+        rows = []
         for kind in self.kinds():
             for method, results in self.results.items():
                 if kind in results:
@@ -188,16 +189,8 @@ class Comparison:
                     rows.append(
                         [kind, f"{method} (published)", "", "", "", "", "", *_curve(curves[kind])]
                     )
-        widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(len(header))]
-        lines = [
-            "  ".join(
-                cell.ljust(widths[i]) if i < 2 else cell.rjust(widths[i])
-                for i, cell in enumerate(row)
-            ).rstrip()
-            for row in rows
-        ]
         note = [f"note: {self.note}"] if self.note else []
-        return "\n".join([self.title, *note, *lines])
+        return "\n".join([self.title, *note, aligned(header, rows, "llr")])
 
     def kinds(self) -> list[str]:
         """All kinds, in the order in which they first appear, "all" last."""

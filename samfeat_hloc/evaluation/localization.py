@@ -13,6 +13,7 @@ from ..colmap.conventions import odd_convention
 from ..colmap.poses import Pose
 from ..datasets.dataset import LONG_TERM, Dataset
 from ..errors import SamfeatError
+from .tables import aligned
 
 
 @dataclass(frozen=True)
@@ -55,21 +56,14 @@ class LocalizationEvaluation:
         header = ["condition", "queries", "localized"]
         header += [threshold_text(limit) for limit in thresholds]
         header += ["median m", "median °"]
-        rows = [header]
+        rows = []
         for condition, result in self.conditions.items():
             row = [condition, str(result.num_queries), str(result.num_localized)]
             row += [f"{100 * share:.1f}%" for share in result.recalls.values()]
             row += [_shown(result.median_position), _shown(result.median_rotation)]
             rows.append(row)
-        widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if column == 0 else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
-        return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
+        warnings = [f"warning: {warning}" for warning in self.warnings]
+        return "\n".join([aligned(header, rows), *warnings])
 
     def errors_by_condition(self, dataset: Dataset) -> dict[str, list[tuple[float, float]]]:
         """(metres, degrees) of the queries of each condition, in the order of the dataset."""

@@ -21,6 +21,7 @@ from ..errors import SamfeatError
 from ..progress import tqdm
 from .matching import CachedFeatures, mutual_nearest
 from .predictions import Predictions
+from .tables import aligned
 
 THRESHOLD = 2.0  # pixels from the epipolar line, in both images
 LEAST_SHARED = 20  # points that both images of a pair see
@@ -160,10 +161,8 @@ def _distances(fundamental: np.ndarray, xy0: np.ndarray, xy1: np.ndarray) -> np.
 def table(dataset: str, results: dict[str, RightMatches]) -> str:
     """Aligned text, a row a method."""
     title = f"{dataset}: matches within {THRESHOLD:g} px of the epipolar lines, less chance"
-    width = max(len(name) for name in ("method", *results))
-    lines = [title, f"{'method':<{width}}  pairs  matches  right  share %"]
-    lines += [
-        f"{name:<{width}}  {r.pairs:5d}  {r.matches:7.0f}  {r.right:5.0f}  {100 * r.share:7.1f}"
+    rows = [
+        (name, f"{r.pairs}", f"{r.matches:.0f}", f"{r.right:.0f}", f"{100 * r.share:.1f}")
         for name, r in results.items()
     ]
-    return "\n".join(lines)
+    return f"{title}\n{aligned(('method', 'pairs', 'matches', 'right', 'share %'), rows)}"

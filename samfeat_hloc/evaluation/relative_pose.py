@@ -21,6 +21,7 @@ from ..files.images import check_name
 from ..files.textlines import data_lines, parse_number
 from .homography import area_under_curve
 from .matching import CachedFeatures, mutual_nearest
+from .tables import aligned
 
 THRESHOLDS = (5, 10, 20)  # degrees
 RANSAC_THRESHOLD = 1.0  # pixels
@@ -208,7 +209,7 @@ def table(summaries: dict[str, dict[str, Any]], title: str) -> str:
     """Aligned text, a line for each method; areas in percent."""
     header = ["method", "pairs", "failed", "matches", "inliers"]
     header += [f"AUC@{t}°" for t in THRESHOLDS] + ["median R °", "median t °"]
-    rows = [header]
+    rows = []
     for method, summary in summaries.items():
         medians = (summary["median_rotation_degrees"], summary["median_translation_degrees"])
         rows.append(
@@ -217,15 +218,7 @@ def table(summaries: dict[str, dict[str, Any]], title: str) -> str:
              *(f"{100 * area:.1f}" for area in summary["auc"].values()),
              *("-" if value is None else f"{value:.2f}" for value in medians)]
         )  # fmt: skip
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return "\n".join([title, *lines])
+    return f"{title}\n{aligned(header, rows)}"
 
 
 def _parsed(tokens: Sequence[str]) -> ListedPair:

@@ -15,12 +15,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..evaluation.matching import CachedFeatures, mutual_nearest, reprojection_errors
+from ..evaluation.palette import BLUE, GREEN, ORANGE, VERMILION
 from ..feature.extraction import resize_image
 from ..feature.levels import STRIDE
 from ..feature.network import SAMFeat
 from ..feature.options import ExtractOptions
 
-RIGHT, WRONG, UNKNOWN, POINT = "#0072B2", "#D55E00", "#009E73", "#E69F00"
+RIGHT, WRONG, UNKNOWN, POINT = BLUE, VERMILION, GREEN, ORANGE
 RIGHT_WITHIN = 3.0  # pixels
 MOST_LINES = 300  # more matches than that are a random part of them
 

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from ..colmap.model import Model, read_model
 from ..colmap.poses import Pose
+from ..evaluation.palette import BLUE, GREEN, GREY, ORANGE
 from ..feature.extraction import resize_image
 from ..feature.levels import STRIDE
 from ..feature.network import SAMFeat
@@ -31,7 +32,6 @@ from ..files.images import read_image
 from ..localization.result import LocalizationResult, QueryResult
 from ..pipelines.run import Run
 
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
 CONDITION_COLOURS = {"day": BLUE, "night": ORANGE}
 _DPI = 110
 _WIDTH = 11.0  # inches

@@ -13,6 +13,7 @@ import numpy as np
 from ..colmap.model import read_model
 from ..datasets.dataset import Dataset
 from ..datasets.registry import DEFAULT
+from ..evaluation.tables import aligned
 from ..files.provenance import open_hdf5
 from ..progress import tqdm
 
@@ -73,14 +74,12 @@ class RunSummary:
 
     def table(self) -> str:
         """Aligned text: stage, seconds, figures."""
-        rows = [("stage", "seconds", "result")]
-        rows += [
+        rows = [
             (stage.name, "skipped" if stage.skipped else f"{stage.seconds:.1f}", stage.describe())
             for stage in self.stages
         ]
         rows.append(("all", f"{self.seconds:.1f}", f"{self.engine} engine, {self.conf}"))
-        first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
-        return "\n".join(f"{a:<{first}}  {b:>{second}}  {c}".rstrip() for a, b, c in rows)
+        return aligned(("stage", "seconds", "result"), rows, "lrl")
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers, lists and dicts."""

@@ -22,6 +22,7 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from ..evaluation import palette
 from ..evaluation.localization import LocalizationEvaluation
 from ..evaluation.localization_curves import error_figure
 from ..evaluation.record import measurement
@@ -73,7 +74,10 @@ def page_content(data: ReportData) -> dict[str, Any]:
 
 
 def _asset(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    text = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    for name, colour in palette.NAMES.items():
+        text = text.replace(f"%{name}%", colour)
+    return text
 
 
 def _hash(text: str) -> str:

@@ -35,6 +35,8 @@ all of it on a small generated city and exits with 1 when anything is lost.
   `train.save_every` steps, and goes on from there with the very numbers of an uninterrupted run.
 - `<output>.lock` is held while an output is made; a second run is refused with the owner's process
   id, and the system frees the lock of a process that dies.
+- An output lies beside its place as `.<output>.unfinished` while it is made; what a killed run has
+  left there is removed by the next run that makes the output or finds it.
 - Threads and processes that work side by side (decoding, matching, localization, the search for
   places, teaching on several devices) are watched: where nothing is finished for `SAMFEAT_PATIENCE`
   seconds (600), the run ends with the name of what hangs; what fails unforeseen is named too. A
