@@ -24,12 +24,11 @@ from samfeat_hloc.colmap.structure_from_motion import SfmConfig
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation import reconstruction
 from samfeat_hloc.files.pair_lists import read_pairs
-from samfeat_hloc.localization import matches
+from samfeat_hloc.localization import matches, pairs_by_rule
 from samfeat_hloc.parallel.workers import Hung
 from samfeat_hloc.pipelines.reconstruct import (
     ReconstructOptions,
     choose_pairs,
-    exhaustive_pairs,
     run,
 )
 
@@ -47,7 +46,7 @@ def folder(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("scene")
     synthetic_scene.write_images(scene, root / "images")
     features = synthetic_scene.write_features(scene, root / "features.h5")
-    listed = exhaustive_pairs(NAMES, root / "pairs.txt")
+    listed = pairs_by_rule.exhaustive(NAMES, root / "pairs.txt")
     matches.main(listed, features, root / "matches.h5")
     reconstruct(root)
     return root
@@ -171,7 +170,7 @@ def test_photos_that_do_not_match(num_points: int, message: str, tmp_path: Path)
     scene = synthetic_scene.build(NAMES, num_points)
     synthetic_scene.write_images(scene, tmp_path / "images")
     features = synthetic_scene.write_features(scene, tmp_path / "features.h5", frozenset(NAMES))
-    listed = exhaustive_pairs(NAMES, tmp_path / "pairs.txt")
+    listed = pairs_by_rule.exhaustive(NAMES, tmp_path / "pairs.txt")
     matches.main(listed, features, tmp_path / "matches.h5")
     with pytest.raises(SamfeatError, match=message):
         reconstruct(tmp_path)

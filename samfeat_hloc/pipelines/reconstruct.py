@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict, dataclass, field, replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,9 @@ from ..errors import SamfeatError
 from ..evaluation.reconstruction import ReconstructionFigures, evaluate
 from ..evaluation.record import measurement
 from ..feature.presets import PRESETS
-from ..files import provenance
 from ..files.atomic import write_atomically
 from ..files.image_folders import list_images
-from ..files.outputs import Output
-from ..localization import features, global_descriptors, matches, pairs
+from ..localization import features, global_descriptors, matches, pairs, pairs_by_rule
 from . import methods
 
 logger = logging.getLogger(__name__)
@@ -146,21 +143,6 @@ def extract(image_dir: Path, names: list[str], output: Path, options: Reconstruc
     )  # fmt: skip
 
 
-def exhaustive_pairs(names: list[str], output: Path, *, overwrite: bool = False) -> Path:
-    """Pair every image with every other one.
-
-    Raises:
-        SamfeatError: an output that was made differently.
-    """
-    made_by = provenance.made_by(
-        "pairs", {"from": "exhaustive"}, {"images": provenance.names_hash(names)}
-    )
-    result = Output(output, made_by, overwrite=overwrite)
-    if result.is_there():
-        return output
-    return result.write_text("".join(f"{a} {b}\n" for a, b in combinations(names, 2)))
-
-
 def choose_pairs(
     names: list[str], outputs: Path, feature_file: Path, options: ReconstructOptions
 ) -> Path:
@@ -181,7 +163,7 @@ def choose_pairs(
         exhaustive = len(names) <= MOST_EXHAUSTIVE
     again: dict[str, Any] = {"overwrite": options.overwrite}
     if exhaustive:
-        return exhaustive_pairs(names, outputs / "pairs-exhaustive.txt", **again)
+        return pairs_by_rule.exhaustive(names, outputs / "pairs-exhaustive.txt", **again)
     descriptors = global_descriptors.main(
         feature_file, names, [], outputs / "global-descriptors.h5", clusters=_CLUSTERS, **again
     )
