@@ -23,6 +23,7 @@ from samfeat_hloc.evaluation.failures import (
     share_in_view,
 )
 from samfeat_hloc.evaluation.localization_curves import cumulative, error_figure
+from samfeat_hloc.localization.result import write_result
 
 CAMERA = Camera("PINHOLE", 320, 240, (300.0, 300.0, 160.0, 120.0))
 
@@ -99,6 +100,32 @@ def test_cumulative_by_hand() -> None:
     x, y = axes[0].get_lines()[0].get_data()
     assert y[-1] == pytest.approx(200 / 3) and x[-1] == 10  # 30 m is beyond the picture
     assert axes[1].get_lines()[0].get_data()[1][-1] == pytest.approx(200 / 3)
+
+
+def test_queries_that_the_poses_lack_have_failed_on_every_line(
+    street: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Once "6 of 12 have no pose", and then "no failed query"."""
+    run = read_run(street[1] / "poses.txt")
+    assert run is not None
+    opened = AachenDataset.open(street[0])
+    found = diagnose_all(*run, opened)
+    good = {d.name: run[0].queries[d.name] for d in found if not d.failed}
+    write_result(good, tmp_path / "poses.txt", {})
+    (tmp_path / "map").symlink_to(street[1] / "map")
+    app = typer.Typer()
+    commands.register(app)
+    output = tmp_path / "figures.json"
+    result = CliRunner().invoke(
+        app, ["eval", "localization", str(tmp_path), "--dataset", str(street[0]),
+              "--output", str(output)],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    lost = len(opened.queries) - len(good)
+    assert f"no pose for {lost} of {len(opened.queries)}" in result.stdout
+    assert f"{lost} of {len(opened.queries)} queries failed: {lost} no pose" in result.stdout
+    assert "no failed query" not in result.stdout
+    assert len(json.loads(output.read_text())["failures"]) == lost
 
 
 def test_command(street: tuple[Path, Path], tmp_path: Path) -> None:

@@ -116,6 +116,10 @@ def _evaluate(
         )
     run = failures.read_run(poses_file)
     diagnoses = [] if run is None else failures.diagnose_all(*run, opened)
+    if run is not None:  # the others have been told already
+        tried = {found.name for found in diagnoses}
+        absent = [name for name in without if name not in tried]
+        diagnoses += failures.without_pose(absent, opened)
     if run is not None:
         typer.echo(failures.failures_table(diagnoses))
     elif lost := sum(not within(error) for error in evaluation.errors.values()):

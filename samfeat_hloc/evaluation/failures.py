@@ -40,6 +40,7 @@ class Reason(str, Enum):
     FEW_INLIERS = "few inliers"
     WRONG_PLACE = "wrong although many inliers"
     INACCURATE = "inaccurate"
+    NO_POSE = "no pose given"
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,23 @@ def diagnose_all(
         for name, query in tqdm(
             result.queries.items(), desc="diagnose", unit="query", delay=2, leave=False
         )
+    ]
+
+
+def without_pose(names: Sequence[str], dataset: Dataset) -> list[Diagnosis]:
+    """Diagnoses of queries that the poses do not have: each has failed."""
+    conditions = {query.name: query.condition for query in dataset.queries}
+    return [
+        Diagnosis(
+            name,
+            conditions[name],
+            None,
+            True,
+            Reason.NO_POSE,
+            "the poses file does not have it",
+            [],
+        )
+        for name in names
     ]
 
 
