@@ -297,6 +297,25 @@ def test_the_papers_recipe_with_a_teacher(photo_folder: Path, cache: Path, tmp_p
     assert kept == ["best.safetensors", "samfeat.safetensors", "step-0000024.safetensors"]
 
 
+def test_epochs_are_of_the_pairs_that_are_found(photo_folder: Path, tmp_path: Path) -> None:
+    """The paper's 30 epochs were once written as 300,000 steps, of no known number of pairs."""
+    paper = read_recipe(CONFIGS / "samfeat.yaml", ["data.mtldesc=x"])
+    assert paper.train.epochs == 30
+    chosen = read_recipe(CONFIGS / "samfeat.yaml", ["data.mtldesc=x", "train.steps=7"])
+    assert chosen.train.epochs is None and chosen.train.steps == 7  # what is given counts
+    with pytest.raises(SamfeatError) as caught:
+        read_recipe(RECIPE, ["data.images=x", "train.epochs=0"])
+    assert "train.epochs" in caught.value.problem
+    given = [*overrides(photo_folder, tmp_path, 1)[:2], "train.epochs=2", "train.batch=8",
+             "train.log_every=1", "train.save_every=50", "train.validate_every=50",
+             "pairs.crop=64", "pairs.points=16", "pairs.keypoints=16"]  # fmt: skip
+    train(read_recipe(RECIPE, given))
+    photos = len(list(photo_folder.iterdir()))
+    pairs = photos - photos // 25
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 2 * -(-pairs // 8)
+
+
 def test_averaged_weights_resume_too(photo_folder: Path, tmp_path: Path) -> None:
     extra = ["train.ema=0.9", "train.schedule=cosine", *overrides(photo_folder, tmp_path / "a", 4)]
     whole = train(read_recipe(RECIPE, extra))

@@ -99,6 +99,11 @@ class HomographySource:
                 "run `samfeat label` on their folder",
             )
 
+    @property
+    def num_pairs(self) -> int:
+        """One of each photo."""
+        return len(self.photos)
+
     def batch(self, count: int, options: PairOptions, generator: torch.Generator) -> PairBatch:
         """``count`` random pairs on the generator's device."""
         return make_pairs(self.photos, count, options, self.homographies, generator,

@@ -102,6 +102,11 @@ class MegadepthSource:
             )
         return cls(PosedSource(read, options))
 
+    @property
+    def num_pairs(self) -> int:
+        """All that overlap."""
+        return self._posed.num_pairs
+
     def batch(self, count: int, options: PairOptions, generator: torch.Generator) -> PairBatch:
         """``count`` random pairs on the generator's device; see :class:`.pairs.PairSource`."""
         return self._posed.batch(count, options, generator)

@@ -142,6 +142,11 @@ class MtldescSource:
         source._read(names[0])
         return source
 
+    @property
+    def num_pairs(self) -> int:
+        """Those of the release."""
+        return len(self.names)
+
     def batch(self, count: int, options: PairOptions, generator: torch.Generator) -> PairBatch:
         """``count`` random pairs on the generator's device; see :class:`.pairs.PairSource`."""
         device = generator.device

@@ -101,7 +101,10 @@ class TeacherViews:
 
 
 class PairSource(Protocol):
-    """Where pairs come from."""
+    """Where pairs come from. num_pairs: how many make an epoch."""
+
+    @property
+    def num_pairs(self) -> int: ...
 
     def batch(self, count: int, options: PairOptions, generator: torch.Generator) -> PairBatch:
         """``count`` random pairs on the generator's device; the same for the same random state."""

@@ -101,14 +101,16 @@ class NetworkOptions:
 
 @dataclass
 class LoopOptions:
-    """steps of batch pairs each (on each GPU). The learning rate rises over warmup steps, stays,
-    and falls to 0 over the last share decay of all steps, linearly or as a cosine (schedule).
-    weight_decay: Adam's. clip: the largest gradient norm. ema: how much of the averaged weights a
-    step keeps, such as 0.999; 0 does without, else the averaged weights are validated and shipped.
-    keep: so many of the last checkpoints stay beside the newest and the best. precision: "auto"
-    takes bfloat16 for the network where the device is fast at it, "full" float32 everywhere."""
+    """steps of batch pairs each (on each GPU); with epochs, as many as so many epochs of the pairs
+    that are found take. The learning rate rises over warmup steps, stays, and falls to 0 over the
+    last share decay of all steps, linearly or as a cosine (schedule). weight_decay: Adam's. clip:
+    the largest gradient norm. ema: how much of the averaged weights a step keeps, such as 0.999; 0
+    does without, else the averaged weights are validated and shipped. keep: so many of the last
+    checkpoints stay beside the newest and the best. precision: "auto" takes bfloat16 for the
+    network where the device is fast at it, "full" float32 everywhere."""
 
     steps: int = 3000
+    epochs: int | None = None
     batch: int = 8
     learning_rate: float = 1e-3
     warmup: int = 50
@@ -182,6 +184,9 @@ def read_recipe(path: Path, overrides: list[str]) -> Recipe:
         for config in given:
             _rename_keys(config)
         merged = OmegaConf.merge(OmegaConf.structured(Recipe), *given)
+        steps, epochs = (OmegaConf.select(given[1], f"train.{key}") for key in ("steps", "epochs"))
+        if steps and not epochs:
+            merged.train.epochs = None  # the recipe's own
         recipe = OmegaConf.to_object(merged)
     except (
         OmegaConfBaseException, ValueError, TypeError, OSError, RecursionError, YAMLError
@@ -221,6 +226,8 @@ def _check(recipe: Recipe, path: Path) -> None:
             value = getattr(sections[section], name)
             if not value >= least:  # nor is nan
                 refuse(key, value, f"a number from {least}")
+    if loop.epochs is not None and loop.epochs < 1:
+        refuse("train.epochs", loop.epochs, "a number from 1, or train.steps")
     if loop.schedule not in SCHEDULES:
         refuse("train.schedule", loop.schedule, " or ".join(SCHEDULES))
     if loop.precision not in PRECISIONS:

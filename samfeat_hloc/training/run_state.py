@@ -33,7 +33,7 @@ CONFIG = "config.yaml"
 # and validated, how long the run is planned to be.
 _MAY_CHANGE = {"output", "data.packed"} | {
     f"train.{name}"
-    for name in ("steps", "decay", "log_every", "save_every", "validate_every", "keep")
+    for name in ("steps", "epochs", "decay", "log_every", "save_every", "validate_every", "keep")
 }
 
 

@@ -64,6 +64,11 @@ class SyntheticSource:
         # Everything is in memory already: nothing to cache.
         return cls(PosedSource(made, options, cache_bytes=0))
 
+    @property
+    def num_pairs(self) -> int:
+        """All that overlap."""
+        return self._posed.num_pairs
+
     def batch(self, count: int, options: PairOptions, generator: torch.Generator) -> PairBatch:
         """``count`` random pairs on the generator's device; see :class:`.pairs.PairSource`."""
         return self._posed.batch(count, options, generator)

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -177,6 +178,14 @@ def _train(recipe: Recipe, device: torch.device, rank: int, world: int) -> Path:
     if loop.ema:
         averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(loop.ema))  # type: ignore[no-untyped-call]
     data = open_data(recipe, device)
+    if loop.epochs is not None:
+        steps = loop.epochs * math.ceil(data.source.num_pairs / (loop.batch * world))
+        loop = replace(loop, steps=steps)
+        recipe = replace(recipe, train=loop)
+        if rank == 0:
+            tqdm.write(
+                f"{output}: {steps} steps, {loop.epochs} epochs of {data.source.num_pairs} pairs"
+            )
     output.mkdir(parents=True, exist_ok=True)
     progress = load_state(output, recipe, model, optimizer, averaged, device)
     parallel = processes.in_parallel(model, device, world)
