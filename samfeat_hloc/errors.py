@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -72,6 +72,12 @@ class SamfeatError(Exception):
     def __str__(self) -> str:
         text = f"{self.subject}: {self.problem}" if self.subject else self.problem
         return f"{text}; {self.mend}" if self.mend else text
+
+
+def some_of(names: Sequence[str], most: int = 3) -> str:
+    """Names for a message: "a, b, c and 5 more"."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def cause_of(error: BaseException) -> str | None:

@@ -218,7 +218,7 @@ def test_features_that_the_map_was_not_made_from_are_refused(
 BROKEN = {
     "no retrieval": r"pairs.txt: no retrieved image for query query/night/b.jpg",
     "not in the map": r"pairs.txt: db/99.jpg, retrieved for query/day/a.jpg, is not in the map",
-    "no features": r"features.h5: no features of query query/night/b.jpg",
+    "no features": r"features.h5: no features of query/night/b.jpg",
     "pair not matched": r"matches.h5: no matches of the pair query/day/a.jpg db/3.jpg",
     "rotated": r"query/day/a.jpg is 480x640 .* stored rotated",
     "another size": r"query/day/a.jpg is 640x480 but .* 1280x960; give the intrinsics",

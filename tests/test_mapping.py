@@ -189,7 +189,7 @@ def test_an_image_without_keypoints_is_mapped_around(files: Files, tmp_path: Pat
 BROKEN = {
     "no reference model": "reference.*no such folder",
     "pair of strangers": r"pairs.txt: image db/99.jpg is not in the reference model",
-    "features missing": r"features.h5: no features of db/2.jpg of the reference model",
+    "features missing": r"features.h5: no features of db/2.jpg; extract the features of all images",
     "photo missing": r"no image db/4.jpg of the reference model",
     "pair not matched": r"matches.h5: no matches of the pair",
     "other features": r"matches with keypoint \d+ of an image that has 3",

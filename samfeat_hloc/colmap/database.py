@@ -83,12 +83,7 @@ def write_features(
     Raises:
         SamfeatError: an image without features, or of another size than its camera.
     """
-    missing = features.missing(list(images))
-    if missing:
-        more = f" and {len(missing) - 1} other images" if len(missing) > 1 else ""
-        raise SamfeatError(
-            features.path, f"no features of {missing[0]}{more}", "extract those of all images"
-        )
+    features.require(list(images), "extract those of all images")
     counts = {}
     for name, (image_id, size) in tqdm(images.items(), desc="keypoints", unit="image", delay=2):
         features.check_size(name, size, "give intrinsics of the image as it is stored")

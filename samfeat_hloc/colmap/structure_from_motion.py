@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, some_of
 from ..files import provenance
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.outputs import Output
@@ -259,10 +259,9 @@ def _import_images(
 def _check_imported(names: Sequence[str], imported: dict[str, Any], image_dir: Path) -> None:
     missing = [name for name in names if name not in imported]
     if missing:
-        more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
         raise SamfeatError(
             image_dir,
-            f"COLMAP does not take {missing[0]}{more}",
+            f"COLMAP does not take {some_of(missing)}",
             "with --single-camera all photos have to be of one size",
         )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..colmap.poses import Pose, read_poses
-from ..errors import SamfeatError
+from ..errors import SamfeatError, some_of
 from ..files import provenance
 from ..files.outputs import Output
 from .queries import Query, by_full_name
@@ -160,12 +160,11 @@ def check_files(image_dir: Path, names: Iterable[str], source: Path) -> None:
     names = list(names)
     missing = [name for name in names if not (image_dir / name).is_file()]
     if missing:
-        more = ", ..." if len(missing) > 3 else ""
         raise SamfeatError(
             image_dir,
             (
                 f"{len(missing)} of the {len(names)} images named by {source} are not "
-                f"there ({', '.join(missing[:3])}{more})"
+                f"there ({some_of(missing)})"
             ),
             "unpack the photos or mend the names",
         )

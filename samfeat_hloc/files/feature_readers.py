@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 
 import h5py
 import numpy as np
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, some_of
 from .h5arrays import read_array, read_dataset
 from .provenance import open_hdf5, reading_hdf5
 
@@ -23,12 +22,7 @@ class _File:
     def __enter__(self):  # type: ignore[no-untyped-def]  # typing.Self needs Python 3.11
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def _find(self, key: str) -> h5py.Group | h5py.Dataset | None:
@@ -80,6 +74,15 @@ class FeatureReader(_File):
 
     def missing(self, names: list[str]) -> list[str]:
         return [name for name in names if not self.has(name)]
+
+    def require(self, names: list[str], mend: str) -> None:
+        """Refuse a file without features of all these images.
+
+        Raises:
+            SamfeatError: names some of them; ``mend`` is what to do about it.
+        """
+        if missing := self.missing(names):
+            raise SamfeatError(self.path, f"no features of {some_of(missing)}", mend)
 
     def count(self, name: str) -> int:
         """The number of keypoints of an image; they are not read."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, some_of
 from .images import EXTENSIONS, UNREAD, check_name
 from .signatures import signature
 
@@ -107,9 +107,8 @@ def list_images(folder: Path, *, for_lists: bool = True) -> list[str]:
         first = next(iter(unfit.values()))
         problem = first.problem
         if len(unfit) > 1:
-            others = ", ".join(map(repr, list(unfit)[1:_NAMED]))
-            more = f" and {len(unfit) - _NAMED} more" if len(unfit) > _NAMED else ""
-            problem += f"; {len(unfit)} of {len(found.names)} names do not fit, {others}{more} too"
+            others = some_of([repr(name) for name in unfit][1:], _NAMED - 1)
+            problem += f"; {len(unfit)} of {len(found.names)} names do not fit, {others} too"
         raise SamfeatError(folder, f"{first.subject}: {problem}", first.mend)
     if found.left_out:
         logger.warning("%s: %s", folder, found.account)

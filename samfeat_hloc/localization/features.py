@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, some_of
 from ..feature.extraction import extract_batch, record, resized_shape
 from ..feature.local_features import FeatureArrays
 from ..feature.options import ExtractOptions
@@ -151,11 +151,8 @@ def main(
                 writer.add(groups)
                 progress.update(len(groups))
         if empty:
-            more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
             logger.warning(
-                "features: no keypoints in %s%s; nothing can be matched there",
-                ", ".join(empty[:3]),
-                more,
+                "features: no keypoints in %s; nothing can be matched there", some_of(empty)
             )
         everything = [f"{name} {source}" for name, source in writer.done.items()]
         inputs = {"images": provenance.names_hash(everything)}
@@ -216,11 +213,8 @@ def _check_images(image_dir: Path, names: Sequence[str]) -> None:
         raise SamfeatError(image_dir, "no such image folder", "check the path")
     missing = [name for name in names if not (image_dir / images.check_name(name)).is_file()]
     if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise SamfeatError(
-            image_dir,
-            f"no image {', '.join(missing[:3])}{more}",
-            "complete the folder or the image list",
+            image_dir, f"no image {some_of(missing)}", "complete the folder or the image list"
         )
 
 

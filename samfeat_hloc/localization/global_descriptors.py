@@ -15,7 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, some_of
 from ..files import provenance
 from ..files.feature_readers import read_descriptors
 from ..files.h5arrays import group_names
@@ -73,9 +73,8 @@ def main(
             known = set(group_names(file, "descriptors"))
             missing = [name for name in names if name not in known]
             if missing:
-                more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
                 raise SamfeatError(
-                    features, f"no features of {', '.join(missing[:3])}{more}", "extract them first"
+                    features, f"no features of {some_of(missing)}", "extract them first"
                 )
             words = learn_vocabulary(sample(file, db_names, clusters, features), clusters, features)
             left = [name for name in names if name not in writer.done]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..colmap.model import Model, file_of, is_model, read_model
 from ..datasets.queries import Query
-from ..errors import SamfeatError
+from ..errors import SamfeatError, some_of
 from ..files import provenance
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.pair_lists import read_pairs
@@ -90,13 +90,8 @@ class LocalizationInputs:
                         "retrieve from the images of the map",
                     )
         with FeatureReader(self.features) as features, MatchReader(self.matches) as matches:
-            missing = features.missing([query.name for query in self.queries])
-            if missing:
-                raise SamfeatError(
-                    self.features,
-                    f"no features of query {_first(missing)}",
-                    "extract the features of all queries",
-                )
+            names = [query.name for query in self.queries]
+            features.require(names, "extract the features of all queries")
             db_names = sorted({name for names in retrieved.values() for name in names})
             check_same_features(map_model, self.map_dir, features, db_names)
             for query in self.queries:  # one pair tells; the others are matched alike
@@ -128,7 +123,7 @@ def retrieved_images(pairs: Path, queries: Sequence[Query]) -> dict[str, list[st
     if without:
         raise SamfeatError(
             pairs,
-            f"no retrieved image for query {_first(without)}",
+            f"no retrieved image for query {some_of(without)}",
             "give a list with a pair for every query",
         )
     return {query.name: retrieved[query.name] for query in queries}
@@ -151,7 +146,3 @@ def _hashes(pairs: Path, features: Path, matches: Path) -> dict[str, str]:
         "features": provenance.file_hash(features),
         "matches": provenance.file_hash(matches),
     }
-
-
-def _first(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} others"

@@ -21,7 +21,7 @@ from ..colmap.library import pycolmap
 from ..colmap.model import is_model, open_in_pycolmap, read_model
 from ..colmap.readable import readable
 from ..colmap.verification import Verifier, verified
-from ..errors import SamfeatError, cause_of
+from ..errors import SamfeatError, cause_of, some_of
 from ..files import provenance
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.h5store import SegmentWriter
@@ -154,26 +154,16 @@ def _check_names(
                 f"image {name} is not in the reference model",
                 "make the pairs from this model",
             )
-    missing = features.missing(sorted(known))
-    if missing:
-        raise SamfeatError(
-            features.path,
-            f"no features of {_some(missing)} of the reference model",
-            "extract the features of all database images",
-        )
+    features.require(sorted(known), "extract the features of all images of the reference model")
     if not image_dir.is_dir():
         raise SamfeatError(image_dir, "no such folder", "name the folder of the images")
     missing = [name for name in sorted(known) if not (image_dir / name).is_file()]
     if missing:
         raise SamfeatError(
             image_dir,
-            f"no image {_some(missing)} of the reference model",
+            f"no image {some_of(missing)} of the reference model",
             "complete the download or name the right folder",
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} other images"
 
 
 def fill_database(
@@ -213,7 +203,7 @@ def fill_database(
             keypoints += moved.get(image.camera_id, 0)
             database.write_keypoints(image.image_id, keypoints.astype(np.float32))
         if empty:
-            logger.warning("%s: no keypoints in %s", features.path, _some(empty))
+            logger.warning("%s: no keypoints in %s", features.path, some_of(empty))
 
         found = verified(verifier, pairs, kept)
         for (name0, name1), inliers, matched in tqdm(
@@ -328,10 +318,9 @@ def _tell_pointless(
             why = "its matches give no point: too little parallax"
         told.append(f"{name} ({why})")
     if told:
-        more = f" and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
         logger.warning(
-            "map: %d of %d images have no points: %s%s",
-            len(told), len(images), ", ".join(told[:_NAMED]), more,
+            "map: %d of %d images have no points: %s",
+            len(told), len(images), some_of(told, _NAMED),
         )  # fmt: skip
 
 

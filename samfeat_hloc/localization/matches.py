@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, some_of
 from ..feature.matching import nearest_neighbours
 from ..files import provenance
 from ..files.feature_readers import pair_name, read_descriptors
@@ -263,10 +263,9 @@ class DescriptorCache:
         known = set(group_names(self._file, "descriptors"))
         missing = [name for name in dict.fromkeys(names) if name not in known]
         if missing:
-            more = f" (and {len(missing) - 3} more)" if len(missing) > 3 else ""
             raise SamfeatError(
                 pairs,
-                f"no features in {self.path} of {', '.join(missing[:3])}{more}",
+                f"no features in {self.path} of {some_of(missing)}",
                 "extract them first or correct the pairs",
             )
 

@@ -14,7 +14,7 @@ import torch
 from samfeat_hloc.colmap.covisibility import most_covisible
 
 from ..colmap.model import file_of, read_model
-from ..errors import SamfeatError
+from ..errors import SamfeatError, some_of
 from ..feature.matching import similarities
 from ..files import provenance
 from ..files.h5arrays import group_names, read_array
@@ -62,7 +62,7 @@ def from_covisibility(
     if not pairs:
         raise SamfeatError(model, "no two images see a common point", "take a triangulated model")
     if alone:
-        logger.warning("%s share no point with another image: %s", len(alone), _some(alone))
+        logger.warning("%s share no point with another image: %s", len(alone), some_of(alone))
     return _write(result, pairs)
 
 
@@ -113,7 +113,7 @@ def from_retrieval(
         if missing:
             raise SamfeatError(
                 descriptors,
-                f"no global descriptor of {_some(missing)}",
+                f"no global descriptor of {some_of(missing)}",
                 "extract those of all images first",
             )
         pairs = _retrieve(file, queries, database, num_matched, descriptors)
@@ -122,7 +122,7 @@ def from_retrieval(
     if without:
         raise SamfeatError(
             descriptors,
-            f"no database image is similar to {_some(without)}",
+            f"no database image is similar to {some_of(without)}",
             "look at these images, or leave them out of the query lists",
         )
     return _write(result, pairs)
@@ -243,11 +243,6 @@ def _descriptors(file: h5py.File, names: list[str], path: Path) -> np.ndarray:
 def _check_count(num_matched: int) -> None:
     if num_matched < 1:
         raise SamfeatError("num_matched", f"{num_matched} is not possible", "give a number from 1")
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 def _write(result: Output, pairs: Sequence[tuple[str, str]]) -> Path:
