@@ -64,6 +64,14 @@ class Pose:
         return Pose(turned @ other.qvec, self.rotation @ other.tvec + self.tvec)
 
     @classmethod
+    def from_matrix(cls, rotation: np.ndarray, tvec: np.ndarray) -> Pose:
+        """From a (3, 3) rotation matrix, which is taken as one, and a translation (3,)."""
+        import pycolmap
+
+        x, y, z, w = pycolmap.Rotation3d(np.ascontiguousarray(rotation, dtype=np.float64)).quat
+        return cls(np.array([w, x, y, z]), tvec)
+
+    @classmethod
     def from_rigid3d(cls, cam_from_world: Any) -> Pose:
         """From a ``pycolmap.Rigid3d`` (whose quaternion is x, y, z, w)."""
         x, y, z, w = cam_from_world.rotation.quat

@@ -42,6 +42,27 @@ class SubmissionForm:
 
 
 @dataclass(frozen=True)
+class Relocalization:
+    """A query of which a server asks where it is in a reference frame.
+
+    Attributes:
+        file: name of the file that asks.
+        query, reference: image names.
+        query_time, reference_time: as the file names them.
+        condition: how hard it is, or the sequence.
+        relative: true pose, the query's camera from the reference camera; None where withheld.
+    """
+
+    file: str
+    query: str
+    query_time: str
+    reference: str
+    reference_time: str
+    condition: str
+    relative: Pose | None
+
+
+@dataclass(frozen=True)
 class Retrieval:
     """How hloc's pipeline of the benchmark chooses images to match, and what is published.
 
@@ -76,6 +97,9 @@ class Dataset:
             paired by their poses.
         benchmark, scene: the names to open it by.
         form: what the evaluation server takes; None where the truth is public.
+        withheld: queries whose truth the server keeps, which belong in a submission; None for all.
+        relocalizations: what is asked and measured in place of poses in the world, see
+            `Relocalization`.
         retrieval: see `Retrieval`.
         thresholds: (metres, degrees) that its authors report recalls at, and finer ones.
         max_error: of a pose's inliers, in pixels.
@@ -96,6 +120,8 @@ class Dataset:
     benchmark: str = "aachen"
     scene: str | None = None
     form: SubmissionForm | None = None
+    withheld: frozenset[str] | None = field(default=None, repr=False)
+    relocalizations: list[Relocalization] | None = field(default=None, repr=False)
     retrieval: Retrieval = Retrieval()
     thresholds: tuple[tuple[float, float], ...] = (*FINE, *LONG_TERM)
     max_error: float = 12.0
@@ -106,6 +132,11 @@ class Dataset:
     def query_names(self) -> list[str]:
         """Full names of all queries, in the order of ``queries``."""
         return [query.name for query in self.queries]
+
+    @property
+    def to_submit(self) -> list[Query]:
+        """The queries that belong in a submission."""
+        return [q for q in self.queries if self.withheld is None or q.name in self.withheld]
 
     @property
     def conditions(self) -> list[str]:

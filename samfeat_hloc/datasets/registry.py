@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import SamfeatError
-from . import aachen_v1, cambridge, colmap_model, seven_scenes
+from . import aachen_v1, cambridge, cmu, colmap_model, four_seasons, robotcar, seven_scenes
 from .aachen import AachenDataset
 from .dataset import Dataset
 
@@ -37,6 +37,9 @@ BENCHMARKS = {
     "aachen-v1": Benchmark("Aachen Day-Night v1.0", aachen_v1.open_dataset),
     "cambridge": Benchmark("Cambridge Landmarks", cambridge.open_dataset, cambridge.scenes),
     "7scenes": Benchmark("7Scenes", seven_scenes.open_dataset, seven_scenes.scenes),
+    "robotcar": Benchmark("RobotCar Seasons", robotcar.open_dataset),
+    "cmu": Benchmark("Extended CMU Seasons", cmu.open_dataset, cmu.scenes),
+    "4seasons": Benchmark("4Seasons", four_seasons.open_dataset, four_seasons.scenes),
     "colmap": Benchmark("a COLMAP model", colmap_model.open_dataset, by_hand=True),
 }
 

@@ -69,8 +69,8 @@ def make(
     """
     form = form_of(dataset)
     path = Path(output_dir) / file_name(method, form)
-    no_two_alike(dataset.queries, form, dataset.root)
-    if missing := _missing_by_condition(dataset.queries, poses.keys()):
+    no_two_alike(dataset.to_submit, form, dataset.root)
+    if missing := _missing_by_condition(dataset.to_submit, poses.keys()):
         raise SamfeatError(
             path, f"poses are missing ({'; '.join(missing)})", "localize every query of the lists"
         )
@@ -80,7 +80,8 @@ def make(
             (f"{len(unknown)} poses are of no query of the lists (e.g. {', '.join(unknown[:3])})"),
             "name queries with their folders, as the lists do",
         )
-    text = poses_text({form.line_name(name): poses[name] for name in dataset.query_names}, path)
+    named = {form.line_name(query.name): poses[query.name] for query in dataset.to_submit}
+    text = poses_text(named, path)
     if problems := _problems(text, dataset, form):
         raise SamfeatError(path, problems[0], "not written")
     return write_atomically(path, text)
@@ -108,7 +109,7 @@ def doubts(poses: Mapping[str, Pose], dataset: Dataset) -> list[str]:
 
 
 def _problems(text: str, dataset: Dataset, form: SubmissionForm) -> list[str]:
-    by_name = no_two_alike(dataset.queries, form, dataset.root)
+    by_name = no_two_alike(dataset.to_submit, form, dataset.root)
     problems: list[str] = []
     first_line: dict[str, int] = {}
     if text.startswith("\ufeff"):
@@ -140,7 +141,7 @@ def _problems(text: str, dataset: Dataset, form: SubmissionForm) -> list[str]:
         if len(tokens) == 8:
             problems += (f"line {number}: {wrong}" for wrong in _wrong_values(tokens[1:]))
     missing = _missing_by_condition(
-        dataset.queries, [by_name[name].name for name in first_line if name in by_name]
+        dataset.to_submit, [by_name[name].name for name in first_line if name in by_name]
     )
     return problems + missing
 
