@@ -267,18 +267,28 @@ def _whole(
     started: float,
 ) -> None:
     """Run all stages and print what came out."""
-    from ..pipelines.run import run
+    from ..pipelines.scenes import run_scenes, scenes_table, submit_all
 
-    done = run(dataset, outputs, options, cluster=cluster)
-    typer.echo(f"\n{done.summary.table()}\n")
-    if done.evaluation is not None:
-        typer.echo(f"{done.evaluation.table()}\n")
-    if pictures and options.features == "samfeat":
-        from ..pictures.run import write_pictures
+    runs = run_scenes(dataset, outputs, options, cluster=cluster)
+    for done in runs:
+        named = f"{done.dataset.scene}\n" if len(runs) > 1 else ""
+        typer.echo(f"\n{named}{done.summary.table()}\n")
+        if done.evaluation is not None and len(runs) == 1:
+            typer.echo(f"{done.evaluation.table()}\n")
+        if pictures and options.features == "samfeat":
+            from ..pictures.run import write_pictures
 
-        for path in write_pictures(done, options.conf):
-            typer.echo(f"picture: {path}")
-    if done.submission is not None:
-        queries = len(done.result.queries)
-        typer.echo(f"submission: {done.submission}, all {queries} queries, checked")
+            for path in write_pictures(done, options.conf):
+                typer.echo(f"picture: {path}")
+    measured = {
+        done.dataset.scene or "": done.evaluation for done in runs if done.evaluation is not None
+    }
+    if len(runs) > 1 and measured:
+        typer.echo(f"{scenes_table(measured)}\n")
+    submitted = [submit_all(runs, outputs, options.method)]
+    if submitted[0] is None:
+        submitted = [done.submission for done in runs]
+    for path in filter(None, submitted):
+        queries = sum(len(done.dataset.to_submit) for done in runs)
+        typer.echo(f"submission: {path}, all {queries} queries, checked")
     typer.echo(f"done in {time.perf_counter() - started:.0f} s")

@@ -11,7 +11,7 @@ import typer
 
 from ..colmap.poses import read_poses
 from ..datasets.queries import by_full_name
-from ..datasets.registry import open_dataset
+from ..datasets.registry import open_all, open_dataset
 from ..evaluation.localization import evaluate, within
 from ..files.atomic import write_atomically
 from ..localization.submission import check, make
@@ -68,17 +68,17 @@ def _check(
     scene: Scene = None,
 ) -> None:
     """List everything that is wrong with a submission file (then exit code 1)."""
-    opened = open_dataset(dataset, benchmark, scene)
+    opened = open_all(dataset, benchmark, scene)
     problems = check(file, opened)
     for problem in problems:
         typer.echo(f"{file}: {problem}")
     if problems:
         raise typer.Exit(1)
     counts = ", ".join(
-        f"{sum(query.condition == name for query in opened.queries)} {name}"
-        for name in opened.conditions
+        f"{sum(query.condition == name for query in opened.to_submit)} {name}"
+        for name in dict.fromkeys(query.condition for query in opened.to_submit)
     )
-    typer.echo(f"{file}: all {len(opened.queries)} queries ({counts}), ready to upload")
+    typer.echo(f"{file}: all {len(opened.to_submit)} queries ({counts}), ready to upload")
 
 
 def _evaluate(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..colmap.poses import Pose, read_poses
@@ -232,3 +232,31 @@ def only_metres(metres: Iterable[float]) -> tuple[tuple[float, float], ...]:
 def sorted_poses(poses: Mapping[str, Pose]) -> dict[str, Pose]:
     """Poses in the order of their names."""
     return dict(sorted(poses.items()))
+
+
+def merged(datasets: Sequence[Dataset]) -> Dataset:
+    """The queries and poses of several scenes under names with their scene before them, for what
+    is made of all; it has no database, whose frames may differ."""
+
+    def named(dataset: Dataset, name: str) -> str:
+        return f"{dataset.scene}/{name}"
+
+    truth = {named(d, n): pose for d in datasets for n, pose in (d.ground_truth or {}).items()}
+    withheld = [
+        named(d, name)
+        for d in datasets
+        for name in (d.query_names if d.withheld is None else d.withheld)
+    ]
+    return replace(
+        datasets[0],
+        scene=None,
+        queries=[
+            replace(query, name=named(dataset, query.name))
+            for dataset in datasets
+            for query in dataset.queries
+        ],
+        db_names=[],
+        db_poses={},
+        ground_truth=truth or None,
+        withheld=frozenset(withheld),
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import SamfeatError
 from . import aachen_v1, cambridge, cmu, colmap_model, four_seasons, robotcar, seven_scenes
 from .aachen import AachenDataset
-from .dataset import Dataset
+from .dataset import Dataset, merged
 
 DEFAULT = "aachen"
 
@@ -102,3 +102,15 @@ def open_dataset(
     if len(scenes) > 1:
         raise SamfeatError("--scene", f"choose from those in {root}: {', '.join(scenes)}")
     return found.open(root, scenes[0])
+
+
+def open_all(root: Path, benchmark: str = DEFAULT, scene: str | None = None) -> Dataset:
+    """The dataset of a scene, else of all scenes together: their queries, without a database.
+
+    Raises:
+        SamfeatError: as `open_dataset`.
+    """
+    scenes = scenes_in(root, benchmark, scene)
+    if len(scenes) < 2:
+        return open_dataset(root, benchmark, scene)
+    return merged([open_dataset(root, benchmark, name) for name in scenes])

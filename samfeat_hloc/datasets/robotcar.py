@@ -27,7 +27,7 @@ from ..colmap.model_changes import changed, write_model
 from ..colmap.nvm import read_nvm
 from ..colmap.poses import Pose
 from ..errors import SamfeatError
-from ..files.images import check_name
+from ..files.images import check_name, image_size
 from ..files.textlines import data_lines, parse_number
 from .dataset import (
     LONG_TERM,
@@ -46,7 +46,6 @@ CONDITIONS = (
     "sun",
 )  # fmt: skip
 CAMERAS = ("left", "rear", "right")
-SIZE = 1024, 1024
 FORM = SubmissionForm("RobotCar_eval_[{method}].txt", folders=1)
 
 
@@ -61,15 +60,19 @@ def open_dataset(root: Path) -> Dataset:
 
     root = check_folder(root)
     image_dir = root / "images"
-    cameras = {side: _camera(root / "intrinsics" / f"{side}_intrinsics.txt") for side in CAMERAS}
     test, train = _queries(root, image_dir)
+    check_files(image_dir, [*test, *train], root)
+    cameras: dict[str, Camera] = {}
     queries = []
     for name in (*test, *train):
         side = PurePosixPath(name).parent.name
-        if side not in cameras:
+        if side not in CAMERAS:
             raise SamfeatError(
                 image_dir / name, "its folder is no camera", f"it is one of {', '.join(CAMERAS)}"
             )
+        if side not in cameras:
+            size = image_size(image_dir / name)  # all photos of a camera have the same
+            cameras[side] = _camera(root / "intrinsics" / f"{side}_intrinsics.txt", size)
         queries.append(Query(name, name.split("/")[0], cameras[side]))
     nvm = root / "3D-models" / "all-merged" / "all.nvm"
     database = root / "3D-models" / "overcast-reference.db"
@@ -81,7 +84,6 @@ def open_dataset(root: Path) -> Dataset:
         return entries[name].camera
 
     model = changed(read_nvm(nvm, camera_of), rename=as_jpg)
-    check_files(image_dir, [query.name for query in queries], root)
     check_files(image_dir, model.images, nvm)
 
     def write(folder: Path) -> None:
@@ -111,7 +113,7 @@ def as_jpg(name: str) -> str:
     return name.removesuffix(".png") + ".jpg" if name.endswith(".png") else name
 
 
-def _camera(path: Path) -> Camera:
+def _camera(path: Path, size: tuple[int, int]) -> Camera:
     values = {}
     for number, tokens in data_lines(path):
         try:
@@ -122,8 +124,8 @@ def _camera(path: Path) -> Camera:
         raise SamfeatError(path, f"it has no {missing[0]}", "copy it again")
     fx, fy, cx, cy = (values[key] for key in ("fx", "fy", "cx", "cy"))
     if fx != fy:
-        return Camera("PINHOLE", *SIZE, (fx, fy, cx, cy))
-    return Camera("SIMPLE_RADIAL", *SIZE, (fx, cx, cy, 0.0))  # as hloc has it
+        return Camera("PINHOLE", *size, (fx, fy, cx, cy))
+    return Camera("SIMPLE_RADIAL", *size, (fx, cx, cy, 0.0))  # as hloc has it
 
 
 def _queries(root: Path, image_dir: Path) -> tuple[list[str], dict[str, Pose]]:

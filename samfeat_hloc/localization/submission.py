@@ -1,12 +1,12 @@
 """The files that evaluation servers take, and a check of them.
 
 One line a query, ``name qw qx qy qz tx ty tz`` (world to camera): every query of the lists once,
-named as the server wants it, unit quaternions, finite numbers.
+named as the server wants it, unit quaternions, finite numbers. 4Seasons asks for something else,
+see `relative_submission`.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,9 +17,10 @@ from ..datasets.dataset import Dataset, SubmissionForm, no_two_alike
 from ..datasets.queries import Query, by_full_name
 from ..errors import SamfeatError
 from ..files.atomic import write_atomically
-from ..files.textlines import parse_number, read_text
+from ..files.textlines import read_text
+from . import relative_submission
+from .submission_lines import wrong_values
 
-NORM_TOLERANCE = 1e-4
 _METHOD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -69,6 +70,8 @@ def make(
     """
     form = form_of(dataset)
     path = Path(output_dir) / file_name(method, form)
+    if dataset.relocalizations is not None:
+        return relative_submission.make(poses, dataset, path)
     no_two_alike(dataset.to_submit, form, dataset.root)
     if missing := _missing_by_condition(dataset.to_submit, poses.keys()):
         raise SamfeatError(
@@ -98,7 +101,10 @@ def check(path: Path, dataset: Dataset) -> list[str]:
         SamfeatError: the file is not there or is not text, the dataset's queries cannot be told
             apart by their names in a submission, or its benchmark has no server.
     """
-    problems = _problems(read_text(path), dataset, form_of(dataset))
+    form = form_of(dataset)
+    if dataset.relocalizations is not None:
+        return relative_submission.check(path, dataset)
+    problems = _problems(read_text(path), dataset, form)
     return problems or doubts(by_full_name(read_poses(path), dataset.queries, path), dataset)
 
 
@@ -139,25 +145,13 @@ def _problems(text: str, dataset: Dataset, form: SubmissionForm) -> list[str]:
             problems.append(f"line {number}: '{shown}' is on line {first_line[name]} already")
         first_line.setdefault(name, number)
         if len(tokens) == 8:
-            problems += (f"line {number}: {wrong}" for wrong in _wrong_values(tokens[1:]))
+            problems += (
+                f"line {number}: {wrong}" for wrong in wrong_values(tokens[1:5], tokens[5:])
+            )
     missing = _missing_by_condition(
         dataset.to_submit, [by_name[name].name for name in first_line if name in by_name]
     )
     return problems + missing
-
-
-def _wrong_values(tokens: list[str]) -> list[str]:
-    """What is wrong with ``qw qx qy qz tx ty tz``."""
-    values = []
-    for token in tokens:
-        try:
-            values.append(parse_number(token))
-        except ValueError:
-            return [f"'{token[:60]}' is not a finite number"]
-    norm = math.hypot(*values[:4])
-    if not abs(norm - 1) <= NORM_TOLERANCE:
-        return [f"the quaternion has length {norm:.6g} instead of 1"]
-    return []
 
 
 def _missing_by_condition(queries: Iterable[Query], present: Iterable[str]) -> list[str]:

@@ -288,7 +288,8 @@ def _can_submit(dataset: Dataset, method: str) -> bool:
         return False
     submission.file_name(method, dataset.form)
     try:
-        no_two_alike(dataset.queries, dataset.form, dataset.root)
+        if dataset.relocalizations is None:
+            no_two_alike(dataset.to_submit, dataset.form, dataset.root)
     except SamfeatError as error:
         logger.warning("no submission will be written: %s", error)
         return False

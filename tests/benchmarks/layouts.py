@@ -8,10 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pycolmap
-from small_city import City, intrinsics, model_of, numbers, radial, save, write_nvm
+from small_city import HEIGHT, WIDTH, City, intrinsics, model_of, numbers, radial, save, write_nvm
 
 from samfeat_hloc.colmap.model_changes import scaled, write_model
 from samfeat_hloc.colmap.poses import write_poses
+from samfeat_hloc.datasets.four_seasons import RELOCALIZATION
 
 
 def aachen_v1(root: Path, city: City) -> Path:
@@ -129,4 +130,112 @@ def colmap(root: Path, city: City) -> Path:
         save(root / "images" / name, photo)
     write_model(model_of(city, lambda name: name, queries=True), root / "sparse" / "0")
     (root / "queries.txt").write_text("".join(f"{shot.name}\n" for shot in city.queries))
+    return root
+
+
+def as_png(name: str) -> str:
+    return name.removesuffix(".jpg") + ".png"
+
+
+def robotcar(root: Path, city: City) -> Path:
+    """RobotCar Seasons v2: three cameras, two conditions, one image of known pose."""
+    sides = ("rear", "left", "right")
+    renamed: dict[str, str] = {}
+    for number, shot in enumerate(city.database):
+        renamed[shot.name] = f"overcast-reference/{sides[number % 3]}/{1000 + number}.jpg"
+    # The same time in both conditions: what a base name cannot tell apart.
+    renamed[city.queries[0].name] = "dawn/rear/2000.jpg"
+    renamed[city.queries[1].name] = "night/left/2000.jpg"
+    for name, photo in city.photos.items():
+        save(root / "images" / renamed[name], photo)
+    model = model_of(city, lambda name: f"./{as_png(renamed[name])}", camera=radial)
+    models = root / "3D-models"
+    write_nvm(models / "all-merged" / "all.nvm", model)
+    with sqlite3.connect(models / "overcast-reference.db") as database:
+        database.execute("CREATE TABLE images (name TEXT, image_id INTEGER, camera_id INTEGER)")
+        database.execute(
+            "CREATE TABLE cameras (camera_id INTEGER, model INTEGER, width INTEGER, "
+            "height INTEGER, params BLOB)"
+        )
+        for number, name in enumerate(model.images, start=1):
+            camera = model.camera_of(name)
+            params = np.array(camera.params).tobytes()
+            row = (number, 2, camera.width, camera.height, params)
+            database.execute("INSERT INTO cameras VALUES (?, ?, ?, ?, ?)", row)
+            row = (name.removeprefix("./"), number, number)
+            database.execute("INSERT INTO images VALUES (?, ?, ?)", row)
+    (root / "intrinsics").mkdir()
+    focal = city.queries[0].camera.params[0]
+    for side in sides:
+        lines = f"fx {focal!r}\nfy {focal!r}\ncx {WIDTH / 2}\ncy {HEIGHT / 2}\n"
+        (root / "intrinsics" / f"{side}_intrinsics.txt").write_text(lines)
+    first, second = city.queries
+    (root / "robotcar_v2_test.txt").write_text(f"{renamed[second.name]}\n")
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = first.pose.rotation.T, first.pose.centre
+    name = as_png(renamed[first.name])
+    (root / "robotcar_v2_train.txt").write_text(f"{name} {numbers(matrix)}\n")
+    return root
+
+
+def cmu(root: Path, city: City) -> Path:
+    """Two slices of Extended CMU Seasons; in each one query to submit, and one of known pose."""
+    for number, part in enumerate((2, 11)):
+        folder = root / f"slice{part}"
+        renamed = {
+            shot.name: f"img_{index:05d}_c{0 if shot in city.database else 1}_{part}{index}us.jpg"
+            for index, shot in enumerate((*city.database, *city.queries))
+        }
+        for shot in city.database:
+            save(folder / "database" / renamed[shot.name], city.photos[shot.name])
+        for shot in city.queries:
+            save(folder / "query" / renamed[shot.name], city.photos[shot.name])
+        write_model(model_of(city, lambda name: renamed[name]), folder / "sparse")  # noqa: B023
+        asked, known = city.queries[number], city.queries[1 - number]
+        (folder / f"test-images-slice{part}.txt").write_text(f"{renamed[asked.name]}\n")
+        (folder / "camera-poses").mkdir()
+        line = f"{renamed[known.name]} {numbers(known.pose.qvec, known.pose.centre)}\n"
+        (folder / "camera-poses" / "slice.txt").write_text(line)
+    lines = ["# camera model width height fx fy cx cy k1 k2 p1 p2\n"]
+    for key, shot in (("c0", city.database[0]), ("c1", city.queries[0])):
+        fx, fy, cx, cy = shot.camera.params
+        lines.append(f"{key} OPENCV {WIDTH} {HEIGHT} {fx!r} {fy!r} {cx!r} {cy!r} 0 0 0 0\n")
+    (root / "intrinsics.txt").write_text("".join(lines))
+    return root
+
+
+def four_seasons(root: Path, city: City, sequence: str = "validation") -> Path:
+    """4Seasons' reference and one sequence. Camera 1 of the rig sees what is 3 m to the side: the
+    pairs of photos whose baselines are alike are the rig's."""
+    reference, folder = root / "reference", root / sequence
+    camera = city.database[0].camera
+    walk = [shot for shot in city.database if shot.camera == camera]
+    poses, lines = {}, ["#timestamp [ns], tx, ty, tz, qx, qy, qz, qw\n"]
+    for number, shot in enumerate(walk):
+        time = str(1000 + number)
+        save(reference / "undistorted_images" / "cam0" / f"{time}.png", city.photos[shot.name])
+        # A second camera at the first's place, turned by nothing: the photo is the same.
+        save(reference / "undistorted_images" / "cam1" / f"{time}.png", city.photos[shot.name])
+        poses[time] = shot.pose
+        inverse = shot.pose.inverse()
+        values = [*inverse.tvec, *inverse.qvec[[1, 2, 3, 0]]]
+        lines.append(", ".join([time, *(repr(float(value)) for value in values)]) + "\n")
+    (reference / "poses.txt").write_text("".join(lines))
+    for base, shot, count in ((reference, walk[0], 2), (folder, city.queries[0], 1)):
+        (base / "Calibration").mkdir(parents=True)
+        fx, fy, cx, cy = shot.camera.params
+        for number in range(count):
+            text = f"Pinhole {fx!r} {fy!r} {cx!r} {cy!r} 0\n{WIDTH} {HEIGHT}\n"
+            (base / "Calibration" / f"undistorted_calib_{number}.txt").write_text(text)
+    np.savetxt(reference / "Calibration" / "undistorted_calib_stereo.txt", np.eye(4))
+    asked = ["# reference query tx ty tz qx qy qz qw\n"]
+    for number, shot in enumerate(city.queries):
+        time = str(2000 + number)
+        save(folder / "undistorted_images" / "cam0" / f"{time}.png", city.photos[shot.name])
+        near = min(poses, key=lambda t: float(np.linalg.norm(poses[t].centre - shot.pose.centre)))
+        relative = shot.pose @ poses[near].inverse()
+        asked.append(f"{near} {time} {numbers(relative.tvec, relative.qvec[[1, 2, 3, 0]])}\n")
+    path = reference / RELOCALIZATION[sequence]
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(asked))
     return root

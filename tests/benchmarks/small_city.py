@@ -6,7 +6,7 @@ Everything that a layout needs is written as the benchmark publishes it: folders
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -46,6 +46,8 @@ def photograph_city(folder: Path) -> City:
     """Render the photos, all by day, and write the model."""
     city = illuminate(build_city(0), DAY, 0)
     shots = plan_shots(0, NUM_DB, NUM_QUERIES // 2, (WIDTH, HEIGHT))
+    phone = next(shot.camera for shot in shots if shot.condition != "db")
+    shots = [shot if shot.condition == "db" else replace(shot, camera=phone) for shot in shots]
     views = {shot.name: render(city, shot.camera, shot.pose) for shot in shots}
     database = [shot for shot in shots if shot.condition == "db"]
     _write_reference_model(folder / "model", database, [views[shot.name] for shot in database])

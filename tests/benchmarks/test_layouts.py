@@ -15,6 +15,7 @@ from samfeat_hloc.colmap.cameras import Camera
 from samfeat_hloc.colmap.model import read_model
 from samfeat_hloc.colmap.model_changes import changed, scaled, write_model
 from samfeat_hloc.colmap.nvm import read_nvm
+from samfeat_hloc.datasets.four_seasons import RELOCALIZATION, read_calibration
 from samfeat_hloc.datasets.registry import open_dataset
 from samfeat_hloc.errors import SamfeatError
 
@@ -26,7 +27,8 @@ def roots(city: City, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
         make.__name__: make(folder / make.__name__, city)
         for make in (
             layouts.aachen_v1, layouts.cambridge, layouts.cambridge_release,
-            layouts.seven_scenes, layouts.colmap,
+            layouts.seven_scenes, layouts.colmap, layouts.robotcar, layouts.cmu,
+            layouts.four_seasons,
         )
     }  # fmt: skip
 
@@ -52,6 +54,7 @@ NVM = "3D-models/aachen_cvpr2018_db.nvm"
 INTRINSICS = "3D-models/database_intrinsics.txt"
 RETRIANGULATED = "CambridgeLandmarks_Colmap_Retriangulated_1024px/ShopFacade"
 TEST_LIST = "7scenes_sfm_triangulated/heads/triangulated/list_test.txt"
+VALIDATION = f"reference/{RELOCALIZATION['validation']}"
 DAY = "queries/day_time_queries_with_intrinsics.txt"
 
 WRONG = [
@@ -86,6 +89,33 @@ WRONG = [
     ("colmap", "colmap", remove("images"), "photos and queries belong there"),
     ("colmap", "colmap", edit("queries.txt", "query/day", "query/x"), "has no intrinsics"),
     ("colmap", "colmap", remove("queries.txt"), "no such file"),
+    ("robotcar", "robotcar", remove("intrinsics/left_intrinsics.txt"), "no such file"),
+    ("robotcar", "robotcar", edit("intrinsics/left_intrinsics.txt", "cx", "dx"), "it has no cx"),
+    ("robotcar", "robotcar", edit("intrinsics/left_intrinsics.txt", "fx ", "fx a"),
+     r"left_intrinsics\.txt:1: "),
+    ("robotcar", "robotcar", remove("3D-models/overcast-reference.db"), "no such file"),
+    ("robotcar", "robotcar", remove("images/night"), "1 of the 2 images"),
+    ("robotcar", "robotcar", edit("robotcar_v2_train.txt", ".png ", ".png 1 "),
+     r"robotcar_v2_train\.txt:1: 17 numbers where 16 are needed"),
+    ("robotcar", "robotcar", edit("robotcar_v2_test.txt", "night/left", "night"), "images named"),
+    ("cmu", "cmu", remove("slice2/sparse"), "sparse: no such folder"),
+    ("cmu", "cmu", edit("intrinsics.txt", "OPENCV 320", "OPENCV"), r"intrinsics\.txt:2: "),
+    ("cmu", "cmu", edit("intrinsics.txt", "c1 ", "c2 "), "is of no camera of intrinsics.txt"),
+    ("cmu", "cmu", remove("slice2/test-images-slice2.txt"), "no such file"),
+    ("cmu", "cmu", edit("slice2/camera-poses/slice.txt", "us.jpg ", "us.jpg 1 "),
+     r"slice\.txt:1: 9 values"),
+    ("four_seasons", "4seasons", remove("validation"), "no sequence in it"),
+    ("four_seasons", "4seasons", remove("reference/poses.txt"), "no such file"),
+    ("four_seasons", "4seasons", edit("reference/poses.txt", "1000, ", "1000, 5, "),
+     r"poses\.txt:2: not a position and a unit quaternion"),
+    ("four_seasons", "4seasons", remove("reference/RelocalizationFilesVal"), "no such file"),
+    ("four_seasons", "4seasons", edit(VALIDATION, " 2000 ", " 2000 1 "), "10 values where 2 or 9"),
+    ("four_seasons", "4seasons", edit(VALIDATION, " 2000 ", " 2009 "), "1 of the 2 images named"),
+    ("four_seasons", "4seasons",
+     edit("reference/Calibration/undistorted_calib_1.txt", "Pinhole", "Radial"),
+     "not a calibration; write 'Pinhole"),
+    ("four_seasons", "4seasons",
+     edit("reference/Calibration/undistorted_calib_stereo.txt", "1.0", "x"), "not a 4x4 matrix"),
 ]  # fmt: skip
 
 
@@ -105,8 +135,9 @@ def test_malformed_forms_are_told(
     if told == "0":  # nothing is wrong: one list is enough
         assert len(open_dataset(root, benchmark).queries) == 1
         return
+    scene = "slice2" if benchmark == "cmu" else None
     with pytest.raises(SamfeatError, match=told) as error:
-        open_dataset(root, benchmark, queries=queries)
+        open_dataset(root, benchmark, scene, queries=queries)
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
 
 
@@ -186,3 +217,38 @@ def test_distortion_of_an_nvm_turns_its_sign(city: City, tmp_path: Path) -> None
     for name, image in model.images.items():
         assert np.allclose(read.images[name].pose.centre, image.pose.centre)
         assert set(read.images[name].points) == set(image.points[image.points >= 0])
+
+
+def test_a_fisheye_calibration(tmp_path: Path) -> None:
+    path = tmp_path / "calib_0.txt"
+    path.write_text("KannalaBrandt 501 502 399.5 200.5 0.1 0.2 0.3 0.4\n800 400\ncrop\n800 400\n")
+    params = (501.0, 502.0, 399.5, 200.5, 0.1, 0.2, 0.3, 0.4)
+    assert read_calibration(path) == Camera("OPENCV_FISHEYE", 800, 400, params)
+
+
+def test_robotcar_without_the_lists_of_version_2(roots: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(roots["robotcar"], tmp_path / "v1")
+    for name in ("test", "train"):
+        (tmp_path / "v1" / f"robotcar_v2_{name}.txt").unlink()
+    dataset = open_dataset(tmp_path / "v1", "robotcar")
+    assert dataset.query_names == ["dawn/rear/2000.jpg", "night/left/2000.jpg"]
+    assert dataset.conditions == ["dawn", "night"] and dataset.ground_truth is None
+    assert [q.name for q in dataset.to_submit] == dataset.query_names
+
+
+def test_public_poses_are_read_as_they_are_meant(roots: dict[str, Path], city: City) -> None:
+    """Matrices, centres and relative poses: all come out as world to camera."""
+    for made, benchmark, scene in (
+        ("robotcar", "robotcar", None), ("cmu", "cmu", "slice2"), ("cmu", "cmu", "slice11"),
+        ("four_seasons", "4seasons", None), ("cambridge", "cambridge", None),
+        ("cambridge_release", "cambridge", None), ("seven_scenes", "7scenes", None),
+    ):  # fmt: skip
+        dataset = open_dataset(roots[made], benchmark, scene)
+        assert dataset.ground_truth
+        for pose in dataset.ground_truth.values():
+            far = [
+                np.abs(pose.centre - shot.pose.centre).max()
+                + np.abs(pose.rotation - shot.pose.rotation).max()
+                for shot in city.queries
+            ]
+            assert min(far) < 1e-6, (made, far)
