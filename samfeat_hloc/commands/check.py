@@ -32,7 +32,7 @@ def _check(
     for name, error in unfit.items():
         typer.echo(f"name      {name!r}: {error.problem}; {error.mend}")
     for name, why in found.left_out.items():
-        typer.echo(f"left out  {name}: {why}")
+        typer.echo(f"left out  {name} ({why})")
     bad = len(broken.keys() | unfit.keys())
     typer.echo(
         f"{images}: {len(found.names) - bad} of {len(found.names) + len(found.left_out)} photos "

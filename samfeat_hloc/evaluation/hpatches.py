@@ -6,6 +6,7 @@ other kind), with images ``1.*``, ``2.*``… of any format and homographies ``H_
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ from .homography import RANSAC_THRESHOLD, read_homography
 from .matching import HOMOGRAPHY_THRESHOLDS, MatchingResult, PairResult
 from .predictions import Predictions
 from .tables import aligned
+
+logger = logging.getLogger(__name__)
 
 # Left out by D2-Net for their size, and by everyone who compares with it since.
 _EXCLUDED = """i_contruction i_crownnight i_dc i_pencils i_whitebuilding v_artisans v_astronautis
@@ -92,13 +95,16 @@ def read_pairs(root: Path, *, skip_incomplete: bool = False) -> list[Pair]:
     pairs = []
     sizes: dict[str, tuple[int, int]] = {}
     folders = sorted(f for f in root.iterdir() if f.is_dir() and f.name not in EXCLUDED)
+    passed, odd = [], []
     for folder in folders:
         for path in sorted(folder.glob("H_1_*"), key=lambda p: (len(p.name), p.name)):
             k = path.name.removeprefix("H_1_")
             if not k.isdecimal():
+                odd.append(f"{folder.name}/{path.name}")
                 continue
             found = [_images(folder, number) for number in (1, int(k))]
             if skip_incomplete and not all(found):
+                passed.append(f"{folder.name}/{path.name}")
                 continue
             names = tuple(
                 _only(folder, number, images)
@@ -109,6 +115,12 @@ def read_pairs(root: Path, *, skip_incomplete: bool = False) -> list[Pair]:
             kind = folder.name.split("_", 1)[0]
             both = (sizes[names[0]], sizes[names[1]])
             pairs.append(Pair((names[0], names[1]), kind, read_homography(path), both))
+    for names_left, why in ((passed, "lack an image"), (odd, "are not called H_1_NUMBER")):
+        if names_left:
+            logger.warning(
+                "%s: %d of %d homographies %s and are left out, e.g. %s",
+                root, len(names_left), len(pairs) + len(passed) + len(odd), why, names_left[0],
+            )  # fmt: skip
     if not pairs:
         raise SamfeatError(
             root,

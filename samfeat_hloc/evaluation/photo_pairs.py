@@ -7,6 +7,7 @@ of a photo does not depend on which others are chosen.
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 
 import cv2
@@ -20,6 +21,8 @@ from ..files.images import read_image
 from ..files.outputs import Output
 from ..geometry import homographies, photometric
 from ..progress import tqdm
+
+logger = logging.getLogger(__name__)
 
 KINDS = ("i", "n", "v")
 LARGEST_SIDE = 480  # pixels
@@ -66,11 +69,12 @@ def make_pairs(
     if result.is_there():
         return output
     with result.making() as work, writing(output):
-        made = 0
+        made = small = 0
         with tqdm(total=min(count, len(names)), desc="photo pairs", delay=2) as progress:
             for name in names:
                 photo = read_image(photos / name)
                 if min(photo.shape[:2]) < SMALLEST_SIDE:
+                    small += 1
                     continue
                 for kind in KINDS:
                     _write(
@@ -85,6 +89,11 @@ def make_pairs(
             raise SamfeatError(
                 photos, f"no photo with a shorter side of {SMALLEST_SIDE} pixels", "give larger"
             )
+        if made < count or small:
+            logger.warning(
+                "photo pairs: of %d photos asked for %d are used, of %d in %s; %d are smaller than "
+                "%d pixels", count, made, len(names), photos, small, SMALLEST_SIDE,
+            )  # fmt: skip
         return result.put(work / "pairs")
 
 

@@ -224,7 +224,10 @@ class SegmentWriter:
                     text = file.attrs[provenance.ATTRIBUTE]
                     found = dict(_groups(file))
                     existing = json.loads(text)
-            except (OSError, KeyError, ValueError, RuntimeError):
+            except (OSError, KeyError, ValueError, RuntimeError) as error:
+                if (cause := cause_of(error)) is not None:  # of the machine: the segment is good
+                    raise SamfeatError(path, cause) from None
+                logger.warning("%s: damaged, what was in it is done again", path)
                 path.unlink()
                 continue
             if provenance.differences(existing, self.made_by, inputs=self.compare_inputs):

@@ -29,6 +29,10 @@ _BLOCK = 1 << 16
 _SAMPLES = 64
 
 
+class InUse(SamfeatError):
+    """A file that another process has open for writing."""
+
+
 def made_by(
     stage: str,
     config: Mapping[str, Any],
@@ -224,7 +228,7 @@ def _unreadable(path: Path, error: Exception) -> SamfeatError:
     """Why HDF5 cannot read a file: it may be in use, something else, or damaged."""
     why = " ".join(str(error).split())
     if "unable to lock file" in why or "already open for" in why:
-        return SamfeatError(
+        return InUse(
             path,
             "another program has it open for writing (or was killed while it had)",
             "wait until that one ends; on a drive without locks set HDF5_USE_FILE_LOCKING=FALSE",

@@ -52,6 +52,8 @@ def hdf5_file(
 def _resumable(path: Path, made_by: dict[str, Any]) -> bool:
     try:
         provenance.check(provenance.read_hdf5(path), made_by, path)
+    except provenance.InUse:  # by another run, whose work it is
+        raise
     except SamfeatError:
         return False
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from ..files import provenance
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.pair_lists import read_pairs
 from .same_features import check_same_features
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,13 @@ def retrieved_images(pairs: Path, queries: Sequence[Query]) -> dict[str, list[st
             f"no retrieved image for query {some_of(without)}",
             "give a list with a pair for every query",
         )
-    return {query.name: retrieved[query.name] for query in queries}
+    found = {query.name: retrieved[query.name] for query in queries}
+    if len(found) < len(retrieved):
+        logger.info(
+            "%s: its pairs are of %d images, of which %d are the queries", pairs, len(retrieved),
+            len(found),
+        )  # fmt: skip
+    return found
 
 
 def _map_hash(map_dir: Path) -> str:

@@ -222,12 +222,16 @@ def _query_reports(
                 "worst, and some of all others (--max-pictures); all have a thumbnail."
             )
 
+        unread: list[str] = []
+
         def report(index: int) -> QueryReport:
             query = results[index]
             found = _support(query, map_model, rows[query.name])
             picture = small = None
             if dataset is not None:
                 small = thumbnail(dataset.image_dir / query.name)
+                if small is None:
+                    unread.append(query.name)
                 if features is not None and matches is not None and index in chosen:
                     best = max(range(len(found)), key=lambda i: (found[i], query.retrieved[i][1]))
                     picture = _picture(
@@ -239,12 +243,18 @@ def _query_reports(
             )
 
         with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
-            return list(
+            reports = list(
                 tqdm(
                     pool.map(report, range(len(results))),
                     total=len(results), desc="report", unit="query", delay=1,
                 )
             )  # fmt: skip
+        if unread:
+            notes.append(
+                f"{len(unread)} of {len(results)} queries have no picture, as their photo is "
+                f"missing or broken: {', '.join(sorted(unread)[:5])}"
+            )
+        return reports
 
 
 def _opened(stack: ExitStack, reader: Any, path: Path, notes: list[str], what: str) -> Any:

@@ -85,13 +85,18 @@ def label_map(folder: Path, name: str) -> Path:
     Raises:
         SamfeatError: there is none.
     """
-    for extension in sorted(EXTENSIONS, key=lambda e: (e != ".png", e)):
-        path = folder / Path(name).with_suffix(extension)
-        if path.is_file():
-            return path
-    raise SamfeatError(
-        folder, f"has no label map of {name}", f"add {Path(name).with_suffix('.png')}"
-    )
+    if (path := find_label_map(folder, name)) is None:
+        raise SamfeatError(
+            folder, f"has no label map of {name}", f"add {Path(name).with_suffix('.png')}"
+        )
+    return path
+
+
+def find_label_map(folder: Path, name: str) -> Path | None:
+    """The label map of a photo; None where there is none."""
+    places = (folder / Path(name).with_suffix(ending) for ending in
+              sorted(EXTENSIONS, key=lambda e: (e != ".png", e)))  # fmt: skip
+    return next((path for path in places if path.is_file()), None)
 
 
 def read_label_map(path: Path) -> np.ndarray:

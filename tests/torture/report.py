@@ -86,7 +86,8 @@ def write(path: Path, tally: Tally, minutes: float, processor: float, seed: int)
         f" {os.cpu_count()} processors whose load was {os.getloadavg()[2]:.1f}; Python"
         f" {platform.python_version()}, {versions}.",
     ]  # fmt: skip
-    titles = {"kill -9": "Killed", "fault": "Faults", "bad input": "Bad input", "soak": "Soak"}
+    titles = {"kill -9": "Killed", "silent": "Nothing silent", "hang": "Hangs",
+              "fault": "Faults", "bad input": "Bad input", "soak": "Soak"}  # fmt: skip
     for kind, title in titles.items():
         rows = [row for row in tally.rows if row.kind == kind]
         if not rows:
