@@ -40,7 +40,7 @@ from samfeat_hloc.feature.presets import PRESETS
 from samfeat_hloc.files.atomic import write_atomically
 from samfeat_hloc.files.feature_readers import FeatureReader, MatchReader
 from samfeat_hloc.files.images import read_image
-from samfeat_hloc.files.pair_lists import read_pairs, unique_pairs
+from samfeat_hloc.files.pair_lists import pairs_text, read_pairs, unique_pairs
 from samfeat_hloc.hloc_plugin import hloc_installed
 from samfeat_hloc.localization import localize, mapping, matches
 from samfeat_hloc.localization.inputs import LocalizationInputs
@@ -153,7 +153,7 @@ def _matching(work: Path, repeats: int, keypoints: int) -> list[Row]:
             group["image_size"] = np.array([1024, 768])
     listed = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     pairs = work / "random-pairs.txt"
-    pairs.write_text("".join(f"{a} {b}\n" for a, b in listed))
+    pairs.write_text(pairs_text(listed))
     with matches.DescriptorCache(work / "random.h5", "cpu") as cache:
         tensors = {name: cache.get(name) for name in names}
 

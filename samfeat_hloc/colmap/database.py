@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import SamfeatError, cause_of
 from ..files.feature_readers import FeatureReader, MatchReader
+from ..files.pair_lists import pairs_text
 from ..progress import tqdm
 from .bounded import bounded
 from .library import pycolmap
@@ -134,7 +135,7 @@ def verify(
     with tqdm(total=len(pairs), desc="verify", unit="pair") as progress, quiet_colmap():
         for start in range(0, len(pairs), _PAIRS_AT_A_TIME):
             part = pairs[start : start + _PAIRS_AT_A_TIME]
-            chosen.write_text("".join(f"{a} {b}\n" for a, b in part), encoding="utf-8")
+            chosen.write_text(pairs_text(part), encoding="utf-8")
             bounded(
                 "COLMAP's verification of matches",
                 lambda alive: pycolmap.verify_matches(str(database), str(chosen), options),

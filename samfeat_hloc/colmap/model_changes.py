@@ -17,11 +17,8 @@ import numpy as np
 from ..errors import SamfeatError, writing
 from .cameras import CAMERA_MODELS, Camera
 from .model import Model, ModelImage
+from .model_parts import OBSERVATION, POINT
 
-_OBSERVATION = np.dtype([("xy", "<f8", (2,)), ("point3D_id", "<i8")])
-_POINT = np.dtype(
-    [("id", "<u8"), ("xyz", "<f8", (3,)), ("rgb", "u1", (3,)), ("error", "<f8"), ("track", "<u8")]
-)
 _TRACK = np.dtype([("image_id", "<u4"), ("keypoint", "<u4")])
 _POINTS_AT_A_TIME = 1 << 16
 
@@ -109,7 +106,7 @@ def scaled(camera: Camera, width: int, height: int) -> Camera:
 
 
 def write_model(model: Model, folder: Path) -> Path:
-    """Write cameras.bin, points3D.bin and images.bin, the last of which says that all are there.
+    """Write cameras.bin, points3D.bin and images.bin into a folder in which a model is made.
 
     Raises:
         SamfeatError: the folder cannot be written to.
@@ -131,18 +128,15 @@ def write_model(model: Model, folder: Path) -> Path:
         for start in range(0, len(ends), _POINTS_AT_A_TIME):
             stop = min(start + _POINTS_AT_A_TIME, len(ends))
             stream.write(_points(model, tracks, ends, start, stop))
-    temporary = folder / ".images.bin.tmp"
-    with writing(folder / "images.bin"):
-        with temporary.open("wb") as stream:
-            stream.write(struct.pack("<Q", len(images)))
-            for image in images:
-                stream.write(_image(image, model.point_ids))
-        temporary.replace(folder / "images.bin")
+    with writing(folder / "images.bin"), (folder / "images.bin").open("wb") as stream:
+        stream.write(struct.pack("<Q", len(images)))
+        for image in images:
+            stream.write(_image(image, model.point_ids))
     return folder
 
 
 def _image(image: ModelImage, point_ids: np.ndarray) -> bytes:
-    observed = np.zeros(len(image.points), dtype=_OBSERVATION)
+    observed = np.zeros(len(image.points), dtype=OBSERVATION)
     observed["point3D_id"] = -1
     seen = image.points >= 0
     observed["point3D_id"][seen] = point_ids[image.points[seen]]
@@ -169,17 +163,17 @@ def _points(model: Model, tracks: np.ndarray, ends: np.ndarray, start: int, stop
     """The records of some points, each with its track behind it."""
     first = int(ends[start - 1]) if start else 0
     lengths = np.diff(ends[start:stop], prepend=first)
-    heads = np.zeros(stop - start, dtype=_POINT)
+    heads = np.zeros(stop - start, dtype=POINT)
     heads["id"], heads["xyz"] = model.point_ids[start:stop], model.xyz[start:stop]
     heads["rgb"], heads["error"] = model.colors[start:stop], model.errors[start:stop]
     heads["track"] = lengths
     data = np.empty(heads.nbytes + int(lengths.sum()) * _TRACK.itemsize, dtype=np.uint8)
     before = np.cumsum(lengths) - lengths  # observations before each point
-    at = np.arange(len(heads)) * _POINT.itemsize + before * _TRACK.itemsize
-    data[at[:, None] + np.arange(_POINT.itemsize)] = heads.view(np.uint8).reshape(len(heads), -1)
+    at = np.arange(len(heads)) * POINT.itemsize + before * _TRACK.itemsize
+    data[at[:, None] + np.arange(POINT.itemsize)] = heads.view(np.uint8).reshape(len(heads), -1)
     number = np.arange(int(lengths.sum()))
     point = np.repeat(np.arange(len(heads)), lengths)
-    at = (point + 1) * _POINT.itemsize + number * _TRACK.itemsize
+    at = (point + 1) * POINT.itemsize + number * _TRACK.itemsize
     part = tracks[first : int(ends[stop - 1])]
     data[at[:, None] + np.arange(_TRACK.itemsize)] = part.view(np.uint8).reshape(len(part), -1)
     return data.tobytes()

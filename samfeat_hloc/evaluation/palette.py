@@ -21,3 +21,8 @@ NAMES = {
     "SKY": SKY,
     "GREY": GREY,
 }  # as the report's script and style sheet call them, %BLUE%
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    """A colour as red, green and blue from 0 to 255, for OpenCV's drawings on RGB arrays."""
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)

@@ -75,11 +75,7 @@ class Output:
         if self.overwrite:
             return False
         provenance.check(provenance.read_sidecar(self.path), self.made_by, self.path)
-        if lock_of(self.path).exists():  # a run was killed at its very end, or while replacing it
-            with sole_run(self.path):
-                atomic.remove_left_behind(self.path)
-                if self.kept is not None:
-                    shutil.rmtree(parts_of(self.kept), ignore_errors=True)
+        tidy(self.path, self.kept)
         say_skipped(self.made_by, self.path)
         return True
 
@@ -121,6 +117,19 @@ class Output:
         with writing(self.path):
             place.write_bytes(text.encode())
         return self.put(place)
+
+
+def tidy(path: Path, kept: Path | None = None) -> None:
+    """Remove what a run that was killed, at its very end or while it replaced an output, has left.
+
+    Arguments:
+        kept: see `Output`.
+    """
+    if lock_of(path).exists():
+        with sole_run(path):
+            atomic.remove_left_behind(path)
+            if kept is not None:
+                shutil.rmtree(parts_of(kept), ignore_errors=True)
 
 
 def say_skipped(made_by: Mapping[str, Any], path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from samfeat_hloc.errors import SamfeatError
@@ -34,6 +34,11 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
     if not pairs:
         raise SamfeatError(path, "there are no pairs in it", "make them again")
     return pairs
+
+
+def pairs_text(pairs: Iterable[tuple[str, str]]) -> str:
+    """The content of a pairs file."""
+    return "".join(f"{name0} {name1}\n" for name0, name1 in pairs)
 
 
 def unique_pairs(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

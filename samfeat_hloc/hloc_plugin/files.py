@@ -19,7 +19,7 @@ from ..errors import SamfeatError
 from ..files import provenance
 from ..files.atomic import put_in_place
 from ..files.locks import sole_run
-from ..files.outputs import Output, say_skipped
+from ..files.outputs import Output, say_skipped, tidy
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ def hdf5_file(
     """
     if output.exists() and not overwrite:
         provenance.check(provenance.read_hdf5(output), made_by, output)
+        tidy(output)
         say_skipped(made_by, output)
         return output
     temporary = output.with_name(f".{output.name}.hloc")

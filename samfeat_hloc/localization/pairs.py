@@ -20,6 +20,7 @@ from ..files import provenance
 from ..files.h5arrays import group_names, read_array
 from ..files.images import check_name
 from ..files.outputs import Output
+from ..files.pair_lists import pairs_text
 from ..progress import tqdm
 
 logger = logging.getLogger(__name__)
@@ -247,4 +248,4 @@ def _check_count(num_matched: int) -> None:
 
 def _write(result: Output, pairs: Sequence[tuple[str, str]]) -> Path:
     logger.info("pairs: %s, %d pairs", result.path, len(pairs))
-    return result.write_text("".join(f"{a} {b}\n" for a, b in pairs))
+    return result.write_text(pairs_text(pairs))

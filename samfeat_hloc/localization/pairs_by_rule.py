@@ -12,6 +12,7 @@ from ..errors import SamfeatError
 from ..files import provenance
 from ..files.images import check_name
 from ..files.outputs import Output
+from ..files.pair_lists import pairs_text
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def from_poses(
             "pairs: %d of %d images look like no other, e.g. %s", len(alone), len(found), alone[0]
         )
     logger.info("pairs: %s, %d pairs", output, len(pairs))
-    return result.write_text("".join(f"{a} {b}\n" for a, b in pairs))
+    return result.write_text(pairs_text(pairs))
 
 
 def exhaustive(
@@ -96,4 +97,4 @@ def exhaustive(
     if result.is_there():
         return output
     logger.info("pairs: %s, %d pairs", output, len(pairs))
-    return result.write_text("".join(f"{a} {b}\n" for a, b in pairs))
+    return result.write_text(pairs_text(pairs))

@@ -27,6 +27,7 @@ from ..colmap.poses import Pose
 from ..datasets.queries import Query
 from ..files import provenance
 from ..files.outputs import Output
+from ..files.pair_lists import pairs_text
 from ..parallel.workers import Workers
 from ..progress import tqdm
 from .correspondences import (
@@ -120,7 +121,7 @@ def main(
     dropped = sum(map(len, files.retrieved.values())) - len(lines)
     changed = sum(len(k) < len(files.retrieved[q.name]) for q, k in zip(queries, kept, strict=True))
     logger.info("places: %d images of lookalike places left out, of %d queries", dropped, changed)
-    return result.write_text("".join(f"{a} {b}\n" for a, b in lines))
+    return result.write_text(pairs_text(lines))
 
 
 def agreeing(

@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from samfeat_hloc.files.pair_lists import read_pairs
+from samfeat_hloc.files.pair_lists import pairs_text, read_pairs
 
 from ..datasets.dataset import Dataset, no_two_alike
 from ..datasets.registry import open_dataset
@@ -254,7 +254,7 @@ def _query_pairs(
     if given is not None:
         pairs_query = outputs / "pairs-query-given.txt"
         with clock.stage("pairs-query", pairs_query):
-            text = "".join(f"{name} {db_name}\n" for name, db_name in given)
+            text = pairs_text(given)
             if not pairs_query.is_file() or pairs_query.read_text(encoding="utf-8") != text:
                 write_atomically(pairs_query, text)
         return pairs_query
