@@ -24,6 +24,7 @@ from ..progress import tqdm
 from . import new_points, saved_map
 from .localizer import Localizer, with_points
 from .saved_map import FrozenImage, FrozenMap
+from .sources import MapSources
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +32,12 @@ MIN_INLIERS = 30
 
 
 def build(
-    outputs: Path, output: Path, *, compact: bool = False, overwrite: bool = False
+    sources: MapSources, output: Path, *, compact: bool = False, overwrite: bool = False
 ) -> FrozenMap:
-    """Save the map of a finished run.
+    """Save a map in one folder.
 
     Arguments:
-        outputs: the run's folder, with ``map/``, ``features.h5`` and ``global-descriptors.h5``.
+        sources: see :func:`.sources.sources_in`.
         output: the folder of the saved map; made beside it first and then renamed.
         compact: leave out keypoints without a point, which are most of a map. They also tell
             wrong matches, so that poses are then not quite the run's, and images that are added
@@ -44,20 +45,20 @@ def build(
         overwrite: replace what is there.
 
     Raises:
-        SamfeatError: a file that is missing, damaged or does not fit the others; a run without
-            VLAD retrieval; something at ``output`` already.
+        SamfeatError: a file that is missing, damaged or does not fit the others; global
+            descriptors that are not VLAD's; something at ``output`` already.
     """
     if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
         raise SamfeatError(output, "there is something here already", "give --overwrite")
     if output.exists() and overwrite and not (output / saved_map.MANIFEST).is_file():
         raise SamfeatError(output, "this is no map to overwrite", "give another folder")
-    features, globals_file = outputs / "features.h5", outputs / "global-descriptors.h5"
+    features, globals_file = sources.features, sources.global_descriptors
     record = provenance.read_hdf5(features)
     if record is None or not isinstance(record.get("weights_sha256"), str):
         raise SamfeatError(
             features, "it does not say which network made it", "extract with `samfeat features`"
         )
-    model = read_model(outputs / "map")
+    model = read_model(sources.model)
     images = []
     with (
         FeatureReader(features) as feature_file,
@@ -74,7 +75,7 @@ def build(
         missing += [name for name in model.images if f"{name}/global_descriptor" not in global_file]
         if missing:
             raise SamfeatError(
-                outputs,
+                sources.model,
                 f"no features or no global descriptor of {missing[0]}, an image of the map",
                 "run the whole pipeline again",
             )
