@@ -26,6 +26,7 @@ from samfeat_hloc.files.images import read_image
 from samfeat_hloc.localization.global_descriptors import vlad
 from samfeat_hloc.maps import building, saved_map
 from samfeat_hloc.maps.localizer import Localization, Localizer, QueryFeatures
+from samfeat_hloc.maps.sources import sources_in
 from samfeat_hloc.pipelines import run
 from samfeat_hloc.pipelines.run import Run
 from samfeat_hloc.pipelines.run_options import RunOptions
@@ -43,7 +44,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def map_dir(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("maps") / "demo.map"
-    building.build(finished.outputs, folder)
+    building.build(sources_in(finished.outputs), folder)
     return folder
 
 
@@ -294,7 +295,7 @@ def test_a_kill_while_adding_leaves_the_old_map(
 def test_a_compact_map_has_observations_alone(
     localizer: Localizer, finished: Run, tmp_path: Path
 ) -> None:
-    compact = building.build(finished.outputs, tmp_path / "map", compact=True)
+    compact = building.build(sources_in(finished.outputs), tmp_path / "map", compact=True)
     for image, whole in zip(compact.images, localizer.map.images, strict=True):
         assert (image.points == whole.points[whole.points >= 0]).all()
         assert len(image.keypoints) == len(image.descriptors) == len(image.points)

@@ -47,6 +47,7 @@ from samfeat_hloc.localization.inputs import LocalizationInputs
 from samfeat_hloc.localization.matches import MatchConfig
 from samfeat_hloc.maps import building
 from samfeat_hloc.maps.localizer import Localizer
+from samfeat_hloc.maps.sources import sources_in
 from samfeat_hloc.pipelines import run
 from samfeat_hloc.pipelines.run_options import RunOptions
 
@@ -269,7 +270,7 @@ def _localizer(
     dataset: AachenDataset, run: Path, work: Path, repeats: int, weights: Path | None
 ) -> Row:
     """Photos to poses, one after another, as a camera would ask: 640 pixels, 1,024 keypoints."""
-    building.build(run, work / "map")
+    building.build(sources_in(run), work / "map")
     fast = PRESETS["samfeat_fast"]
     localizer = Localizer.load(work / "map", weights=weights, options=fast, num_retrieved=20)
     queries = dataset.queries[:: max(1, len(dataset.queries) // 10)]

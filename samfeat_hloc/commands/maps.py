@@ -1,4 +1,4 @@
-"""``samfeat map build``, ``add``, ``remove``, ``info``, and ``samfeat localize``."""
+"""``samfeat map add``, ``remove``, ``info``, and ``samfeat localize``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import SamfeatError
+from . import map_files
 from .application import group
 from .options import (
     DEFAULT_MAX_ERROR,
@@ -30,36 +31,10 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command("localize", rich_help_panel=OWN_PHOTOS)(_localize)
     maps = group(app, "map", "Save a map in one folder, look into it, change it.", OWN_PHOTOS)
-    maps.command("build")(_build)
+    map_files.register(maps)
     maps.command("add")(_add)
     maps.command("remove")(_remove)
     maps.command("info")(_info)
-
-
-def _build(
-    outputs: Annotated[
-        Path, typer.Argument(metavar="OUTPUTS", help="Outputs folder of a finished `samfeat run`.")
-    ],
-    output: Annotated[Path, typer.Option("--output", help="Folder of the saved map to write.")],
-    compact: Annotated[
-        bool,
-        typer.Option(
-            "--compact",
-            help="Leave out keypoints without a point: a map several times smaller, whose poses "
-            "are a little less exact.",
-        ),
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a saved map.")] = False,
-) -> None:
-    """Save the map of a finished run in one folder, for `samfeat localize`."""
-    from ..maps import building
-
-    frozen = building.build(outputs, output, compact=compact, overwrite=overwrite)
-    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
-    typer.echo(
-        f"{output}: {len(frozen.images)} images, {len(frozen.xyz)} points, "
-        f"{frozen.num_observations} observations, {size / 2**20:.1f} MB"
-    )
 
 
 def _add(

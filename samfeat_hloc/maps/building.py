@@ -31,6 +31,18 @@ logger = logging.getLogger(__name__)
 MIN_INLIERS = 30
 
 
+def check_output(output: Path, *, overwrite: bool) -> None:
+    """Refuse to write a map where something else is, before any work is done.
+
+    Raises:
+        SamfeatError: something at ``output`` that is not to be replaced, or is no map.
+    """
+    if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
+        raise SamfeatError(output, "there is something here already", "give --overwrite")
+    if output.exists() and overwrite and not (output / saved_map.MANIFEST).is_file():
+        raise SamfeatError(output, "this is no map to overwrite", "give another folder")
+
+
 def build(
     sources: MapSources, output: Path, *, compact: bool = False, overwrite: bool = False
 ) -> FrozenMap:
@@ -48,10 +60,7 @@ def build(
         SamfeatError: a file that is missing, damaged or does not fit the others; global
             descriptors that are not VLAD's; something at ``output`` already.
     """
-    if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
-        raise SamfeatError(output, "there is something here already", "give --overwrite")
-    if output.exists() and overwrite and not (output / saved_map.MANIFEST).is_file():
-        raise SamfeatError(output, "this is no map to overwrite", "give another folder")
+    check_output(output, overwrite=overwrite)
     features, globals_file = sources.features, sources.global_descriptors
     record = provenance.read_hdf5(features)
     if record is None or not isinstance(record.get("weights_sha256"), str):

@@ -1,4 +1,4 @@
-"""A saved map for other programs: a COLMAP model, a PLY point cloud, nerfstudio's transforms.json."""
+"""A saved map for other programs: a COLMAP model, a PLY point cloud, nerfstudio's file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a saved map is built from: a COLMAP model, and features and global descriptors of its images.
+"""What a saved map is built from: a COLMAP model, features and global descriptors.
 
 Every pipeline leaves these three in its outputs folder::
 

@@ -82,9 +82,7 @@ def run(
     )
     inputs = MappingInputs(model, image_dir, pairs_file, feature_file, match_file)
     map_dir = mapping.main(inputs, outputs / "map")
-    vectors = global_descriptors.main(
-        feature_file, names, [], outputs / "global-descriptors.h5"
-    )
+    vectors = global_descriptors.main(feature_file, names, [], outputs / "global-descriptors.h5")
     return MapSources(map_dir, feature_file, vectors)
 
 
