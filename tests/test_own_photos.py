@@ -11,6 +11,7 @@ import pycolmap
 import pytest
 
 from samfeat_hloc import Localizer
+from samfeat_hloc.cli import main
 from samfeat_hloc.colmap.cameras import Camera
 from samfeat_hloc.colmap.model import read_model
 from samfeat_hloc.colmap.poses import write_poses
@@ -155,3 +156,40 @@ def test_what_is_no_source_of_a_map(
         posed.model_of_lists(poses, dict(list(cameras.items())[1:]), tmp_path / "reference")
     assert next(iter(cameras)) in refused.value.problem
     assert not (tmp_path / "reference").exists()
+
+
+def test_the_commands(
+    fountain: Path, lists: tuple[Path, dict[str, Camera]], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The words of the guide: a map of posed photos, and out again; refusals are one line."""
+    poses, cameras = lists
+    listed = tmp_path / "cameras.txt"
+    listed.write_text(
+        "".join(
+            f"{name} {c.model} {c.width} {c.height} {' '.join(map(str, c.params))}\n"
+            for name, c in cameras.items()
+        )
+    )
+    folder = str(tmp_path / "fountain.map")
+    command = ["map", "build", "--poses", str(poses), "--images", str(fountain)]
+    command += ["--out", folder, "--preset", "samfeat_fast"]
+    assert samfeat(*command) == 1
+    assert "--cameras" in capsys.readouterr().err
+    command += ["--cameras", str(listed)]
+    assert samfeat(*command) == 0
+    assert "7 images" in capsys.readouterr().out
+    assert not Path(f"{folder}.stages").exists()
+    assert samfeat(*command) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert samfeat("map", "export", folder, "--to", "ply", "--output", f"{folder}.ply") == 0
+    assert Path(f"{folder}.ply").read_text().startswith("ply\n")
+    assert samfeat("map", "build", str(fountain), "--output", f"{folder}.none") == 1
+    assert "samfeat reconstruct" in capsys.readouterr().err
+
+
+def samfeat(*arguments: str) -> object:
+    """Run the command line; returns the exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return ended.value.code or 0

@@ -88,7 +88,7 @@ def build(
                 f"no features or no global descriptor of {missing[0]}, an image of the map",
                 "run the whole pipeline again",
             )
-        check_same_features(model, outputs / "map", feature_file, list(model.images))
+        check_same_features(model, sources.model, feature_file, list(model.images))
         for name, image in tqdm(model.images.items(), desc="map", unit="image", delay=2):
             keypoints = feature_file.keypoints(name)
             points = image.points
