@@ -23,7 +23,7 @@ def main(
     context: typer.Context,
     dataset: Annotated[Path, typer.Argument(help="Dataset in Aachen's layout.")],
     outputs: Annotated[Path, typer.Option(help="Folder for the thin dataset and all results.")],
-    every: Annotated[int, typer.Option(min=1, help="Keep every so-manieth database photo.")] = 3,
+    every: Annotated[int, typer.Option(min=1, help="Keep every N-th database photo.")] = 3,
 ) -> None:
     """Make the thin dataset and run on it; other options are those of samfeat run."""
     outputs.mkdir(parents=True, exist_ok=True)

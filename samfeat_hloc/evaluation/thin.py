@@ -1,4 +1,4 @@
-"""A thinner dataset: every so-manieth database photo, to see what a map of few photos can do.
+"""A thinner dataset: every N-th database photo, to see what a map of few photos can do.
 
 Where photos are many, each place is seen so often that a feature's wrong matches cost more than its
 missing ones; with few it is the other way round.

@@ -12,7 +12,7 @@ import pycolmap
 from ..colmap.cameras import Camera
 from ..colmap.registration import ImageEntry, empty_model
 from ..errors import SamfeatError
-from ..files.textlines import write_atomically
+from ..files.atomic import write_atomically
 from .saved_map import FrozenMap
 
 KINDS = ("colmap", "ply", "nerfstudio")

@@ -16,6 +16,7 @@ from ..colmap.registration import ImageEntry, empty_model
 from ..errors import SamfeatError
 from ..feature.presets import PRESETS
 from ..files import provenance
+from ..files.outputs import Output
 from ..localization import features, global_descriptors, mapping, matches, pairs, pairs_by_rule
 from ..localization.inputs import MappingInputs
 from ..maps.sources import MapSources
@@ -116,15 +117,16 @@ def model_of_lists(poses: Path, cameras: dict[str, Camera], output: Path) -> Pat
             "cameras": provenance.names_hash(f"{n} {cameras[n]}" for n in listed),
         },
     )
-    if output.exists():
-        provenance.check(provenance.read_sidecar(output), record, output)
+    model = Output(output, record)
+    if model.is_there():
         return output
     ids: dict[Camera, int] = {}
     entries = {
         name: ImageEntry(number, ids.setdefault(cameras[name], len(ids) + 1), cameras[name])
         for number, name in enumerate(listed, start=1)
     }
-    output.mkdir(parents=True)
-    empty_model(entries, listed).write_text(str(output))
-    provenance.write_sidecar(output, record)
-    return output
+    with model.making() as work:
+        new = work / "model"
+        new.mkdir()
+        empty_model(entries, listed).write_text(str(new))
+        return model.put(new)
