@@ -29,6 +29,7 @@ from ..localization.result import (
     read_result,
     write_result,
 )
+from ..localization.same_features import check_same_features
 from .calls import hloc_module, made_by_hloc
 from .files import hloc_errors
 
@@ -59,7 +60,8 @@ def localize(
     retrieved: dict[str, list[str]] = {}
     for name, db_name in read_pairs(inputs.pairs):
         retrieved.setdefault(name, []).append(db_name)
-    in_map = set(read_model(inputs.map_dir).images)
+    mapped = read_model(inputs.map_dir)
+    in_map = set(mapped.images)
     for query in queries:
         if not in_map.intersection(retrieved.get(query.name, ())):
             raise SamfeatError(
@@ -67,6 +69,9 @@ def localize(
                 f"no image of the map retrieved for query {query.name}",
                 "give a list with a pair for every query",
             )
+    listed = {name for names in retrieved.values() for name in names}
+    with FeatureReader(inputs.features) as features:
+        check_same_features(mapped, inputs.map_dir, features, sorted(listed & in_map))
     with result.making() as work:
         (work / "queries.txt").write_text(listing, encoding="utf-8")
         module = hloc_module("localize_sfm")

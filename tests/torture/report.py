@@ -53,6 +53,8 @@ all of it on a small generated city and exits with 1 when anything is lost.
   COLMAP's files only where the file can hold them, photos only up to 200 megapixels.
 """
 
+_KINDS = Path(__file__).with_name("nothing-silent.md")  # written by hand
+
 _TAIL = """
 ## The nightly soak
 
@@ -101,7 +103,13 @@ def write(path: Path, tally: Tally, minutes: float, processor: float, seed: int)
                 happened = "<br>".join(_cell(text) for text in row.happened[:6])
                 lines.append(f"| {row.subject} | {row.tried} | {row.lost} | {happened} |")
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = "\n".join(lines) + "\n" + _TAIL.format(soak=_last_soak(path.with_name(SOAK)))
+    text = (
+        "\n".join(lines)
+        + "\n"
+        + "\n"
+        + _KINDS.read_text()
+        + _TAIL.format(soak=_last_soak(path.with_name(SOAK)))
+    )
     path.write_text(text.replace("\n\n\n", "\n\n"))
 
 
