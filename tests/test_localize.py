@@ -215,6 +215,21 @@ def test_features_that_the_map_was_not_made_from_are_refused(
     assert not (tmp_path / "poses.txt").exists()
 
 
+def test_hlocs_stage_refuses_them_too(files: Files, tmp_path: Path) -> None:
+    pytest.importorskip("hloc")
+    from samfeat_hloc.hloc_plugin import engine
+
+    changed = tmp_path / "features.h5"
+    changed.write_bytes(files.features.read_bytes())
+    with h5py.File(changed, "a") as file:
+        for name in DB:
+            file[name]["keypoints"][...] = file[name]["keypoints"][()][::-1]
+    with pytest.raises(SamfeatError) as caught:
+        engine.localize(files.localization(features=changed), tmp_path / "poses.txt")
+    assert caught.value.subject == str(changed)
+    assert not (tmp_path / "poses.txt").exists()
+
+
 BROKEN = {
     "no retrieval": r"pairs.txt: no retrieved image for query query/night/b.jpg",
     "not in the map": r"pairs.txt: db/99.jpg, retrieved for query/day/a.jpg, is not in the map",

@@ -263,6 +263,18 @@ def test_sacre_coeur_by_rootsift(shared: Path, tmp_path: Path) -> None:
     assert 2 < row["mean_track_length"] <= row["registered_images"]
 
 
+def test_photos_that_colmap_does_not_read(scene: Scene, folder: Path, tmp_path: Path) -> None:
+    """A WebP once went through extraction and matching, and was refused then."""
+    for name in ("features.h5", "matches.h5", "pairs.txt"):
+        (tmp_path / name).symlink_to(folder / name)
+    synthetic_scene.write_images(scene, tmp_path / "images")
+    with Image.open(tmp_path / "images" / NAMES[2]) as image:
+        image.load()
+        image.save(tmp_path / "images" / NAMES[2], format="WEBP")
+    (model,) = reconstruct(tmp_path)
+    assert set(read_model(model).images) == set(NAMES)
+
+
 def test_two_places_and_a_stranger_give_two_models(
     shared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -290,11 +302,15 @@ def test_two_places_and_a_stranger_give_two_models(
 
 
 def test_a_call_into_colmap_that_hangs_ends(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = structure_from_motion.verified_database(
+        folder / "images", folder / "pairs.txt", folder / "features.h5", folder / "matches.h5",
+        folder / "sparse.db",
+    )  # fmt: skip
     release = threading.Event()
     monkeypatch.setenv("SAMFEAT_PATIENCE", "0.3")
     monkeypatch.setattr(pycolmap, "incremental_mapping", lambda *_, **__: release.wait(60))
     with pytest.raises(Hung) as caught:
-        reconstruct(folder, sparse="hung")
+        structure_from_motion.main(folder / "images", database, folder / "hung")
     release.set()
     assert "mapper" in caught.value.subject
     assert not (folder / "hung").exists()
