@@ -116,11 +116,13 @@ def test_what_a_killed_run_left_goes(tmp_path: Path, made_before: bool) -> None:
         from pathlib import Path
         from samfeat_hloc.files.outputs import Output, parts_of
         from samfeat_hloc.files.atomic import replacing
+        from samfeat_hloc.files.locks import sole_run
         output = Output(Path({str(path)!r}), {MADE_BY!r}, overwrite=True)
-        with output.making() as work, replacing(Path({str(log)!r})) as place:
+        kept = Path({str(kept)!r})
+        with output.making() as work, sole_run(kept), replacing(Path({str(log)!r})) as place:
             (work / "half").write_text("half")
             place.write_text("half")
-            parts_of(Path({str(kept)!r})).mkdir()
+            parts_of(kept).mkdir()
             os.kill(os.getpid(), signal.SIGKILL)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)])
@@ -130,7 +132,8 @@ def test_what_a_killed_run_left_goes(tmp_path: Path, made_before: bool) -> None:
     if not again.is_there():
         assert not made_before
         again.write_text("whole")
-        parts_of(kept).rmdir()
+        with sole_run(kept):  # whose own run goes on with the parts
+            parts_of(kept).rmdir()
     write_atomically(log, "{}")
     assert path.read_text() == "whole"
     assert names(tmp_path) == ["log.json", "poses.txt", "poses.txt.made_by.json"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,7 @@ def tidy(path: Path, kept: Path | None = None) -> None:
         kept: see `Output`.
     """
     if lock_of(path).exists():
-        with sole_run(path):
+        with sole_run(path), sole_run(kept) if kept is not None else nullcontext():
             atomic.remove_left_behind(path)
             if kept is not None:
                 shutil.rmtree(parts_of(kept), ignore_errors=True)
