@@ -13,6 +13,7 @@ from PIL import Image
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation import hpatches, photo_pairs
 from samfeat_hloc.files import provenance
+from samfeat_hloc.files.h5arrays import InUse
 from samfeat_hloc.files.h5store import Group, SegmentWriter
 from samfeat_hloc.hloc_plugin.files import hdf5_file
 
@@ -93,9 +94,9 @@ def test_what_hloc_has_half_made_is_kept_while_another_run_writes_it(
         file.attrs[provenance.ATTRIBUTE] = json.dumps(MADE_BY)
 
     def in_use(path: Path) -> None:
-        raise provenance.InUse(path, "another program has it open for writing", "wait")
+        raise InUse(path, "another program has it open for writing", "wait")
 
     monkeypatch.setattr(provenance, "read_hdf5", in_use)
-    with pytest.raises(provenance.InUse):
+    with pytest.raises(InUse):
         hdf5_file(output, MADE_BY, False, lambda path: None)
     assert half.exists()

@@ -19,6 +19,7 @@ from samfeat_hloc.feature import checkpoints
 from samfeat_hloc.feature.torch_files import read_tensors, read_torch
 from samfeat_hloc.files import provenance
 from samfeat_hloc.files.feature_readers import FeatureReader, MatchReader
+from samfeat_hloc.files.h5arrays import open_hdf5
 from samfeat_hloc.localization.matches import DescriptorCache
 
 PACKAGE = Path(provenance.__file__).parents[1]
@@ -116,7 +117,7 @@ def test_a_feature_file_that_another_process_writes(tmp_path: Path) -> None:
     try:
         assert open_.wait(60)
         for read in (
-            FeatureReader, MatchReader, provenance.open_hdf5, provenance.file_hash,
+            FeatureReader, MatchReader, open_hdf5, provenance.file_hash,
             lambda path: DescriptorCache(path, "cpu"),
         ):  # fmt: skip
             with pytest.raises(SamfeatError) as caught:

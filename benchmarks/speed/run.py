@@ -28,6 +28,7 @@ import typer
 from tqdm import tqdm
 
 from samfeat_hloc.cli import run as run_application
+from samfeat_hloc.colmap import triangulation
 from samfeat_hloc.datasets.aachen import AachenDataset
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation import speed
@@ -42,7 +43,7 @@ from samfeat_hloc.files.feature_readers import FeatureReader, MatchReader
 from samfeat_hloc.files.images import read_image
 from samfeat_hloc.files.pair_lists import pairs_text, read_pairs, unique_pairs
 from samfeat_hloc.hloc_plugin import hloc_installed
-from samfeat_hloc.localization import localize, mapping, matches
+from samfeat_hloc.localization import localize, matches
 from samfeat_hloc.localization.inputs import LocalizationInputs
 from samfeat_hloc.localization.matches import MatchConfig
 from samfeat_hloc.maps import building
@@ -215,8 +216,8 @@ def _verification(dataset: AachenDataset, run: Path, work: Path, repeats: int) -
     def ours() -> None:
         database.unlink(missing_ok=True)
         with FeatureReader(features) as read, MatchReader(match_file) as matched:
-            mapping.fill_database(
-                database, reference, listed, read, matched, mapping.MappingConfig()
+            triangulation.fill_database(
+                database, reference, listed, read, matched, triangulation.MappingConfig()
             )
 
     def hloc() -> None:

@@ -31,6 +31,7 @@ import pycolmap
 import typer
 
 from samfeat_hloc.cli import run as run_application
+from samfeat_hloc.colmap import triangulation
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation import speed
 from samfeat_hloc.evaluation.record import measurement
@@ -39,7 +40,7 @@ from samfeat_hloc.files.atomic import write_atomically
 from samfeat_hloc.files.feature_readers import FeatureReader, MatchReader
 from samfeat_hloc.files.h5store import Group, SegmentWriter
 from samfeat_hloc.files.pair_lists import read_pairs
-from samfeat_hloc.localization import global_descriptors, localize, mapping, matches, pairs, places
+from samfeat_hloc.localization import global_descriptors, localize, matches, pairs, places
 from samfeat_hloc.localization.inputs import LocalizationInputs
 from samfeat_hloc.progress import tqdm
 
@@ -226,8 +227,8 @@ def _verify(features: Path, work: Path) -> tuple[int, str]:
     reference = pycolmap.Reconstruction(str(work / "reference"))
     listed = read_pairs(work / "pairs-db.txt")
     with FeatureReader(features) as read, MatchReader(work / "matches-db.h5") as matched:
-        mapping.fill_database(
-            work / "database.db", reference, listed, read, matched, mapping.MappingConfig()
+        triangulation.fill_database(
+            work / "database.db", reference, listed, read, matched, triangulation.MappingConfig()
         )
     return len(listed), "pairs"
 

@@ -301,8 +301,7 @@ def _chosen(
     what: str, file: Path, dataset: str, lists: list[Path] | None, prefix: str | None
 ) -> list[str]:
     """Names from lists, or those in an HDF5 file that start with a prefix ("db/", "query/")."""
-    from ..files.h5arrays import group_names
-    from ..files.provenance import open_hdf5
+    from ..files.h5arrays import group_names, open_hdf5
 
     if lists is not None:
         if prefix is not None:

@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import SamfeatError
 from ..feature.local_features import FeatureArrays
 from ..files import provenance
+from ..files.h5arrays import open_hdf5
 from ..files.h5store import Group, SegmentWriter
 from ..files.images import keypoints_to_stored, read_image, to_upright
 from ..progress import tqdm
@@ -47,7 +48,7 @@ class FeatureFile:
         self.path = Path(path)
         self.max_keypoints = max_keypoints
         self.folder = folder
-        self._file = provenance.open_hdf5(self.path)
+        self._file = open_hdf5(self.path)
 
     def __enter__(self) -> FeatureFile:
         return self

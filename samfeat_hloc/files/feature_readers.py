@@ -8,8 +8,7 @@ import h5py
 import numpy as np
 
 from ..errors import SamfeatError, some_of
-from .h5arrays import read_array, read_dataset
-from .provenance import open_hdf5, reading_hdf5
+from .h5arrays import open_hdf5, read_array, read_dataset, reading_hdf5
 
 
 class _File:

@@ -27,7 +27,7 @@ from ..errors import SamfeatError, cause_of, writing
 from ..progress import tqdm
 from . import provenance
 from .atomic import remove_left_behind, replacing, sync_folder, write_whole
-from .h5arrays import read_array
+from .h5arrays import open_hdf5, read_array, reading_hdf5
 from .locks import sole_run
 from .outputs import parts_of, say_skipped
 
@@ -194,7 +194,7 @@ class SegmentWriter:
             SamfeatError: the segment is damaged.
         """
         path = next(path for path, names in self._segments.items() if name in names)
-        with provenance.open_hdf5(path) as file, provenance.reading_hdf5(path):
+        with open_hdf5(path) as file, reading_hdf5(path):
             return {key: read_array(file[name], key, path) for key in file[name]}
 
     def discard(self) -> None:
@@ -207,7 +207,7 @@ class SegmentWriter:
             return
         existing = provenance.read_hdf5(self.final)
         provenance.check(existing, self.made_by, self.final, inputs=self.compare_inputs)
-        with provenance.open_hdf5(self.final) as file, provenance.reading_hdf5(self.final):
+        with open_hdf5(self.final) as file, reading_hdf5(self.final):
             self.done = dict(_groups(file))
         self._in_final = set(self.done)
 

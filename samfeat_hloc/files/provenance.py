@@ -10,27 +10,22 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import h5py
 
-from ..errors import SamfeatError, cause_of
+from ..errors import SamfeatError
 from .atomic import write_whole
-from .signatures import signature
+from .h5arrays import open_hdf5, reading_hdf5
 
 ATTRIBUTE = "made_by"
 _COMPARED = ("stage", "config", "weights_sha256", "inputs")
 _MEND = "give --overwrite to make it anew, or another output"
 _BLOCK = 1 << 16
 _SAMPLES = 64
-
-
-class InUse(SamfeatError):
-    """A file that another process has open for writing."""
 
 
 def made_by(
@@ -199,56 +194,6 @@ def file_hash(path: Path) -> str:
     except OSError as error:
         raise SamfeatError(path, f"cannot be read ({error})", "make it again") from None
     return digest.hexdigest()
-
-
-def open_hdf5(path: Path) -> h5py.File:
-    """An HDF5 file open for reading.
-
-    Raises:
-        SamfeatError: missing, or not (a whole) HDF5 file.
-    """
-    if not path.is_file():
-        raise SamfeatError(path, "no such file", "check the path or run the stage that makes it")
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise _unreadable(path, error) from None
-
-
-@contextmanager
-def reading_hdf5(path: Path) -> Iterator[None]:
-    """Raise what HDF5 says of a damaged file in the block as a SamfeatError that names it."""
-    try:
-        yield
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: Exception) -> SamfeatError:
-    """Why HDF5 cannot read a file: it may be in use, something else, or damaged."""
-    why = " ".join(str(error).split())
-    if "unable to lock file" in why or "already open for" in why:
-        return InUse(
-            path,
-            "another program has it open for writing (or was killed while it had)",
-            "wait until that one ends; on a drive without locks set HDF5_USE_FILE_LOCKING=FALSE",
-        )
-    if (cause := cause_of(error)) is not None:
-        return SamfeatError(path, cause)
-    found = None if h5py.is_hdf5(path) else signature(path)
-    if found is not None:
-        return SamfeatError(
-            path, f"is {found.what}, not an HDF5 file", found.mend or "name the right file"
-        )
-    if "truncated file" in why:
-        return SamfeatError(
-            path, "is cut off, or still being copied", "copy it again, or make it with --overwrite"
-        )
-    return SamfeatError(
-        path,
-        f"cannot be read as HDF5 ({why})",
-        "check that it is the right file; if so copy it again, or make it with --overwrite",
-    )
 
 
 def _changed(name: str, old: Any, new: Any, is_input: bool) -> str:

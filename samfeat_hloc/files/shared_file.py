@@ -9,7 +9,7 @@ from typing import Any
 
 import h5py
 
-from .provenance import open_hdf5
+from .h5arrays import open_hdf5
 
 
 class SharedFile:

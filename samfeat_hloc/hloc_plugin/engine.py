@@ -22,6 +22,7 @@ from ..feature.extraction import record
 from ..feature.network import SAMFeat
 from ..feature.options import ExtractOptions
 from ..files import provenance
+from ..files.h5arrays import open_hdf5
 from ..files.images import check_name
 from ..files.outputs import Output
 from ..files.pair_lists import read_pairs
@@ -235,7 +236,7 @@ def _model_hash(model: Path) -> str:
 
 def _check_counts(features: Path, names: Sequence[str]) -> None:
     """Refuse features whose matches hloc would store as garbage."""
-    with provenance.open_hdf5(features) as file:
+    with open_hdf5(features) as file:
         for name in dict.fromkeys(names):
             if f"{name}/keypoints" not in file:
                 raise SamfeatError(features, f"no features of {name}", "extract them first")

@@ -18,6 +18,7 @@ import h5py
 from ..errors import SamfeatError
 from ..files import provenance
 from ..files.atomic import put_in_place
+from ..files.h5arrays import InUse
 from ..files.locks import sole_run
 from ..files.outputs import Output, say_skipped, tidy
 
@@ -53,7 +54,7 @@ def hdf5_file(
 def _resumable(path: Path, made_by: dict[str, Any]) -> bool:
     try:
         provenance.check(provenance.read_hdf5(path), made_by, path)
-    except provenance.InUse:  # by another run, whose work it is
+    except InUse:  # by another run, whose work it is
         raise
     except SamfeatError:
         return False

@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import SamfeatError, some_of
 from ..files import provenance
 from ..files.feature_readers import read_descriptors
-from ..files.h5arrays import group_names
+from ..files.h5arrays import group_names, open_hdf5
 from ..files.h5store import Group, SegmentWriter
 from ..progress import tqdm
 
@@ -69,7 +69,7 @@ def main(
     with SegmentWriter(output, made_by, overwrite=overwrite) as writer:
         if writer.is_finished(dict.fromkeys(names, "")):
             return output
-        with provenance.open_hdf5(features) as file:
+        with open_hdf5(features) as file:
             known = set(group_names(file, "descriptors"))
             missing = [name for name in names if name not in known]
             if missing:

@@ -19,7 +19,7 @@ from ..errors import SamfeatError, some_of
 from ..feature.matching import nearest_neighbours
 from ..files import provenance
 from ..files.feature_readers import pair_name, read_descriptors
-from ..files.h5arrays import group_names
+from ..files.h5arrays import group_names, open_hdf5
 from ..files.h5store import Group, SegmentWriter
 from ..files.pair_lists import read_pairs, unique_pairs
 from ..parallel.cluster import Cluster
@@ -245,7 +245,7 @@ class DescriptorCache:
         self.reads = 0
         self._bytes = 0
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
-        self._file: h5py.File = provenance.open_hdf5(path)
+        self._file: h5py.File = open_hdf5(path)
 
     def __enter__(self) -> DescriptorCache:
         return self

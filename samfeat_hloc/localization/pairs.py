@@ -17,7 +17,7 @@ from ..colmap.model import file_of, read_model
 from ..errors import SamfeatError, some_of
 from ..feature.matching import similarities
 from ..files import provenance
-from ..files.h5arrays import group_names, read_array
+from ..files.h5arrays import group_names, open_hdf5, read_array
 from ..files.images import check_name
 from ..files.outputs import Output
 from ..files.pair_lists import pairs_text
@@ -108,7 +108,7 @@ def from_retrieval(
     if result.is_there():
         return output
     queries, database = list(dict.fromkeys(query_names)), list(dict.fromkeys(db_names))
-    with provenance.open_hdf5(descriptors) as file:
+    with open_hdf5(descriptors) as file:
         known = set(group_names(file, "global_descriptor"))
         missing = [name for name in dict.fromkeys(queries + database) if name not in known]
         if missing:

@@ -18,6 +18,7 @@ from ..feature.options import ExtractOptions
 from ..files import provenance
 from ..files.atomic import put_in_place, work_folder
 from ..files.feature_readers import FeatureReader
+from ..files.h5arrays import open_hdf5
 from ..localization.correspondences import merged
 from ..localization.same_features import check_same_features
 from ..progress import tqdm
@@ -71,7 +72,7 @@ def build(
     images = []
     with (
         FeatureReader(features) as feature_file,
-        provenance.open_hdf5(globals_file) as global_file,
+        open_hdf5(globals_file) as global_file,
     ):
         if "vocabulary" not in global_file.attrs:
             raise SamfeatError(

@@ -32,6 +32,7 @@ from ..colmap.registration import (
     read_database,
     register,
 )
+from ..colmap.triangulation import MappingConfig, triangulate
 from ..datasets.aachen import FORM, AachenDataset
 from ..datasets.dataset import no_two_alike
 from ..datasets.queries import Query
@@ -43,7 +44,6 @@ from ..files.atomic import write_atomically
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.outputs import Output
 from ..localization import global_descriptors, matches, pairs
-from ..localization.mapping import MappingConfig, triangulate
 from ..localization.submission import file_name
 from .methods import match_config
 from .reconstruct import ReconstructOptions, extract

@@ -9,11 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from samfeat_hloc.files.pair_lists import pairs_text, read_pairs
@@ -30,9 +28,10 @@ from ..localization.inputs import LocalizationInputs, MappingInputs
 from ..localization.result import LocalizationResult
 from ..parallel.cluster import Cluster
 from . import methods
+from .clock import Clock, beside
 from .engines import Engine, NativeEngine, hloc_engine
 from .run_options import VLAD, RunOptions
-from .summary import RunSummary, StageSummary, count_keypoints, count_matches, map_figures
+from .summary import RunSummary, count_keypoints, count_matches, map_figures
 
 logger = logging.getLogger(__name__)
 
@@ -56,58 +55,6 @@ class Run:
     result: LocalizationResult
     evaluation: LocalizationEvaluation | None
     summary: RunSummary
-
-
-@dataclass
-class _Clock:
-    """Times the stages; one whose output is as old as before was skipped."""
-
-    stages: list[StageSummary] = field(default_factory=list)
-    started: float = field(default_factory=time.perf_counter)
-
-    @contextmanager
-    def stage(self, name: str, output: Path) -> Iterator[dict[str, Any]]:
-        """Yields a dict for the stage's figures, which may be filled later too."""
-        before = _modified(output)
-        start = time.perf_counter()
-        figures: dict[str, Any] = {}
-        yield figures
-        seconds = time.perf_counter() - start
-        skipped = before is not None and _modified(output) == before
-        self.stages.append(StageSummary(name, seconds, skipped, figures))
-
-
-@contextmanager
-def _beside(work: Callable[[], None], name: str, *, wait: bool) -> Iterator[None]:
-    """Do ``work`` in a thread beside the block, at whose end it is waited for; its error is raised.
-
-    Where the block fails, the thread is waited for too, but not where the user interrupts it.
-
-    Args:
-        wait: do it before the block.
-    """
-    if wait:
-        work()
-        yield
-        return
-    failed: list[BaseException] = []
-
-    def go() -> None:
-        try:
-            work()
-        except BaseException as error:
-            failed.append(error)
-
-    thread = Thread(target=go, name=name, daemon=True)
-    thread.start()
-    try:
-        yield
-    except Exception:
-        thread.join()
-        raise
-    thread.join()
-    if failed:
-        raise failed[0]
 
 
 def run(
@@ -149,7 +96,7 @@ def run(
     reference = dataset.reference_in(outputs, overwrite=options.overwrite)
     num_covisible = options.num_covisible or dataset.retrieval.num_covisible
     max_error = options.max_error or dataset.max_error
-    clock = _Clock()
+    clock = Clock()
 
     feature_file = outputs / "features.h5"
     with clock.stage("features", feature_file) as figures:
@@ -183,7 +130,7 @@ def run(
         figures.update(map_figures(map_dir))
 
     # Retrieval and matching of the queries need no map, and COLMAP one processor most of the time.
-    with _beside(make_map, "map", wait=not engine.side_by_side):
+    with beside(make_map, "map", wait=not engine.side_by_side):
         pairs_query = _query_pairs(
             engine, options, dataset, outputs, feature_file, given_query, clock
         )
@@ -248,7 +195,7 @@ def _query_pairs(
     outputs: Path,
     feature_file: Path,
     given: Sequence[tuple[str, str]] | None,
-    clock: _Clock,
+    clock: Clock,
 ) -> Path:
     """The list of retrieved images: the one given, cut to the dataset's queries, or our own."""
     if given is not None:
@@ -363,9 +310,3 @@ def _localized(result: LocalizationResult, dataset: Dataset) -> dict[str, Any]:
             "localized": sum(query.localized for query in queries),
         }
     return {"localized": found}
-
-
-def _modified(output: Path) -> int | None:
-    """When a file, or the record of a folder, was written."""
-    path = output / "made_by.json" if output.is_dir() else output
-    return path.stat().st_mtime_ns if path.is_file() else None

@@ -14,7 +14,7 @@ from ..colmap.model import read_model
 from ..datasets.dataset import Dataset
 from ..datasets.registry import DEFAULT
 from ..evaluation.tables import aligned
-from ..files.provenance import open_hdf5
+from ..files.h5arrays import open_hdf5
 from ..progress import tqdm
 
 

@@ -36,9 +36,8 @@ import cv2
 import numpy as np
 
 from ..errors import SamfeatError
-from ..files.h5arrays import group_names, read_array
+from ..files.h5arrays import group_names, open_hdf5, read_array, reading_hdf5
 from ..files.h5store import Group
-from ..files.provenance import open_hdf5, reading_hdf5
 from ..files.shared_file import SharedFile
 from .reduction import reduce_embedding
 

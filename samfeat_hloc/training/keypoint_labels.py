@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SamfeatError
-from ..files.h5arrays import group_names, read_array
-from ..files.provenance import open_hdf5
+from ..files.h5arrays import group_names, open_hdf5, read_array
 from ..files.shared_file import SharedFile
 from ..geometry.homographies import transform
 
