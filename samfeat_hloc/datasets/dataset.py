@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from ..colmap.poses import Pose, read_poses
 from ..errors import SamfeatError, some_of
 from ..files import provenance
@@ -106,6 +108,8 @@ class Dataset:
         write_reference: writes the reference model into a folder, where none is published that
             can be used as it is.
         depth_maps: the file with a database image's depth, where the dataset has such.
+        scan_of: a database image's laser scan and its place, where these take the place of a
+            model, see `localization.scan_map`.
     """
 
     root: Path
@@ -127,6 +131,7 @@ class Dataset:
     max_error: float = 12.0
     write_reference: Callable[[Path], None] | None = field(default=None, repr=False)
     depth_maps: Callable[[str], Path] | None = field(default=None, repr=False)
+    scan_of: Callable[[str], tuple[np.ndarray, np.ndarray]] | None = field(default=None, repr=False)
 
     @property
     def query_names(self) -> list[str]:

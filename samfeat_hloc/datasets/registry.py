@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import SamfeatError
-from . import aachen_v1, cambridge, cmu, colmap_model, four_seasons, robotcar, seven_scenes
+from . import aachen_v1, cambridge, cmu, colmap_model, four_seasons, inloc, robotcar, seven_scenes
 from .aachen import AachenDataset
 from .dataset import Dataset, merged
 
@@ -40,6 +40,7 @@ BENCHMARKS = {
     "robotcar": Benchmark("RobotCar Seasons", robotcar.open_dataset),
     "cmu": Benchmark("Extended CMU Seasons", cmu.open_dataset, cmu.scenes),
     "4seasons": Benchmark("4Seasons", four_seasons.open_dataset, four_seasons.scenes),
+    "inloc": Benchmark("InLoc", inloc.open_dataset),
     "colmap": Benchmark("a COLMAP model", colmap_model.open_dataset, by_hand=True),
 }
 

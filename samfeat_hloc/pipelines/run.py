@@ -23,7 +23,14 @@ from ..evaluation.localization import LocalizationEvaluation, evaluate
 from ..feature.presets import PRESETS
 from ..files.atomic import write_atomically
 from ..hloc_plugin.engine import global_descriptors as hloc_descriptors
-from ..localization import depth_points, global_descriptors, pairs_by_rule, places, submission
+from ..localization import (
+    depth_points,
+    global_descriptors,
+    pairs_by_rule,
+    places,
+    scan_map,
+    submission,
+)
 from ..localization.inputs import LocalizationInputs, MappingInputs
 from ..localization.result import LocalizationResult
 from ..parallel.cluster import Cluster
@@ -86,6 +93,8 @@ def run(
     submitting = _can_submit(dataset, options.method)
     given_db = _given_pairs_db(options.pairs_db, dataset)
     given_query = _listed_pairs(options, dataset)
+    if dataset.scan_of is not None and given_query is not None:
+        dataset = replace(dataset, db_names=sorted({name for _, name in given_query}))
     if options.depth and dataset.depth_maps is None:
         raise SamfeatError("--depth", f"{dataset_dir} has no depth maps", "leave it out")
     model, how = methods.load(options.features, options.weights, options.official_weights)
@@ -106,24 +115,26 @@ def run(
         )  # fmt: skip
     figures.update(count_keypoints(feature_file, dataset))
 
-    by = "covis" if dataset.num_points else "poses"
-    pairs_db = given_db or outputs / f"pairs-db-{by}{num_covisible}.txt"
-    with clock.stage("pairs-db", pairs_db) as figures:
-        if given_db is None and not dataset.num_points:
-            pairs_by_rule.from_poses(
-                reference, pairs_db, num_matched=num_covisible, overwrite=options.overwrite
-            )
-        elif given_db is None:
-            engine.pairs_from_covisibility(reference, pairs_db, num_matched=num_covisible)
     config = methods.match_config(options.features)
-    matches_db = outputs / "matches-db.h5"
-    with clock.stage("matches-db", matches_db) as figures:
-        engine.matches(pairs_db, feature_file, matches_db, config=config)
-    figures.update(count_matches(matches_db))
-
     map_dir = outputs / "map"
+    if dataset.scan_of is None:
+        by = "covis" if dataset.num_points else "poses"
+        pairs_db = given_db or outputs / f"pairs-db-{by}{num_covisible}.txt"
+        with clock.stage("pairs-db", pairs_db) as figures:
+            if given_db is None and not dataset.num_points:
+                pairs_by_rule.from_poses(
+                    reference, pairs_db, num_matched=num_covisible, overwrite=options.overwrite
+                )
+            elif given_db is None:
+                engine.pairs_from_covisibility(reference, pairs_db, num_matched=num_covisible)
+        matches_db = outputs / "matches-db.h5"
+        with clock.stage("matches-db", matches_db) as figures:
+            engine.matches(pairs_db, feature_file, matches_db, config=config)
+        figures.update(count_matches(matches_db))
 
     def make_map() -> None:
+        if dataset.scan_of is not None:  # the places of matched keypoints, which are not known yet
+            return
         with clock.stage("map", map_dir) as figures:
             inputs = MappingInputs(reference, dataset.image_dir, pairs_db, feature_file, matches_db)
             engine.mapping(inputs, map_dir)
@@ -139,6 +150,15 @@ def run(
             engine.matches(pairs_query, feature_file, matches_query, config=config)
         figures.update(count_matches(matches_query))
 
+    if dataset.scan_of is not None:
+        listed, pairs_query = pairs_query, outputs / "pairs-query-enough.txt"
+        again = {"overwrite": options.overwrite}
+        with clock.stage("map", map_dir) as figures:
+            scan_map.enough_matches(listed, matches_query, pairs_query, **again)
+            scan_map.main(
+                dataset.scan_of, pairs_query, feature_file, matches_query, map_dir, **again
+            )
+        figures.update(map_figures(map_dir))
     if options.depth:
         assert dataset.depth_maps is not None
         sparse, map_dir = map_dir, outputs / "map-depth"
@@ -147,7 +167,7 @@ def run(
         figures.update(map_figures(map_dir))
 
     inputs = LocalizationInputs(map_dir, dataset.queries, pairs_query, feature_file, matches_query)
-    if options.places:
+    if options.places and dataset.scan_of is None:  # scans share no points to tell places by
         kept = outputs / "pairs-query-places.txt"
         with clock.stage("places", kept):
             places.main(

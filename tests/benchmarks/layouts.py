@@ -11,8 +11,9 @@ import pycolmap
 from small_city import HEIGHT, WIDTH, City, intrinsics, model_of, numbers, radial, save, write_nvm
 
 from samfeat_hloc.colmap.model_changes import scaled, write_model
-from samfeat_hloc.colmap.poses import write_poses
+from samfeat_hloc.colmap.poses import Pose, write_poses
 from samfeat_hloc.datasets.four_seasons import RELOCALIZATION
+from samfeat_hloc.datasets.inloc import FOCAL
 
 
 def aachen_v1(root: Path, city: City) -> Path:
@@ -238,4 +239,41 @@ def four_seasons(root: Path, city: City, sequence: str = "validation") -> Path:
     path = reference / RELOCALIZATION[sequence]
     path.parent.mkdir(parents=True)
     path.write_text("".join(asked))
+    return root
+
+
+def inloc(root: Path, city: City) -> Path:
+    """InLoc: each database photo is the cut-out of a scan, whose frame is its camera turned and
+    put elsewhere. Queries are enlarged until the iPhone's focal length is theirs."""
+    from scipy.io import savemat
+
+    rng = np.random.default_rng(0)
+    for number, shot in enumerate(city.database):
+        scan = f"{number:03d}"
+        name = f"DUC_cutout_{scan}_{30 * number}_0.jpg"
+        folder = root / "database" / "cutouts" / "DUC1" / scan
+        save(folder / name, city.photos[shot.name])
+        turn = Pose(rng.normal(size=4), np.zeros(3)).rotation
+        rays = np.stack(np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT)), axis=-1) + 0.5
+        fx, fy, cx, cy = shot.camera.params
+        rays = np.dstack([(rays - [cx, cy]) / [fx, fy], np.ones((HEIGHT, WIDTH))])
+        points = (rays * city.depth[shot.name][..., None]) @ turn.T  # the scanner is the camera
+        points[city.depth[shot.name] == 0] = np.nan
+        savemat(str(folder / f"{name}.mat"), {"XYZcut": points}, do_compression=True)
+        world = np.eye(4)
+        world[:3, :3] = shot.pose.rotation.T @ turn.T
+        world[:3, 3] = shot.pose.centre
+        path = root / "database" / "alignments" / "DUC1" / "transformations"
+        path.mkdir(parents=True, exist_ok=True)
+        before = "".join(f"line {i}\n" for i in range(1, 8))
+        rows = "".join(f"{numbers(row)}\n" for row in world)
+        (path / f"DUC_trans_{scan}.txt").write_text(before + rows)
+    truth = {}
+    for number, shot in enumerate(city.queries):
+        factor = FOCAL / shot.camera.params[0]
+        size = round(WIDTH * factor), round(HEIGHT * factor)
+        large = cv2.resize(city.photos[shot.name], size, interpolation=cv2.INTER_CUBIC)
+        save(root / "query" / "iphone7" / f"IMG_{731 + number:04d}.JPG", large)
+        truth[f"IMG_{731 + number:04d}.JPG"] = shot.pose
+    write_poses(root / "ground_truth.txt", truth)
     return root

@@ -14,7 +14,9 @@ from small_city import City
 from typer.testing import CliRunner
 
 from samfeat_hloc.cli import app
-from samfeat_hloc.colmap.poses import Pose
+from samfeat_hloc.colmap.model import read_model
+from samfeat_hloc.colmap.poses import Pose, read_poses
+from samfeat_hloc.datasets.queries import by_full_name
 from samfeat_hloc.datasets.registry import open_dataset
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation.localization import evaluate, position_error, rotation_error
@@ -137,6 +139,38 @@ def test_hlocs_stages_find_the_same_poses(done: Done) -> None:
     for name, pose in found.result.poses.items():
         assert position_error(pose, result.poses[name]) < METRES
         assert rotation_error(pose, result.poses[name]) < DEGREES
+
+
+def test_inloc_is_localized_by_its_scans(city: City, tmp_path: Path) -> None:
+    pytest.importorskip("scipy")
+    root = layouts.inloc(tmp_path / "dataset", city)
+    options = replace(FAST, benchmark="inloc")
+    pairs = write_all_pairs(root, tmp_path / "pairs.txt", options)
+    found = run(root, tmp_path / "out", replace(options, pairs_query=pairs))
+    assert found.evaluation is not None and found.submission is not None
+    assert found.submission.name == "InLoc_eval_[samfeat].txt"
+    assert submission.check(found.submission, found.dataset) == []
+    for metres, degrees in found.evaluation.errors.values():
+        assert metres < 0.1 and degrees < 0.5
+    model = read_model(found.map_dir)
+    assert set(model.track_lengths) == {1}
+    for number, shot in enumerate(city.database):
+        name = f"database/cutouts/DUC1/{number:03d}/DUC_cutout_{number:03d}_{30 * number}_0.jpg"
+        if name in model.images:
+            assert position_error(model.images[name].pose, shot.pose) < 1e-6
+            assert rotation_error(model.images[name].pose, shot.pose) < 0.01
+            assert np.allclose(model.camera_of(name).params, shot.camera.params, atol=0.1)
+    if not hloc_installed():
+        return
+    from hloc import localize_inloc
+
+    result = tmp_path / "theirs.txt"
+    localize_inloc.main(root, pairs, found.features, found.matches_query, result, skip_matches=20)
+    theirs = by_full_name(read_poses(result), found.dataset.queries, result)
+    # hloc leaves out half a pixel of the queries' keypoints here, and gives RANSAC no seed.
+    for name, pose in found.result.poses.items():
+        assert position_error(pose, theirs[name]) < 2 * METRES
+        assert rotation_error(pose, theirs[name]) < DEGREES
 
 
 def test_all_slices_make_one_submission(city: City, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def roots(city: City, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
         for make in (
             layouts.aachen_v1, layouts.cambridge, layouts.cambridge_release,
             layouts.seven_scenes, layouts.colmap, layouts.robotcar, layouts.cmu,
-            layouts.four_seasons,
+            layouts.four_seasons, layouts.inloc,
         )
     }  # fmt: skip
 
@@ -55,6 +55,7 @@ INTRINSICS = "3D-models/database_intrinsics.txt"
 RETRIANGULATED = "CambridgeLandmarks_Colmap_Retriangulated_1024px/ShopFacade"
 TEST_LIST = "7scenes_sfm_triangulated/heads/triangulated/list_test.txt"
 VALIDATION = f"reference/{RELOCALIZATION['validation']}"
+CUTOUT = "database/cutouts/DUC1/000/DUC_cutout_000_0_0.jpg"
 DAY = "queries/day_time_queries_with_intrinsics.txt"
 
 WRONG = [
@@ -104,6 +105,11 @@ WRONG = [
     ("cmu", "cmu", remove("slice2/test-images-slice2.txt"), "no such file"),
     ("cmu", "cmu", edit("slice2/camera-poses/slice.txt", "us.jpg ", "us.jpg 1 "),
      r"slice\.txt:1: 9 values"),
+    ("inloc", "inloc", remove("query"), "no photos in it"),
+    ("inloc", "inloc", remove("database/cutouts"), "no photos in it"),
+    ("inloc", "inloc", remove(f"{CUTOUT}.mat"), "no such file, of database/cutouts/DUC1/000"),
+    ("inloc", "inloc", remove("database/alignments/DUC1/transformations/DUC_trans_003.txt"),
+     "no such file, of database/cutouts/DUC1/003"),
     ("four_seasons", "4seasons", remove("validation"), "no sequence in it"),
     ("four_seasons", "4seasons", remove("reference/poses.txt"), "no such file"),
     ("four_seasons", "4seasons", edit("reference/poses.txt", "1000, ", "1000, 5, "),
@@ -252,3 +258,18 @@ def test_public_poses_are_read_as_they_are_meant(roots: dict[str, Path], city: C
                 for shot in city.queries
             ]
             assert min(far) < 1e-6, (made, far)
+
+
+def test_scans_that_are_none(roots: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(roots["inloc"], tmp_path / "inloc")
+    dataset = open_dataset(tmp_path / "inloc", "inloc")
+    assert dataset.scan_of is not None
+    points, matrix = dataset.scan_of(CUTOUT)
+    assert points.shape == (240, 320, 3) and matrix.shape == (4, 4)
+    aligned = tmp_path / "inloc" / "database/alignments/DUC1/transformations/DUC_trans_000.txt"
+    aligned.write_text("\n".join(aligned.read_text().split("\n")[:9]))
+    with pytest.raises(SamfeatError, match=r"DUC_trans_000\.txt: lines 8 to 11 are no 4x4 matrix"):
+        dataset.scan_of(CUTOUT)
+    (tmp_path / "inloc" / f"{CUTOUT}.mat").write_bytes(b"MATLAB 5.0")
+    with pytest.raises(SamfeatError, match=r"jpg\.mat: no scan \("):
+        dataset.scan_of(CUTOUT)
