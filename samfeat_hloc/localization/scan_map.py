@@ -106,7 +106,7 @@ def main(
             scan, world_from_scan = scan_of(name)
             _check_size(name, feature_file.image_size(name), scan)
             at = np.flatnonzero(used)
-            found = at_pixels(scan, keypoints[at])
+            found = at_pixels(scan, keypoints[at] - 0.5)  # a scan's points are of pixel centres
             there = np.isfinite(found).all(axis=1)
             rows = np.full(len(keypoints), -1, dtype=np.int32)
             rows[at[there]] = np.arange(total, total + there.sum())

@@ -14,6 +14,7 @@ from small_city import City
 from typer.testing import CliRunner
 
 from samfeat_hloc.cli import app
+from samfeat_hloc.colmap.absolute_pose import ransac_options
 from samfeat_hloc.colmap.model import read_model
 from samfeat_hloc.colmap.poses import Pose, read_poses
 from samfeat_hloc.datasets.queries import by_full_name
@@ -141,7 +142,9 @@ def test_hlocs_stages_find_the_same_poses(done: Done) -> None:
         assert rotation_error(pose, result.poses[name]) < DEGREES
 
 
-def test_inloc_is_localized_by_its_scans(city: City, tmp_path: Path) -> None:
+def test_inloc_is_localized_by_its_scans(
+    city: City, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("scipy")
     root = layouts.inloc(tmp_path / "dataset", city)
     options = replace(FAST, benchmark="inloc")
@@ -164,12 +167,20 @@ def test_inloc_is_localized_by_its_scans(city: City, tmp_path: Path) -> None:
         return
     from hloc import localize_inloc
 
+    options_of = localize_inloc.pycolmap.AbsolutePoseEstimationOptions
+
+    def seeded() -> Any:  # as the native engine and `--engine hloc` have RANSAC
+        options = options_of()
+        for key, value in ransac_options(48.0).items():
+            setattr(options.ransac, key, value)
+        return options
+
+    monkeypatch.setattr(localize_inloc.pycolmap, "AbsolutePoseEstimationOptions", seeded)
     result = tmp_path / "theirs.txt"
     localize_inloc.main(root, pairs, found.features, found.matches_query, result, skip_matches=20)
     theirs = by_full_name(read_poses(result), found.dataset.queries, result)
-    # hloc leaves out half a pixel of the queries' keypoints here, and gives RANSAC no seed.
     for name, pose in found.result.poses.items():
-        assert position_error(pose, theirs[name]) < 2 * METRES
+        assert position_error(pose, theirs[name]) < METRES
         assert rotation_error(pose, theirs[name]) < DEGREES
 
 
