@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from ..training.recipe_files import recipes
 from .options import TRAINING, Images
 
 Recipe = Annotated[
-    Path, typer.Option("--recipe", help="A recipe, such as configs/homographies.yaml.")
+    Path,
+    typer.Option("--recipe", help=f"A recipe: {', '.join(recipes())}, or your own YAML file."),
 ]
 Overrides = Annotated[
     list[str] | None,

@@ -14,6 +14,7 @@ from ..errors import SamfeatError
 from ..geometry.homographies import HomographyOptions
 from .pairs import PairOptions
 from .posed_views import PosedOptions
+from .recipe_files import find_recipe
 
 logger = logging.getLogger(__name__)
 
@@ -173,12 +174,14 @@ class Recipe:
 def read_recipe(path: Path, overrides: list[str]) -> Recipe:
     """Read a recipe and apply ``key=value`` overrides.
 
+    Arguments:
+        path: its file, or the name of one that comes with the package, such as homographies.
+
     Raises:
-        SamfeatError: no such file, not YAML, an unknown or missing key, a value of another type or
-            out of range.
+        SamfeatError: no such recipe, not YAML, an unknown or missing key, a value of another type
+            or out of range.
     """
-    if not path.is_file():
-        raise SamfeatError(path, "no such recipe", "take one from configs/")
+    path = find_recipe(path)
     try:
         given = [OmegaConf.load(path), OmegaConf.from_dotlist(overrides)]
         for config in given:
