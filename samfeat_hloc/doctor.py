@@ -235,7 +235,7 @@ def _hloc_mapping(version: str) -> list[Finding]:
             count = trial.hloc_points(Path(folder) / "hloc")
         except (AttributeError, TypeError, ValueError, RuntimeError) as error:
             text = (
-                f"{both} do not understand each other ({_line(error)});"
+                f"{both} do not work together ({_line(error)});"
                 f' pip install --upgrade "hloc @ {HLOC_ADDRESS}"'
             )
             return [Finding("wrong", "hloc mapping", text)]

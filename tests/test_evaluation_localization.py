@@ -159,7 +159,7 @@ def test_partial_and_missing_ground_truth(dataset: AachenDataset) -> None:
     assert result.conditions["day"].recalls[0.01, 0.1] == 1
     assert result.warnings == [
         "2 queries have no ground truth; left out",
-        "1 poses are of no query, e.g. z.jpg; left out",
+        "1 poses match no query, e.g. z.jpg; left out",
     ]
     with pytest.raises(SamfeatError, match=r"ground_truth\.txt: no such file"):
         evaluate({}, dataclasses.replace(dataset, ground_truth=None))

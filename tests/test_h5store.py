@@ -108,11 +108,13 @@ def test_refuses_what_was_made_differently(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), SegmentWriter(final, MADE_BY) as writer:
         writer.add({"a": group(1)})
         raise RuntimeError
-    with pytest.raises(SamfeatError, match=r"f\.h5\.parts: made differently: size was 1 and is"):
+    with pytest.raises(
+        SamfeatError, match=r"f\.h5\.parts: created with other settings: size was 1 and is"
+    ):
         SegmentWriter(final, OTHER).__enter__()
     with SegmentWriter(final, MADE_BY) as writer:
         writer.finish()
-    with pytest.raises(SamfeatError, match="size was 1 and is now 2; give --overwrite"):
+    with pytest.raises(SamfeatError, match="size was 1 and is now 2; recreate it with --overwrite"):
         SegmentWriter(final, OTHER).__enter__()
     moved = provenance.made_by("test", {"size": 1}, {"input": "b"})
     with pytest.raises(SamfeatError, match="its input input has changed"):
@@ -130,7 +132,7 @@ def test_refuses_foreign_and_damaged_files(tmp_path: Path) -> None:
     final = tmp_path / "f.h5"
     with h5py.File(final, "w") as file:
         file["a/x"] = [1]
-    with pytest.raises(SamfeatError, match="does not say what made it"):
+    with pytest.raises(SamfeatError, match="does not record how it was created"):
         SegmentWriter(final, MADE_BY).__enter__()
     final.write_bytes(b"no HDF5")
     with pytest.raises(SamfeatError, match="cannot be read as HDF5"):

@@ -103,7 +103,7 @@ def test_checkpoints_of_detectors(tmp_path: Path) -> None:
     with pytest.raises(SamfeatError, match="no such checkpoint"):
         load_detector("superpoint", tmp_path / "no.pth", "cpu", 10)
     torch.save({"x": torch.zeros(1)}, tmp_path / "x.pth")
-    with pytest.raises(SamfeatError, match="no checkpoint of this detector"):
+    with pytest.raises(SamfeatError, match="not a checkpoint of this detector"):
         load_detector("superpoint", tmp_path / "x.pth", "cpu", 10)
     torch.manual_seed(0)
     state = SuperPointScores().state_dict()

@@ -119,12 +119,16 @@ def test_done_is_skipped_and_read_back(files: Files, tmp_path: Path) -> None:
         assert (same.inlier_points == query.inlier_points).all()
         assert replace(same, pose=query.pose, inlier_keypoints=query.inlier_keypoints,
                        inlier_points=query.inlier_points).__dict__ == query.__dict__  # fmt: skip
-    with pytest.raises(SamfeatError, match=r"made differently: max_error was 12\.0 and is now 4"):
+    with pytest.raises(
+        SamfeatError, match=r"created with other settings: max_error was 12\.0 and is now 4"
+    ):
         run(files, output, max_error=4.0)
     assert not run(files, output, max_error=4.0, overwrite=True).skipped
 
     (tmp_path / "localization.json").write_text(json.dumps({QUERIES[0]: {}}))
-    with pytest.raises(SamfeatError, match=r"localization.json: not the log of poses.txt"):
+    with pytest.raises(
+        SamfeatError, match=r"localization.json: not the log that belongs to poses.txt"
+    ):
         run(files, output, max_error=4.0)
 
 

@@ -308,13 +308,13 @@ def test_a_compact_map_has_observations_alone(
     [
         (
             lambda f: (f / "points-0000/xyz.npy").unlink(),
-            "xyz.npy: this file of the map is",
+            "xyz.npy: this file of the saved map is",
         ),
         (
             lambda f: (f / "points-0000/seen.npy").write_bytes(b"no"),
-            "seen.npy: not as the map's manifest says",
+            "seen.npy: differs from the map's manifest",
         ),
-        (lambda f: (f / "manifest.json").unlink(), "no map here"),
+        (lambda f: (f / "manifest.json").unlink(), "no saved map here"),
         (lambda f: (f / "manifest.json").write_text("{}"), "not the manifest of a map"),
         (
             lambda f: (f / "manifest.json").write_text(
@@ -415,9 +415,9 @@ def test_the_commands(finished: Run, tmp_path: Path) -> None:
 
     folder = tmp_path / "map"
     assert "10 images" in call("map", "build", finished.outputs, "--output", folder)
-    with pytest.raises(SamfeatError, match="there is something here already"):
+    with pytest.raises(SamfeatError, match="exists already"):
         call("map", "build", finished.outputs, "--output", folder)
-    with pytest.raises(SamfeatError, match="no map to overwrite"):
+    with pytest.raises(SamfeatError, match="is not a saved map"):
         call("map", "build", tmp_path, "--output", tmp_path, "--overwrite")
     query = finished.dataset.queries[0]
     camera = " ".join(

@@ -113,7 +113,7 @@ def test_skipped_when_done_refused_when_different(
 
     fewer = tmp_path / "fewer.txt"
     fewer.write_text("\n".join(files.pairs("db").read_text().split("\n")[:-1]))
-    with pytest.raises(SamfeatError, match=r"map: made differently: its input pairs"):
+    with pytest.raises(SamfeatError, match=r"map: created with other settings: its input pairs"):
         build_map(files, output, pairs=fewer)
     mapping.main(files.mapping(pairs=fewer), output, overwrite=True)
     assert (output / "points3D.bin").stat().st_mtime_ns != before

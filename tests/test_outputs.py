@@ -48,7 +48,7 @@ def test_a_text_and_its_record(tmp_path: Path) -> None:
     with pytest.raises(SamfeatError, match="not JSON"):
         Output(path, MADE_BY).is_there()
     provenance.sidecar(path).unlink()
-    with pytest.raises(SamfeatError, match="does not say what made it"):
+    with pytest.raises(SamfeatError, match="does not record how it was created"):
         Output(path, MADE_BY).is_there()
 
 
@@ -59,7 +59,7 @@ def test_a_folder_and_its_record(tmp_path: Path) -> None:
     make_folder(Output(path, MADE_BY))
     assert names(path) == ["file", "made_by.json"] and names(tmp_path) == ["map"]
     assert Output(path, MADE_BY).is_there()
-    with pytest.raises(SamfeatError, match="made differently"):
+    with pytest.raises(SamfeatError, match="created with other settings"):
         Output(path, OTHER).is_there()
     again = Output(path, OTHER, overwrite=True)
     assert not again.is_there()

@@ -105,7 +105,7 @@ def test_another_beginning_where_the_first_was_bad(
         models = reconstruct(folder, sparse="again")
     assert len(read_model(models[0]).images) == len(NAMES)
     assert len(firsts) == 2  # not once more when all are registered
-    assert f"0 of {len(NAMES)} connected images; again, beginning with walk/" in caplog.text
+    assert f"0 of {len(NAMES)} connected images; trying again from walk/" in caplog.text
 
 
 @pytest.mark.skipif(not hasattr(pycolmap, "global_mapping"), reason="needs pycolmap 4's mapper")

@@ -68,7 +68,7 @@ def test_nothing_is_written_for_incomplete_poses(
     missing = {name: pose for name, pose in poses.items() if "night" not in name}
     with pytest.raises(SamfeatError, match=r"night: 2 of 2 missing, e\.g\. c\.jpg, d\.jpg"):
         make(missing, dataset, out)
-    with pytest.raises(SamfeatError, match=r"1 poses are of no query .*db/1\.jpg"):
+    with pytest.raises(SamfeatError, match=r"1 poses match no query .*db/1\.jpg"):
         make({**poses, "db/1.jpg": poses["query/day/a.jpg"]}, dataset, out)
     bad = Pose(np.eye(4)[0], np.array([0, np.nan, 0]))
     with pytest.raises(SamfeatError, match="not valid"):
@@ -141,7 +141,7 @@ def turned_round(pose: Pose) -> Pose:
         ("b.jpg 0 0 0 0 0 0 0", "length 0 instead of 1"),
         ("b.jpg 1 0.1 0 0 0 0 0", "length 1.00499 instead of 1"),
         ("query/day/b.jpg 1 0 0 0 0 0 0", "has a folder; write the base name 'b.jpg'"),
-        ("\ufeffb.jpg 1 0 0 0 0 0 0", "is no query"),
+        ("\ufeffb.jpg 1 0 0 0 0 0 0", "matches no query"),
     ],
 )
 def test_problems_have_the_number_of_their_line(
@@ -158,7 +158,7 @@ def test_all_problems_are_told_at_once(dataset: AachenDataset) -> None:
     assert problems(dataset, lines) == [
         "line 1: starts with a byte-order mark; save as UTF-8 without it",
         "line 1: a comment; only poses belong in a submission",
-        "line 2: 'x.jpg' is no query of the lists",
+        "line 2: 'x.jpg' matches no query of the lists",
         "line 4: 'a.jpg' is on line 3 already",
         "line 5: 'q/b.jpg' has a folder; write the base name 'b.jpg'",
         "line 5: the quaternion has length 2 instead of 1",

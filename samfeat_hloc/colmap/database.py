@@ -84,7 +84,7 @@ def write_features(
     Raises:
         SamfeatError: an image without features, or of another size than its camera.
     """
-    features.require(list(images), "extract those of all images")
+    features.require(list(images), "extract the features of all images")
     counts = {}
     for name, (image_id, size) in tqdm(images.items(), desc="keypoints", unit="image", delay=2):
         features.check_size(name, size, "give intrinsics of the image as it is stored")
@@ -162,7 +162,7 @@ def database_errors(output: Path) -> Iterator[None]:
         raise SamfeatError(
             output,
             cause_of(error) or f"COLMAP cannot write its database ({why})",
-            "is the disk full, or the limit on open files (ulimit -n) low?",
+            "check that the disk is not full and the limit on open files (ulimit -n) not low",
         ) from error
 
 

@@ -134,7 +134,7 @@ def file_of(folder: Path, part: str) -> Path:
         raise SamfeatError(
             folder,
             "no COLMAP model in this folder (cameras, images and points3D, .bin or .txt)",
-            "check the path, or make the model first",
+            "check the path, or create the model first",
         )
     return folder / f"{part}.{ending}"
 

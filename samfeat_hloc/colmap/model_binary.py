@@ -70,7 +70,7 @@ def _walk(path: Path) -> Iterator[_Cursor]:
     except ValueError as error:
         raise SamfeatError(path, f"damaged or not a COLMAP file ({error})", mend) from None
     except OSError as error:
-        raise SamfeatError(path, f"cannot be read ({error.strerror})", "check it") from None
+        raise SamfeatError(path, f"cannot be read ({error.strerror})", "check the file") from None
 
 
 def cameras(path: Path) -> dict[int, Camera]:

@@ -37,7 +37,9 @@ def read_nvm(path: Path, camera_of: Callable[[str, float, float], Camera]) -> Mo
     """
     lines = data_lines(path)
     if not lines or not lines[0][1][0].startswith("NVM_V3"):
-        raise SamfeatError(path, "not an NVM model: it does not begin with NVM_V3", "check it")
+        raise SamfeatError(
+            path, "not an NVM model: it does not begin with NVM_V3", "check the file"
+        )
     place = iter(lines[1:])
     images: dict[str, tuple[Camera, Pose]] = {}
     for number, tokens in _section(path, place, "images"):

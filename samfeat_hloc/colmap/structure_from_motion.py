@@ -106,11 +106,11 @@ def verified_database(
         features, matches: files in hloc's format; keypoints in pixels of the stored image.
         output: the database to write.
         config: see `SfmConfig`; the mapper plays no part here.
-        overwrite: replace a database that was made differently.
+        overwrite: replace a database that was created with other settings.
 
     Raises:
         SamfeatError: a file is missing or damaged, photos that COLMAP cannot read, no pair with
-            enough matches of one geometry, or `output` was made differently.
+            enough matches of one geometry, or `output` was created with other settings.
     """
     config = config or SfmConfig()
     verification = VerificationConfig(seed=config.seed)
@@ -159,10 +159,10 @@ def verified_database(
             raise SamfeatError(
                 matches,
                 (
-                    f"in no pair {verification.min_num_inliers} of the {found.matches} matches "
-                    "fit one geometry"
+                    f"no pair has {verification.min_num_inliers} matches that fit one geometry "
+                    f"(of {found.matches} in all)"
                 ),
-                "are these photos of one place?",
+                "check that the photos show one place and overlap",
             )
         return result.put(database)
 
@@ -182,7 +182,7 @@ def main(
         database: verified matches, see `verified_database`.
         output: folder for the models, binary: `0` has the most images, then `1`, ...
         config: see `SfmConfig`.
-        overwrite: replace models that were made differently.
+        overwrite: replace models that were created with other settings.
 
     Returns:
         The models' folders.
@@ -194,7 +194,7 @@ def main(
     config = config or SfmConfig()
     record = provenance.read_sidecar(database)
     if record is None or not database.is_file():
-        raise SamfeatError(database, "no database of verified matches", "make it first")
+        raise SamfeatError(database, "no database of verified matches", "verify the matches first")
     made_by = provenance.made_by(
         "structure_from_motion",
         asdict(config),
@@ -302,7 +302,7 @@ def _begin_again(
         first, name = left[0]
         tried.add(first)
         logger.info(
-            "models: %d of %d connected images; again, beginning with %s",
+            "models: %d of %d connected images; trying again from %s",
             len(placed), len(group), name,
         )  # fmt: skip
         found += _incremental(paths, config, len(group), first)

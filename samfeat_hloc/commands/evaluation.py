@@ -223,7 +223,7 @@ def _pairs(
             if turns.setdefault(name, turn) != turn:
                 raise SamfeatError(
                     pairs,
-                    f"{name} is turned by {turns[name]} and by {turn}",
+                    f"{name} is rotated by {turns[name]} on one line and by {turn} on another",
                     "give an image the same rotation on every line",
                 )
     sizes = {name: image_size(images / name) for name in turns if (images / name).is_file()}
@@ -338,7 +338,7 @@ def open_methods(
         if name not in METHODS:
             raise SamfeatError(
                 f"--feature-type {name}",
-                "unknown",
+                "no such feature type",
                 (
                     f"choose from {', '.join(METHODS)}, and give other features with "
                     "--features NAME=FILE"
@@ -418,7 +418,7 @@ def _with_features(
         raise SamfeatError(
             "features",
             (
-                f"there is no pair of which {', '.join(methods)} all have both images "
+                f"no pair has features from all of {', '.join(methods)} "
                 f"(missing: {', '.join(sorted(lacking)[:3])}…)"
             ),
             "an image's name is its path below --dataset",

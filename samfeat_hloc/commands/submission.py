@@ -124,7 +124,7 @@ def _evaluate(
         typer.echo(failures.failures_table(diagnoses))
     elif lost := sum(not within(error) for error in evaluation.errors.values()):
         typer.echo(
-            f"{lost} queries failed; for the reasons, name the poses.txt of a run, with its "
+            f"{lost} queries failed; for the reasons, give the poses.txt of a run, with its "
             "localization.json and map/ beside it"
         )
     if plot is not None:

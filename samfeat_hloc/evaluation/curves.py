@@ -84,7 +84,11 @@ def save(figure: Figure, path: Path, metadata: Mapping[str, str] | None = None) 
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "pdf", "svg"):
-        raise SamfeatError(path, "pictures are written as .png, .pdf or .svg", "name such a file")
+        raise SamfeatError(
+            path,
+            "pictures are written as .png, .pdf or .svg",
+            "give a file name with one of these endings",
+        )
     FigureCanvasAgg(figure)
     with making_file(path) as place, matplotlib.rc_context({"svg.hashsalt": "samfeat"}):
         figure.savefig(place, format=kind, dpi=150, metadata=dict(metadata or {}))

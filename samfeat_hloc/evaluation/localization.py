@@ -184,7 +184,7 @@ def evaluate(
         without = len(dataset.queries) - len(truth)
         warnings.append(f"{without} queries have no ground truth; left out")
     if unknown := sorted(estimated.keys() - set(dataset.query_names)):
-        warnings.append(f"{len(unknown)} poses are of no query, e.g. {unknown[0]}; left out")
+        warnings.append(f"{len(unknown)} poses match no query, e.g. {unknown[0]}; left out")
     limits = dataset.thresholds if thresholds is None else thresholds
     return LocalizationEvaluation(
         {name: summarize(found, limits) for name, found in conditions.items()},

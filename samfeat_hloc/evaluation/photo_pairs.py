@@ -87,7 +87,9 @@ def make_pairs(
                     break
         if not made:
             raise SamfeatError(
-                photos, f"no photo with a shorter side of {SMALLEST_SIDE} pixels", "give larger"
+                photos,
+                f"no photo with a shorter side of {SMALLEST_SIDE} pixels",
+                "give larger photos",
             )
         if made < count or small:
             logger.warning(

@@ -138,7 +138,7 @@ def _checked(
 ) -> CachedFeatures:  # fmt: skip
     """Arrays of a file as features, the best ``limit`` of them."""
     if keypoints is None or descriptors is None:
-        raise SamfeatError(where, "they need keypoints and descriptors", "extract them again")
+        raise SamfeatError(where, "keypoints or descriptors are missing", "extract them again")
     if keypoints.ndim != 2 or keypoints.shape[1] < 2:
         if keypoints.size:
             raise SamfeatError(
@@ -150,18 +150,18 @@ def _checked(
             raise SamfeatError(
                 where,
                 f"{len(keypoints)} keypoints, but descriptors of shape {descriptors.shape}",
-                "they have to be one a keypoint",
+                "there has to be one for each keypoint",
             )
         descriptors = np.zeros((1, 0))
     xy = keypoints[:, :2].astype(np.float64)
     descriptors = descriptors.astype(np.float32)
     if not (np.isfinite(xy).all() and np.isfinite(descriptors).all()):
-        raise SamfeatError(where, "they hold NaN or infinity", "extract them again")
+        raise SamfeatError(where, "NaN or infinity in them", "extract them again")
     if limit is not None and len(xy) > limit:
         if scores is None or scores.reshape(-1).shape[0] != len(xy):
             raise SamfeatError(
                 where,
-                f"no score for each keypoint, so the best {limit} are not known",
+                f"no score for each keypoint, so the best {limit} cannot be chosen",
                 "give --max-keypoints 0 for all",
             )
         best = np.argsort(-scores.reshape(-1), kind="stable")[:limit]

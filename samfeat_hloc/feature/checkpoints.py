@@ -91,7 +91,7 @@ def read_checkpoint(path: Path, *, sha256: str | None = None) -> Checkpoint:
             raise SamfeatError(path, cause) from None
         mend = "give a file that `samfeat train` has written"
         if signature(path) == TORCH:
-            mend = "for one of the public release say so (official=True, --official-weights)"
+            mend = "load a file of the public release with official=True or --official-weights"
         raise unread(path, SAFETENSORS, mend) from None
     if metadata.get("format") != FORMAT:
         raise SamfeatError(
@@ -146,7 +146,9 @@ def read_release(path: Path, *, sha256: str | None = None) -> Checkpoint:
             unused.append(name)
     shares = [state.get(f"fuse_weight_{level}") for level in (1, 2, 3, 4)]
     if any(share is None or share.numel() != 1 for share in shares):
-        raise SamfeatError(path, "has no fuse_weight_1..4, so it is not the release's", mend)
+        raise SamfeatError(
+            path, "has no fuse_weight_1..4, so it is not a file of the release", mend
+        )
     parameters["detect_share"] = torch.cat([s.reshape(1) for s in shares if s is not None])
     if unused:
         logger.warning("%s: not used: %s", path, ", ".join(sorted(unused)))
@@ -163,13 +165,17 @@ def load_parameters(model: nn.Module, checkpoint: Checkpoint) -> None:
     """
     wanted = model.state_dict()
     missing = sorted(set(wanted) - set(checkpoint.parameters))
-    foreign = sorted(set(checkpoint.parameters) - set(wanted))
+    unexpected = sorted(set(checkpoint.parameters) - set(wanted))
     shapes = sorted(
         name
         for name in set(wanted) & set(checkpoint.parameters)
         if wanted[name].shape != checkpoint.parameters[name].shape
     )
-    for what, names in (("lacks", missing), ("has foreign", foreign), ("misshapes", shapes)):
+    for what, names in (
+        ("lacks", missing),
+        ("has unexpected", unexpected),
+        ("has other shapes of", shapes),
+    ):
         if names:
             raise SamfeatError(
                 checkpoint.path,

@@ -68,7 +68,7 @@ def unread(path: Path, wanted: object, mend: str, *, objects: bool = False) -> S
         return SamfeatError(path, "is empty", AGAIN)
     found = signature(path)
     if found is None:
-        return SamfeatError(path, "is no checkpoint", mend)
+        return SamfeatError(path, "is not a checkpoint", mend)
     if found != wanted:
         return SamfeatError(path, f"is {found.what}", found.mend or mend)
     if objects:

@@ -52,12 +52,14 @@ def read_descriptors(file: h5py.File, name: str, path: Path) -> np.ndarray:
             path,
             (
                 f"descriptors of {name} are {values.dtype} of shape {values.shape} where "
-                "floats (D, N) belong"
+                "floats (D, N) are expected"
             ),
-            "extract it again",
+            "extract its features again",
         )
     if not np.isfinite(values).all():
-        raise SamfeatError(path, f"descriptors of {name} are not finite", "extract it again")
+        raise SamfeatError(
+            path, f"descriptors of {name} are not finite", "extract its features again"
+        )
     return values.T
 
 
@@ -99,7 +101,7 @@ class FeatureReader(_File):
                     f"keypoints of {name} are not finite numbers (N, 2), but of shape "
                     f"{keypoints.shape}"
                 ),
-                "extract it again",
+                "extract its features again",
             )
         return keypoints[:, :2].astype(np.float64) + 0.5
 
@@ -117,8 +119,8 @@ class FeatureReader(_File):
         if not 0 < noise < np.inf:
             raise SamfeatError(
                 self.path,
-                f"the uncertainty of {name}'s keypoints is no positive number",
-                "extract it again",
+                f"the uncertainty of {name}'s keypoints is not a positive number",
+                "extract its features again",
             )
         return noise
 
@@ -130,7 +132,9 @@ class FeatureReader(_File):
         size = read_dataset(found, self.path).reshape(-1)
         if len(size) < 2 or not np.isfinite(size).all():
             raise SamfeatError(
-                self.path, f"the image size of {name} is not width and height", "extract it again"
+                self.path,
+                f"the image size of {name} is not width and height",
+                "extract its features again",
             )
         return int(size[0]), int(size[1])
 
@@ -190,7 +194,7 @@ class MatchReader(_File):
                         self.path,
                         (
                             f"matches of {name0} {name1} are {matches0.dtype} of shape "
-                            f"{matches0.shape} where integers (N,) belong"
+                            f"{matches0.shape} where integers (N,) are expected"
                         ),
                         "match them again",
                     )

@@ -75,7 +75,7 @@ class SegmentWriter:
 
     Raises:
         SamfeatError: on entering: another run writes this file (its process id is named), the
-            file or its segments were made differently, or the folder cannot be written.
+            file or its segments were created with other settings, or the folder cannot be written.
     """
 
     def __init__(
@@ -240,7 +240,7 @@ class SegmentWriter:
             self._next = int(path.stem) + 1
             self.done.update(found)
         if dropped:
-            logger.info("%s: from other inputs or options, dropped", self.parts)
+            logger.info("%s: created with other inputs or options, started again", self.parts)
 
     def _check_space(self, sources: list[Path]) -> None:
         needed = sum(path.stat().st_size for path in sources)

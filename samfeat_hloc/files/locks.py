@@ -30,7 +30,7 @@ def locked(path: Path, subject: Path) -> Iterator[None]:
             lock.acquire()
         except filelock.Timeout:
             raise SamfeatError(
-                subject, f"process {_owner(path)} is writing it", "wait for it or end it"
+                subject, f"process {_owner(path)} is writing it", "wait until it ends, or stop it"
             ) from None
     try:
         yield

@@ -58,7 +58,7 @@ class Output:
         """Whether the output is there and made as wanted, which is logged.
 
         Raises:
-            SamfeatError: it was made differently, or there is something else.
+            SamfeatError: it was created with other settings, or there is something else.
         """
         if not self.path.exists():
             return False
@@ -68,9 +68,8 @@ class Output:
             if provenance.read_sidecar(self.path) is None:
                 raise SamfeatError(
                     self.path,
-                    "there is something in this folder that was not made here (it does not say "
-                    "what made it)",
-                    "name another folder",
+                    "the folder holds something else (it has no record of how it was created)",
+                    "choose another folder",
                 )
         if self.overwrite:
             return False
@@ -134,7 +133,7 @@ def tidy(path: Path, kept: Path | None = None) -> None:
 
 def say_skipped(made_by: Mapping[str, Any], path: Path) -> None:
     """Log that a stage has nothing to do."""
-    logger.info("%s: %s is there already, skipped", made_by["stage"].replace("_", " "), path)
+    logger.info("%s: %s exists already, skipped", made_by["stage"].replace("_", " "), path)
 
 
 def parts_of(final: Path) -> Path:

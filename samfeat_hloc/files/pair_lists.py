@@ -32,7 +32,7 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
             raise SamfeatError(f"{path}:{number}", error) from None
         pairs.append((name0, name1))
     if not pairs:
-        raise SamfeatError(path, "there are no pairs in it", "make them again")
+        raise SamfeatError(path, "it has no pairs", "check the path, or list the pairs again")
     return pairs
 
 

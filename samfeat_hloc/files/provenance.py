@@ -23,7 +23,7 @@ from .h5arrays import open_hdf5, reading_hdf5
 
 ATTRIBUTE = "made_by"
 _COMPARED = ("stage", "config", "weights_sha256", "inputs")
-_MEND = "give --overwrite to make it anew, or another output"
+_MEND = "recreate it with --overwrite, or choose another output"
 _BLOCK = 1 << 16
 _SAMPLES = 64
 
@@ -90,11 +90,13 @@ def check(
         SamfeatError: no record, or one that differs; says in what.
     """
     if existing is None:
-        raise SamfeatError(path, "it does not say what made it", _MEND)
+        raise SamfeatError(path, "it does not record how it was created", _MEND)
     found = differences(existing, wanted, inputs=inputs)
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        raise SamfeatError(path, f"made differently: {'; '.join(found[:3])}{more}", _MEND)
+        raise SamfeatError(
+            path, f"created with other settings: {'; '.join(found[:3])}{more}", _MEND
+        )
 
 
 def sidecar(output: Path) -> Path:

@@ -24,7 +24,7 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError:
         raise SamfeatError(path, "this is not UTF-8 text", "save it as plain UTF-8") from None
     except OSError as error:
-        raise SamfeatError(path, f"cannot be read ({error.strerror})", "check it") from None
+        raise SamfeatError(path, f"cannot be read ({error.strerror})", "check the file") from None
     if "\0" in text:
         raise SamfeatError(path, "this is a binary file, not text", "check the path")
     return text

@@ -1,4 +1,4 @@
-"""Mends for hloc where it and pycolmap do not understand each other.
+"""Compatibility patches for hloc with versions of pycolmap that it was not written for.
 
 Nothing of either package is changed on disk, and pycolmap not at all: in the hloc modules concerned
 the name ``pycolmap`` stands for a view of it in which a few names are answered differently.
@@ -31,7 +31,7 @@ class ModuleView(ModuleType):
 
 
 def mend(module: ModuleType) -> None:
-    """Give one of hloc's modules the mends that it needs with the pycolmap that it imported."""
+    """Patch one of hloc's modules for the pycolmap that it imported."""
     pycolmap = getattr(module, "pycolmap", None)
     if pycolmap is None or isinstance(pycolmap, ModuleView):
         return

@@ -152,7 +152,7 @@ class HlocEngine:
                     "hloc's map has 0 points",
                     (
                         "`samfeat doctor` tells whether this hloc and pycolmap work together, "
-                        "--engine native tells what else is wrong"
+                        "--engine native says what else may be wrong"
                     ),
                 )
             for database in model.glob("database.db*"):  # the map does not need it
@@ -180,7 +180,9 @@ def global_descriptors(
     if configuration not in confs or not confs[configuration]["output"].startswith("global"):
         known = [name for name, conf in confs.items() if conf["output"].startswith("global")]
         raise SamfeatError(
-            configuration, "is no global descriptor of this hloc", f"choose from {', '.join(known)}"
+            configuration,
+            "is not a global descriptor of this hloc",
+            f"choose from {', '.join(known)}",
         )
     conf = confs[configuration]
     made_by = made_by_hloc("global_descriptors", {"conf": conf}, _images_hash(image_dir, names))

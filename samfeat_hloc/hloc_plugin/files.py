@@ -31,7 +31,8 @@ def hdf5_file(
     """Let hloc fill an HDF5 file beside ``output``, then rename it.
 
     hloc adds to a file image by image (pair by pair) and goes on with one that it finds, so an
-    interrupted run is resumed; unless that file was made differently, or damaged by the stop.
+    interrupted run is resumed; unless that file was created with other settings, or damaged by
+    the stop.
     """
     if output.exists() and not overwrite:
         provenance.check(provenance.read_hdf5(output), made_by, output)

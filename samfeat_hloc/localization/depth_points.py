@@ -44,7 +44,7 @@ def main(
 
     Raises:
         SamfeatError: a depth map is missing, no image, or of another size than the image; no
-            point has a depth; `output` was made differently.
+            point has a depth; `output` was created with other settings.
     """
     model = open_in_pycolmap(map_dir)
     images = {image.name: image for image in model.images.values() if image.has_pose}

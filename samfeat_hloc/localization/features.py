@@ -108,7 +108,9 @@ def main(
     """
     names = list(dict.fromkeys(names))
     if not names:
-        raise SamfeatError(image_dir, "no images to extract from", "check the image lists")
+        raise SamfeatError(
+            image_dir, "there are no images to extract from", "check the image lists"
+        )
     _check_images(image_dir, names)
     for what, number in (("batch_size", batch_size), ("workers", workers)):
         if number is not None and number < 1:

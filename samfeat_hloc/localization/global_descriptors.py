@@ -53,7 +53,7 @@ def main(
 
     Raises:
         SamfeatError: images without features, too few descriptors for the vocabulary, descriptors
-            that are broken, an output that was made differently.
+            that are broken, an output that was created with other settings.
     """
     if not 1 <= clusters <= 4096:
         raise SamfeatError(
@@ -108,7 +108,7 @@ def learn_vocabulary(descriptors: np.ndarray, clusters: int, path: Path) -> np.n
                 f"the database images have {len(descriptors)} descriptors, too few for "
                 f"{clusters} clusters"
             ),
-            "lower clusters or look at the images",
+            "lower --clusters, or check the images",
         )
     # Imported here: faiss tells on every import, through logging, which library it loads.
     logging.getLogger("faiss").setLevel(logging.WARNING)
@@ -143,6 +143,8 @@ def _descriptors(file: h5py.File, name: str, path: Path, length: int | None) -> 
     rows = read_descriptors(file, name, path)
     if length is not None and rows.shape[1] != length:
         raise SamfeatError(
-            path, f"descriptors of {name} have shape {rows.T.shape}", "extract all images alike"
+            path,
+            f"descriptors of {name} have shape {rows.T.shape}",
+            "extract all images with the same network",
         )
     return rows.astype(np.float32)

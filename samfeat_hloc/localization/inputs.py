@@ -141,7 +141,7 @@ def retrieved_images(pairs: Path, queries: Sequence[Query]) -> dict[str, list[st
 def _map_hash(map_dir: Path) -> str:
     """Hash of a map: of its own record where it has one, of its images and points otherwise."""
     if not is_model(map_dir):
-        raise SamfeatError(map_dir, "no map in this folder", "run the mapping first")
+        raise SamfeatError(map_dir, "no map in this folder", "run `samfeat triangulate` first")
     files = [map_dir / "made_by.json"]
     if not files[0].is_file():
         files = [file_of(map_dir, "images"), file_of(map_dir, "points3D")]

@@ -61,13 +61,13 @@ def main(
         output: poses file, "name qw qx qy qz tx ty tz" (cam_from_world); `log_path(output)` holds
             the log and is written first.
         max_error: of inliers, in pixels.
-        overwrite: replace results that were made differently.
+        overwrite: replace results that were created with other settings.
         workers: queries solved at a time.
         cluster: where to solve them; None for here.
 
     Raises:
         SamfeatError: a file is missing or damaged, a query has no pair or no features, features
-            and camera differ in size, or `output` was made differently.
+            and camera differ in size, or `output` was created with other settings.
     """
     made_by = provenance.made_by("localize", {"max_error": max_error}, inputs.hashes())
     kept = output.with_name(f"{output.name}.queries")

@@ -52,7 +52,7 @@ def main(
         inputs: see `MappingInputs`. Poses, cameras and all ids of the reference are kept as they
             are.
         output: folder of the new model (binary); written beside it first and then renamed.
-        overwrite: replace a map that was made differently.
+        overwrite: replace a map that was created with other settings.
 
     Returns:
         `output`.
@@ -60,7 +60,7 @@ def main(
     Raises:
         SamfeatError: a file is missing or damaged, a name is not in the model or has no features
             or image, the matches are of other features, the map has no points, or `output` was
-            made differently.
+            created with other settings.
     """
     config = config or MappingConfig()
     made_by = provenance.made_by("mapping", asdict(config), inputs.hashes())
@@ -99,7 +99,9 @@ def main(
 def _read_reference(path: Path) -> pycolmap.Reconstruction:
     reference = open_in_pycolmap(path)
     if not any(image.has_pose for image in reference.images.values()):
-        raise SamfeatError(path, "the model has no images with poses", "give a registered model")
+        raise SamfeatError(
+            path, "the model has no images with poses", "take a model with registered images"
+        )
     largest = max(reference.images)
     if largest > _MOST_IMAGE_ID:
         raise SamfeatError(
@@ -120,7 +122,7 @@ def _check_names(
 ) -> None:
     known = {image.name for image in reference.images.values() if image.has_pose}
     if not pairs:
-        raise SamfeatError(pairs_path, "no pairs in it", "make the list of pairs again")
+        raise SamfeatError(pairs_path, "it has no pairs", "make the list of pairs again")
     for name in (name for pair in pairs for name in pair):
         if name not in known:
             raise SamfeatError(

@@ -104,7 +104,7 @@ def main(
             clash = next(pair for pair in wanted if by_group[pair_name(*pair)] != pair)
             raise SamfeatError(
                 pairs,
-                f"two pairs have the same place {pair_name(*clash)} in a match file",
+                f"two pairs have the same name {pair_name(*clash)} in a match file",
                 "rename one image",
             )
         todo = [
@@ -300,7 +300,7 @@ def _descriptors(
                 f"descriptors of {name1} have {descriptors1.shape[0]} values, those of "
                 f"{name0} in {cache0.path} {descriptors0.shape[0]}"
             ),
-            "extract both alike",
+            "extract both with the same network",
         )
     return descriptors0, descriptors1
 

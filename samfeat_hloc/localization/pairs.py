@@ -89,7 +89,7 @@ def from_retrieval(
 
     Raises:
         SamfeatError: names without a descriptor, descriptors of different length or with NaN, a
-            query with no similar image; an output that was made differently.
+            query with no similar image; an output that was created with other settings.
     """
     _check_count(num_matched)
     for what, names in (("query", query_names), ("database image", db_names)):
@@ -218,7 +218,7 @@ def _check_length(rows: np.ndarray | torch.Tensor, length: int, path: Path) -> N
         raise SamfeatError(
             path,
             f"descriptors of {rows.shape[1]} and of {length} values",
-            "extract all images alike",
+            "extract all images with the same network",
         )
 
 
@@ -231,13 +231,15 @@ def _descriptors(file: h5py.File, names: list[str], path: Path) -> np.ndarray:
             raise SamfeatError(
                 path,
                 f"the global descriptor of {name} has shape {stored.shape}",
-                "extract all images alike",
+                "extract all images with the same network",
             )
         rows.append(stored.astype(np.float32))
     stacked = np.stack(rows)
     if not np.isfinite(stacked).all():
         bad = names[int(np.flatnonzero(~np.isfinite(stacked).all(axis=1))[0])]
-        raise SamfeatError(path, f"the global descriptor of {bad} is not finite", "extract again")
+        raise SamfeatError(
+            path, f"the global descriptor of {bad} is not finite", "extract it again"
+        )
     return stacked
 
 

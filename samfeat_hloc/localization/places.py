@@ -85,7 +85,7 @@ def main(
         output: the pairs file to write.
 
     Raises:
-        SamfeatError: a file is missing or damaged, or `output` was made differently.
+        SamfeatError: a file is missing or damaged, or `output` was created with other settings.
     """
     made_by = provenance.made_by(
         "places",

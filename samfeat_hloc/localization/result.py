@@ -99,7 +99,7 @@ def read_result(output: Path) -> LocalizationResult:
         results = {name: _result(name, poses[name], entry) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SamfeatError(
-            log, f"not the log of {output.name}", "localize again with --overwrite"
+            log, f"not the log that belongs to {output.name}", "localize again with --overwrite"
         ) from error
     return LocalizationResult(results, skipped=True)
 

@@ -80,13 +80,13 @@ def make(
     if unknown := sorted(poses.keys() - set(dataset.query_names)):
         raise SamfeatError(
             path,
-            (f"{len(unknown)} poses are of no query of the lists (e.g. {', '.join(unknown[:3])})"),
+            (f"{len(unknown)} poses match no query of the lists (e.g. {', '.join(unknown[:3])})"),
             "name queries with their folders, as the lists do",
         )
     named = {form.line_name(query.name): poses[query.name] for query in dataset.to_submit}
     text = poses_text(named, path)
     if problems := _problems(text, dataset, form):
-        raise SamfeatError(path, problems[0], "not written")
+        raise SamfeatError(path, problems[0], "so nothing is written")
     return write_atomically(path, text)
 
 
@@ -135,7 +135,7 @@ def _problems(text: str, dataset: Dataset, form: SubmissionForm) -> list[str]:
         name = form.line_name(tokens[0])
         shown = name[:120]
         if name not in by_name:
-            problems.append(f"line {number}: '{tokens[0][:120]}' is no query of the lists")
+            problems.append(f"line {number}: '{tokens[0][:120]}' matches no query of the lists")
         elif name != tokens[0]:
             wrong = (
                 "has other folders; write" if form.folders else "has a folder; write the base name"

@@ -39,9 +39,11 @@ def check_output(output: Path, *, overwrite: bool) -> None:
         SamfeatError: something at ``output`` that is not to be replaced, or is no map.
     """
     if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
-        raise SamfeatError(output, "there is something here already", "give --overwrite")
+        raise SamfeatError(output, "exists already", "replace it with --overwrite")
     if output.exists() and overwrite and not (output / saved_map.MANIFEST).is_file():
-        raise SamfeatError(output, "this is no map to overwrite", "give another folder")
+        raise SamfeatError(
+            output, "is not a saved map, so it is not replaced", "give another folder"
+        )
 
 
 def build(
@@ -66,7 +68,9 @@ def build(
     record = provenance.read_hdf5(features)
     if record is None or not isinstance(record.get("weights_sha256"), str):
         raise SamfeatError(
-            features, "it does not say which network made it", "extract with `samfeat features`"
+            features,
+            "it does not record which weights it was extracted with",
+            "extract with `samfeat features`",
         )
     model = read_model(sources.model)
     images = []
@@ -77,8 +81,8 @@ def build(
         if "vocabulary" not in global_file.attrs:
             raise SamfeatError(
                 globals_file,
-                "it has no vocabulary",
-                "describe images by `samfeat global-descriptors` (VLAD)",
+                "it has no VLAD vocabulary",
+                "make it with `samfeat global-descriptors`",
             )
         vocabulary = np.asarray(global_file.attrs["vocabulary"], dtype=np.float32)
         missing = feature_file.missing(list(model.images))
@@ -112,7 +116,9 @@ def build(
             **{key: value for key, value in record["config"].items() if key != "storage"}
         )
     except (TypeError, KeyError) as error:
-        raise SamfeatError(features, f"made by another version ({error})", "run again") from None
+        raise SamfeatError(
+            features, f"written by another version ({error})", "run the same command again"
+        ) from None
     frozen = FrozenMap(
         extraction=extraction,
         weights_sha256=record["weights_sha256"],

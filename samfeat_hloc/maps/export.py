@@ -48,7 +48,7 @@ def export(saved: FrozenMap, kind: str, output: Path) -> Path:
     if kind not in KINDS:
         raise SamfeatError(f"--to {kind}", "unknown", f"choose from {', '.join(KINDS)}")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise SamfeatError(output, "there is something here already", "give another name")
+        raise SamfeatError(output, "exists already", "give another name")
     if kind == "colmap":
         model = to_colmap(saved)
         output.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,7 @@ MANIFEST = "manifest.json"
 _VOCABULARY = "vocabulary.npy"
 _SEGMENT_ARRAYS = ("counts", "keypoints", "descriptors", "global")
 _POINT_ARRAYS = ("xyz", "ids", "seen")
-_MEND = "copy the map again or build it anew"
+_MEND = "copy the map again, or build it again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,9 +107,9 @@ def read(folder: Path) -> FrozenMap:
     for name, digest in manifest["files"].items():
         path = folder / name
         if not path.is_file():
-            raise SamfeatError(path, "this file of the map is missing", _MEND)
+            raise SamfeatError(path, "this file of the saved map is missing", _MEND)
         if file_sha256(path) != digest:
-            raise SamfeatError(path, "not as the map's manifest says", _MEND)
+            raise SamfeatError(path, "differs from the map's manifest", _MEND)
     try:
         segments = [_read_segment(folder / name) for name in manifest["segments"]]
         xyz, point_ids, images = _read_points(
@@ -245,7 +245,7 @@ def _next(names: Sequence[str]) -> str:
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
-        raise SamfeatError(folder, "no map here", "make one with `samfeat map build`")
+        raise SamfeatError(folder, "no saved map here", "make one with `samfeat map build`")
     try:
         manifest = json.loads(read_text(path))
         found = (manifest["format"], manifest["version"])
@@ -263,7 +263,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
         raise SamfeatError(
             path,
             (f"{found[0]} of version {found[1]}, but this program reads version {VERSION}"),
-            "build the map anew",
+            "build the map again",
         )
     return manifest
 

@@ -23,7 +23,8 @@ class Engine(Protocol):
     """The stages. Each writes `output`, or leaves it when it is there and made so already.
 
     Raises:
-        SamfeatError: an input that is missing or damaged, or an output that was made differently.
+        SamfeatError: an input that is missing or damaged, or an output that was created
+            with other settings.
     """
 
     @property
@@ -73,7 +74,7 @@ class NativeEngine:
     workers: threads of stages that take them.
     storage: how descriptors are kept, see `features`.
     extract: what turns images into features.
-    overwrite: make everything anew.
+    overwrite: do every stage again.
     cluster: where to extract, match and localize; None for here.
     """
 

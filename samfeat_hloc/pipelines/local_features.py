@@ -318,7 +318,7 @@ def _map(
             raise SamfeatError(
                 match_file,
                 "the map would have no points",
-                "are the features and the reference model of the same images?",
+                "check that features and reference model are of the same images",
             )
         result.put(work / "map")
 

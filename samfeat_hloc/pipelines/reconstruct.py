@@ -42,7 +42,7 @@ class ReconstructOptions:
     num_retrieved: photos retrieved for each photo.
     sfm: cameras and mapper.
     workers: threads that decode photos.
-    overwrite: make everything anew.
+    overwrite: do every stage again.
     """
 
     method: str = "samfeat"
@@ -99,7 +99,7 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
 
     Raises:
         SamfeatError: no or broken photos, fewer than two, nothing to reconstruct, or files in
-            `outputs` that were made differently.
+            `outputs` that were created with other settings.
     """
     options = options or ReconstructOptions()
     names = list_images(image_dir)
@@ -150,7 +150,7 @@ def choose_pairs(
 
     Raises:
         SamfeatError: a given list with names that are not among the images, or pairs in
-            `outputs` that were made differently.
+            `outputs` that were created with other settings.
     """
     if options.pairs is not None:
         known = set(names)

@@ -84,7 +84,7 @@ def run(
     """
     options = options or RunOptions()
     if cluster is not None and options.engine != "native":
-        raise SamfeatError("--workers ray", "only the native engine works on a cluster")
+        raise SamfeatError("--workers ray", "only --engine native works on a cluster")
     if cluster is not None and options.features != "samfeat":
         raise SamfeatError("--workers ray", "only SAMFeat is extracted on a cluster")
     dataset = open_dataset(

@@ -35,7 +35,7 @@ class RunOptions:
     method: name in the submission's file name.
     workers: threads and processes of stages that take them.
     storage: how descriptors are kept, see `features`; hloc has "half" alone.
-    overwrite: make everything anew.
+    overwrite: do every stage again.
     benchmark: whose layout the dataset has, see `datasets.registry`.
     scene: of a benchmark with scenes.
     queries, truth: of "colmap": the list of queries, and their true poses.
@@ -77,12 +77,16 @@ class RunOptions:
             known = ", ".join(methods.METHODS)
             raise SamfeatError(f"--feature-type {self.features}", f"choose from {known}")
         if self.features != "samfeat" and self.engine != "native":
-            raise SamfeatError(f"--feature-type {self.features}", "only the native engine has them")
+            raise SamfeatError(
+                f"--feature-type {self.features}", "only --engine native extracts them"
+            )
         methods.check(self.features, self.weights, self.official_weights)
         if self.storage not in STORAGE:
             known = ", ".join(STORAGE)
             raise SamfeatError(f"--storage {self.storage}", f"choose from {known}")
         if self.storage != "half" and self.engine != "native":
-            raise SamfeatError(f"--storage {self.storage}", "only the native engine stores so")
+            raise SamfeatError(
+                f"--storage {self.storage}", "only --engine native stores descriptors so"
+            )
         if self.max_error is not None and not self.max_error > 0:
             raise SamfeatError("--max-error", "give a number of pixels above 0")

@@ -64,12 +64,14 @@ def gather(
     """
     poses = outputs / "poses.txt"
     if not outputs.is_dir():
-        raise SamfeatError(outputs, "no such folder", "name the outputs of a run")
+        raise SamfeatError(outputs, "no such folder", "give the outputs folder of a run")
     for path in (poses, log_path(poses)):
         if not path.is_file():
-            raise SamfeatError(path, "no such file", "localize first, or name the run's folder")
+            raise SamfeatError(
+                path, "no such file", "finish the run, or give another run's outputs folder"
+            )
     if not is_model(outputs / "map"):
-        raise SamfeatError(outputs / "map", "no map in this folder", "run the mapping first")
+        raise SamfeatError(outputs / "map", "no map in this folder", "finish the run first")
     notes: list[str] = []
     summary = _read_json(outputs / "summary.json")
     dataset = _open_dataset(dataset_dir, summary, notes)
@@ -354,7 +356,7 @@ def _keypoints(features: FeatureReader, query: QueryResult, index: np.ndarray) -
     if len(index) and index.max() >= len(keypoints):
         raise SamfeatError(
             features.path,
-            f"{query.name} has fewer keypoints than its inliers say",
+            f"{query.name} has fewer keypoints than its inliers refer to",
             "localize again with these features",
         )
     return keypoints[index]
@@ -391,5 +393,5 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        raise SamfeatError(path, "not the summary of a run", "run again")
+        raise SamfeatError(path, "not the summary of a run", "run the same command again")
     return content

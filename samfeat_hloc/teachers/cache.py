@@ -77,8 +77,8 @@ def pack(taught: Taught, image_size: tuple[int, int], source: str, *, raw: bool 
     if not np.isfinite(taught.embedding).all():
         raise SamfeatError(
             "teacher",
-            "its embedding is not a number somewhere",
-            "its weights are broken, take others",
+            "its embedding contains NaN",
+            "use other weights",
         )
     groups, edges = _bring_down(taught.groups, taught.edges)
     groups = groups.astype(np.int16 if groups.max(initial=0) < 1 << 15 else np.int32)

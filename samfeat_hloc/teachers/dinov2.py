@@ -60,7 +60,9 @@ class Encoder:
             overlay = {"file": str(weights)}
             self.weights_sha256 = file_sha256(weights)
         if "dinov2" not in model or not timm.is_model(model.split(".")[0]):
-            raise SamfeatError(model, "is no DINOv2 of timm's", "take vit_small_patch14_dinov2")
+            raise SamfeatError(
+                model, "timm has no DINOv2 of this name", "take vit_small_patch14_dinov2"
+            )
         try:
             self._network = timm.create_model(
                 model, pretrained=True, num_classes=0, dynamic_img_size=True,

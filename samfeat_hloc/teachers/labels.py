@@ -115,7 +115,7 @@ def read_label_map(path: Path) -> np.ndarray:
             colours = np.asarray(image.convert("RGB")).astype(np.int32)
     except (OSError, ValueError, SyntaxError) as error:
         why = " ".join(str(error).split())
-        raise SamfeatError(path, f"is no label map that can be read ({why})") from None
+        raise SamfeatError(path, f"cannot be read as a label map ({why})") from None
     numbers = (colours[..., 0] << 16) + (colours[..., 1] << 8) + colours[..., 2]
     return np.where(numbers == 0, -1, numbers).astype(np.int32)
 

@@ -71,7 +71,7 @@ def probe(cache: TeacherCache, label_dir: Path, *, neighbours: int = 5) -> Probe
             photos.append(used)
     if used < 2 or not labels:
         raise SamfeatError(
-            label_dir, f"has label maps of {used} photos of {cache.path}", "two at least are needed"
+            label_dir, f"has label maps of {used} photos of {cache.path}", "at least two are needed"
         )
     right = guessed_right(np.array(vectors), np.array(labels), np.array(photos), neighbours)
     kinds, index, counts = np.unique(labels, return_inverse=True, return_counts=True)

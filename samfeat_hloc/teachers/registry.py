@@ -102,7 +102,7 @@ def need(package: str, purpose: str) -> Any:
         fitting = "torchvision" if "torchvision" in why else package
         raise SamfeatError(
             purpose,
-            f"{package} does not load beside torch {version('torch')} ({why})",
+            f"{package} does not work with torch {version('torch')} ({why})",
             f"install the {fitting} that belongs to this torch",
         ) from None
 

@@ -71,11 +71,11 @@ def main(
         raw: keep whole embeddings in float16 (2 MB a photo for SAM).
         device: where to compute; None for all GPUs (a process each), or the processor.
         batch_size: photos through the teacher at once; None for 4 on a GPU, 1 on a processor.
-        overwrite: start anew instead of refusing a cache that was made differently.
+        overwrite: start anew instead of refusing a cache that was created with other settings.
 
     Raises:
         SamfeatError: no photos, one that is broken, something the teacher needs is missing, or a
-            cache made differently. What is taught so far is kept.
+            cache created with other settings. What is taught so far is kept.
     """
     job = Job(Path(image_dir), teacher, options, raw)
     names = list_images(job.image_dir, for_lists=False)

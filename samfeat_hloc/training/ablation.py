@@ -99,7 +99,9 @@ def ablate(recipe: Recipe) -> list[AblationRow]:
             process.start()
             process.join()
             if process.exitcode:
-                raise SamfeatError(chosen.output, f"training {name} failed", "its reason is above")
+                raise SamfeatError(
+                    chosen.output, f"training {name} failed", "the reason is printed above"
+                )
         rows.append(_row(name, chosen.output, float(json.loads(memory.read_text()))))
     record = {"rows": [asdict(row) for row in rows], "recipe": asdict(recipe)}
     write_atomically(

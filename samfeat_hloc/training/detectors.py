@@ -137,6 +137,6 @@ def _load(network: Any, path: Path, choose: Callable[[Any], Any]) -> Any:
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise SamfeatError(
-            path, f"is no checkpoint of this detector ({why})", "give its authors' file"
+            path, f"is not a checkpoint of this detector ({why})", "give its authors' file"
         ) from None
     return network

@@ -55,7 +55,9 @@ class KeypointLabels:
             SamfeatError: it has none, or they cannot be read.
         """
         if name not in self._known:
-            raise SamfeatError(self.path, f"has no {name}", "run `samfeat label` on its folder")
+            raise SamfeatError(
+                self.path, f"has no keypoints of {name}", "run `samfeat label` on its folder"
+            )
         try:
             group = self._file()[name]
             keypoints = read_array(group, "keypoints", self.path)

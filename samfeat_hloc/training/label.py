@@ -108,7 +108,7 @@ def main(
 
     Raises:
         SamfeatError: no photos, one that is broken, no such detector, a checkpoint that is missing,
-            an output made differently.
+            an output created with other settings.
     """
     image_dir = Path(image_dir)
     names = list_images(image_dir, for_lists=False)
@@ -219,7 +219,7 @@ def adaptation_views(
     """
     if options.views < 1 or options.scale < 1:
         raise SamfeatError(
-            f"views {options.views}, scale {options.scale}", "both have to be from 1"
+            f"views {options.views}, scale {options.scale}", "both have to be at least 1"
         )
     count, device, half = options.views, generator.device, side / 2
     corners = half * torch.tensor([[-1.0, -1.0], [1, -1], [1, 1], [-1, 1]], device=device)

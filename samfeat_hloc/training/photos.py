@@ -245,7 +245,7 @@ def _holds(path: Path, names: Sequence[str], sources: Sequence[str]) -> bool:
     with writing(path), path.open("rb") as stream:
         if stream.read(len(FORMAT)) != FORMAT:
             raise SamfeatError(
-                path, "is there and is not a file of packed photos", "give another data.packed"
+                path, "exists and is not a file of packed photos", "give another data.packed"
             )
     index = _read_index(path)
     return (

@@ -199,7 +199,7 @@ def read_scene(
     if teacher is not None and not any(image.taught for image in posed):
         raise SamfeatError(
             images,
-            "the teacher has seen none of the model's photos there",
+            "the teacher's cache has no entry for any of the model's photos",
             "run `samfeat teach` on this folder",
         )
     bare = [image.name for image in posed if labels is not None and image.labels is None]

@@ -263,5 +263,5 @@ def _check(recipe: Recipe, path: Path) -> None:
         raise SamfeatError(
             path,
             f"losses.{needing[0]} needs a teacher",
-            (f"run samfeat teach and give data.teacher=CACHE, or set losses.{needing[0]}=0"),
+            (f"run `samfeat teach` and give data.teacher=CACHE, or set losses.{needing[0]}=0"),
         )

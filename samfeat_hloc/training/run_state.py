@@ -82,7 +82,7 @@ def load_state(
     try:
         differing = _what_differs(state, folder, recipe)
     except (KeyError, TypeError, IndexError, AttributeError, ValueError, OSError, YAMLError):
-        raise SamfeatError(path, "is no state of a training run", mend) from None
+        raise SamfeatError(path, "is not the state of a training run", mend) from None
     if differing:
         raise SamfeatError(
             path,

@@ -124,7 +124,7 @@ def _two_at_once(city: City, stage: Stage, tally: Tally) -> None:
 
 
 def _skipped(ended: Ended) -> bool:
-    return "skipped" in ended.output or "is there already" in ended.output
+    return "skipped" in ended.output or "exists already" in ended.output
 
 
 def plain(text: str, city: City) -> str:

@@ -45,8 +45,8 @@ all of it on a small generated city and exits with 1 when anything is lost.
 - Feature extraction knows an image by the SHA-256 of its whole file, taken as it is decoded: a
   change that leaves the size is noticed, a copied folder's dates are no change. So a run that finds
   images done reads their files once. Teaching and labelling still go by the size in bytes.
-- Every output says what made it (configuration, weights, inputs, versions). One made differently
-  is refused, never silently reused.
+- Every output records how it was created (configuration, weights, inputs, versions). One created
+  with other settings is refused, never silently reused.
 - Checkpoints are safetensors; a file of the public release is read as tensors only. Recipes are
   read as plain YAML, maps as plain arrays. Image names that leave their folder are refused
   wherever they come from. Arrays in HDF5 files are read only after their claimed size, counts in
