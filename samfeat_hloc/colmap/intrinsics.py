@@ -11,6 +11,8 @@ from .cameras import Camera, parse_camera
 from .library import pycolmap
 from .readable import readable
 
+_MEND = "give its camera (`samfeat localize --camera`, or a list for `samfeat map add --queries`)"
+
 
 def camera_from_text(text: str) -> Camera:
     """Intrinsics written as COLMAP does, ``MODEL width height params...``.
@@ -44,13 +46,7 @@ def camera_from_exif(path: Path) -> Camera:
         raise
     except Exception as error:  # pycolmap raises whatever its C++ does
         why = " ".join(str(error).split()) or type(error).__name__
-        raise SamfeatError(
-            path, f"COLMAP cannot read it ({why})", "give the intrinsics with --camera"
-        ) from None
+        raise SamfeatError(path, f"COLMAP cannot read it ({why})", _MEND) from None
     if not camera.has_prior_focal_length:
-        raise SamfeatError(
-            path,
-            "no focal length in its EXIF",
-            'give the intrinsics with --camera "MODEL width height params..."',
-        )
+        raise SamfeatError(path, "no focal length in its EXIF", _MEND)
     return Camera.of(camera)
