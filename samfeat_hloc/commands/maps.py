@@ -102,7 +102,7 @@ def _add(
 def _remove(
     map_dir: _Map,
     names: Annotated[
-        list[str], typer.Argument(metavar="NAME...", help="Names of images, such as db/1.jpg.")
+        list[str], typer.Argument(metavar="NAME", help="Names of images, such as db/1.jpg.")
     ],
 ) -> None:
     """Remove images from a map, with their keypoints and descriptors."""

@@ -78,17 +78,21 @@ Scene = Annotated[
 ]
 Queries = Annotated[
     Path | None,
-    typer.Option("--queries", help="Of --benchmark colmap: names, or names and intrinsics."),
+    typer.Option(
+        "--queries", help="For --benchmark colmap: list of the queries, by name or with intrinsics."
+    ),
 ]
 Truth = Annotated[
     Path | None,
-    typer.Option("--truth", help="Of --benchmark colmap: true poses, a poses file or a model."),
+    typer.Option(
+        "--truth", help="For --benchmark colmap: the true poses, a poses file or a COLMAP model."
+    ),
 ]
 Workers = Annotated[
-    str, typer.Option("--workers", help="Threads and processes of a stage; ray for a Ray cluster.")
+    str, typer.Option("--workers", help="Threads or processes at a time; ray for a Ray cluster.")
 ]
 LocalWorkers = Annotated[
-    int, typer.Option("--workers", min=1, help="Threads and processes of a stage.")
+    int, typer.Option("--workers", min=1, help="Threads or processes at a time.")
 ]
 RayAddress = Annotated[
     str | None,

@@ -125,7 +125,7 @@ def _evaluate(
     models: Annotated[
         list[Path],
         typer.Argument(
-            metavar="MODEL...",
+            metavar="MODEL",
             help="COLMAP models, or outputs folders of `samfeat reconstruct`.",
         ),
     ],

@@ -266,7 +266,9 @@ def _near(
     ] = 20,
     max_angle: Annotated[
         float,
-        typer.Option("--max-angle", help="Largest angle between their viewing directions, in °."),
+        typer.Option(
+            "--max-angle", help="Largest angle between their viewing directions, in degrees."
+        ),
     ] = 30.0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -281,12 +283,16 @@ def _near(
 def _exhaustive(
     lists: Annotated[
         list[Path],
-        typer.Option("--list", help="List of images, the first word of each line; repeatable."),
+        typer.Option(
+            "--list", help="List of images, the first word of each line; can be repeated."
+        ),
     ],
     output: _PairsOutput,
     db_list: Annotated[
         list[Path] | None,
-        typer.Option("--db-list", help="Pair with these images, not with each other; repeatable."),
+        typer.Option(
+            "--db-list", help="Pair with these images, not with each other; can be repeated."
+        ),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:

@@ -16,9 +16,7 @@ Recipe = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="[KEY=VALUE]...", help="Changes to the recipe, such as data.images=PHOTOS."
-    ),
+    typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe, such as data.images=PHOTOS."),
 ]
 _Output = Annotated[Path, typer.Option("--output", help="The checkpoint to write.")]
 _Trained = Annotated[Path, typer.Option("--weights", help="A trained checkpoint.")]
@@ -45,14 +43,14 @@ def register(app: typer.Typer) -> None:
         output: _Output,
         weights: _Trained,
         strength: Annotated[
-            float, typer.Option("--strength", help="From 0, no change, to 0.5, full whitening.")
+            float, typer.Option("--strength", help="How far to whiten, from 0.1 to 0.5 (fully).")
         ] = 0.4,
         num_pairs: Annotated[
             int, typer.Option("--num-pairs", min=8, help="Pairs of warped views to measure on.")
         ] = 480,
         overwrite: _Replace = False,
     ) -> None:
-        """Whiten the descriptors of a trained checkpoint, with what changes between two views."""
+        """Whiten a trained checkpoint's descriptors by how they change from view to view."""
         from ..training import whitening
 
         whitening.main(
@@ -72,7 +70,7 @@ def register(app: typer.Typer) -> None:
         seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the random views.")] = 1,
         overwrite: _Replace = False,
     ) -> None:
-        """Learn a linear map of a trained checkpoint's descriptors (best whitened before)."""
+        """Learn a linear map of a trained checkpoint's descriptors; whiten them first."""
         from ..training import projection
 
         projection.main(weights, images, output, steps=steps, seed=seed, overwrite=overwrite)
