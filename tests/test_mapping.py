@@ -124,7 +124,7 @@ def test_a_folder_of_something_else_is_not_touched(files: Files, tmp_path: Path)
     output = tmp_path / "thesis"
     output.mkdir()
     (output / "chapter1.txt").write_text("precious")
-    with pytest.raises(SamfeatError, match="was not made here"):
+    with pytest.raises(SamfeatError, match="holds something else"):
         build_map(files, output)
     assert (output / "chapter1.txt").read_text() == "precious"
 

@@ -75,7 +75,7 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path, overwrite:
     (path / "chapter1.txt").write_text("precious")
     with pytest.raises(SamfeatError) as caught:
         Output(path, MADE_BY, overwrite=overwrite).is_there()
-    assert "was not made here" in caught.value.problem
+    assert "holds something else" in caught.value.problem
     assert "overwrite" not in caught.value.mend  # which would not help
 
 
