@@ -11,7 +11,8 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest --durations=10
 
-# Under 20 minutes on 2 cores: kills, faults, bad files; writes docs/reliability.md.
+# Some 15 minutes on any machine (a slow one tries less): kills, faults, bad files, nothing silent;
+# writes docs/reliability.md.
 torture: $(VENV)/.installed-dev
 	$(BIN)/python tests/torture/run.py
 

@@ -32,16 +32,16 @@ from .version import __version__
 
 app = Application(help="SAMFeat local features for visual localization with hloc and COLMAP.")
 for commands in (
-    run_commands,
+    reconstruction,
+    maps,
     check,
+    run_commands,
     stages,
     localization,
-    maps,
-    reconstruction,
-    submission,
-    evaluation,
-    visualization,
     report,
+    evaluation,
+    submission,
+    visualization,
     teaching,
     training,
     doctor,

@@ -18,13 +18,12 @@ from typing import Literal
 
 from .errors import SamfeatError
 from .hloc_plugin import HLOC_ADDRESS, hloc_installed, register
-from .version import __version__
+from .version import LEAST_PYCOLMAP, __version__
 
-Level = Literal["ok", "note", "wrong"]
+Severity = Literal["ok", "note", "wrong"]
 # In a process of its own: where pycolmap's zlib and the system's mix, this one dies.
 _COMPRESS = "import pycolmap, zlib; zlib.compress(bytes(1000000))"
 LEAST_PYTHON = (3, 10)
-LEAST_PYCOLMAP = (3, 13)
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Finding:
     text: what was found, and for what is wrong, the mend.
     """
 
-    level: Level
+    level: Severity
     subject: str
     text: str
 
@@ -167,19 +166,16 @@ def _extraction() -> list[Finding]:
 def _native_mapping() -> list[Finding]:
     from .hloc_plugin import trial
     from .localization import mapping
+    from .localization.inputs import MappingInputs
 
     with tempfile.TemporaryDirectory() as folder:
         scene = trial.write_scene(Path(folder))
         with trial.quiet():
-            output = mapping.main(
-                scene.reference_model,
-                scene.image_dir,
-                scene.pairs,
-                scene.features,
-                scene.matches,
-                Path(folder) / "map",
+            inputs = MappingInputs(
+                scene.reference_model, scene.image_dir, scene.pairs, scene.features, scene.matches
             )
-        import pycolmap
+            output = mapping.main(inputs, Path(folder) / "map")
+        from .colmap.library import pycolmap
 
         count = len(pycolmap.Reconstruction(output).points3D)
     return [_mapped("native mapping", count)]
@@ -226,32 +222,25 @@ def _registration() -> Finding:
 
 
 def _hloc_mapping(version: str) -> list[Finding]:
-    import pycolmap
-
+    from .colmap.library import pycolmap
     from .hloc_plugin import compat, trial
 
     both = f"hloc {version} with pycolmap {pycolmap.__version__}"
-    if compat.is_legacy(version):
-        text = (
-            f"{both}: its mapping and localization were written for pycolmap 0.x, so samfeat_hloc"
-            f' does them; to have hloc do them: pip install --upgrade "hloc @ {HLOC_ADDRESS}"'
-        )
-        findings = [Finding("note", "hloc mapping", text)]
-    else:
-        findings = []
+    if compat.is_outdated(version):
+        text = compat.outdated(version, pycolmap.__version__)
+        return [Finding("wrong", "hloc mapping", text)]
+    findings = []
     with tempfile.TemporaryDirectory() as folder:
         try:
             count = trial.hloc_points(Path(folder) / "hloc")
         except (AttributeError, TypeError, ValueError, RuntimeError) as error:
             text = (
-                f"{both} do not understand each other ({_line(error)});"
+                f"{both} do not work together ({_line(error)});"
                 f' pip install --upgrade "hloc @ {HLOC_ADDRESS}"'
             )
             return [Finding("wrong", "hloc mapping", text)]
         findings.append(_mapped("hloc mapping", count))
-        if not compat.is_legacy(version) and trial.pycolmap_ignores_undefined(
-            Path(folder) / "pycolmap"
-        ):
+        if trial.pycolmap_ignores_undefined(Path(folder) / "pycolmap"):
             text = (
                 f"{both} would build maps without points (pairs of undefined geometry are"
                 " ignored); samfeat_hloc mends it: import samfeat_hloc before you map, or run"

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
-import re
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-if sys.platform == "linux":
-    import resource
 
 _CAUSES = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
@@ -74,8 +70,14 @@ class SamfeatError(Exception):
         super().__init__(self.subject, self.problem, self.mend)  # which pickles it whole
 
     def __str__(self) -> str:
-        said = f"{self.subject}: {self.problem}" if self.subject else self.problem
-        return f"{said}; {self.mend}" if self.mend else said
+        text = f"{self.subject}: {self.problem}" if self.subject else self.problem
+        return f"{text}; {self.mend}" if self.mend else text
+
+
+def some_of(names: Sequence[str], most: int = 3) -> str:
+    """Names for a message: "a, b, c and 5 more"."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def cause_of(error: BaseException) -> str | None:
@@ -105,31 +107,34 @@ def _number_of(error: BaseException) -> int:
     # So short of memory that not even the exception could be made, or a decoder that calls its own
     # want of memory broken data.
     unmade = isinstance(error, SystemError) and "exception set" in text
-    if (unmade or "broken data stream" in text) and _memory_ran_out():
+    if (unmade or "broken data stream" in text) and _memory_is_short():
         return errno.ENOMEM
-    if "Failed to initialize cpuinfo" in text and _files_ran_out():
+    if "Failed to initialize cpuinfo" in text and _files_are_short():
         return errno.EMFILE  # torch reads /proc when it first needs it
     return next((n for n in _CAUSES if f"errno = {n}," in text or os.strerror(n) in text), 0)
 
 
-def _memory_ran_out() -> bool:
-    """Whether this process has come near its limit on memory (ulimit -v)."""
-    if sys.platform != "linux":
-        return False
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    peak = re.search(r"VmPeak:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return limit > 0 and peak is not None and int(peak[1]) * 1024 > 0.9 * limit
-
-
-def _files_ran_out() -> bool:
-    """Whether this process can open only a few files more, or could until just now."""
-    if sys.platform != "linux":
-        return False
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+def _memory_is_short() -> bool:
+    """Whether 256 MB, which hold most photos decoded, cannot be had."""
     try:
-        return 0 < limit < sum(1 for _ in Path("/proc/self/fd").iterdir()) + 16
+        mmap.mmap(-1, 256 << 20).close()
+    except (OSError, MemoryError):
+        return True
+    return False
+
+
+def _files_are_short() -> bool:
+    """Whether 16 files more cannot be opened."""
+    opened: list[int] = []
+    try:
+        for _ in range(16):
+            opened.append(os.open(os.devnull, os.O_RDONLY))
     except OSError:
         return True
+    finally:
+        for number in opened:
+            os.close(number)
+    return False
 
 
 @contextmanager

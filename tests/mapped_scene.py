@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -14,6 +15,7 @@ from synthetic_scene import FOCAL, HEIGHT, WIDTH, Scene
 from samfeat_hloc.colmap.cameras import Camera
 from samfeat_hloc.datasets.queries import Query
 from samfeat_hloc.localization import matches
+from samfeat_hloc.localization.inputs import LocalizationInputs, MappingInputs
 
 DB = [f"db/{i}.jpg" for i in range(8)]
 QUERIES = ["query/day/a.jpg", "query/night/b.jpg", "query/night/blind.jpg"]
@@ -45,6 +47,20 @@ class Files:
 
     def matches(self, kind: str) -> Path:
         return self.root / f"matches-{kind}.h5"
+
+    def mapping(self, **changes: Path) -> MappingInputs:
+        inputs = MappingInputs(
+            self.reference, self.images, self.pairs("db"), self.features, self.matches("db")
+        )
+        return replace(inputs, **changes)
+
+    def localization(self, **changes: Any) -> LocalizationInputs:
+        """In the map at `root / "map"`, which the tests make."""
+        inputs = LocalizationInputs(
+            self.root / "map", self.queries, self.pairs("query"), self.features,
+            self.matches("query"),
+        )  # fmt: skip
+        return replace(inputs, **changes)
 
     @property
     def queries(self) -> list[Query]:

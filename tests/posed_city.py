@@ -8,13 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from samfeat_hloc.scenes import DAY, View, build_city, illuminate, plan_shots, render
+from samfeat_hloc.scenes import DAY, Rendering, build_city, illuminate, plan_shots, render
 from samfeat_hloc.training.posed_scene import PosedScene
 from samfeat_hloc.training.synthetic_pairs import scene_of
 
 
 @lru_cache
-def views() -> tuple[View, ...]:
+def views() -> tuple[Rendering, ...]:
     city = illuminate(build_city(0), DAY)
     shots = [shot for shot in plan_shots(0, 12, 1, (320, 240)) if shot.condition == "db"]
     return tuple(render(city, shot.camera, shot.pose) for shot in shots[:6])

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from samfeat_hloc.colmap.poses import Pose, write_poses
+from samfeat_hloc.files.outputs import Output
 from samfeat_hloc.localization.result import FALLBACK, LOCALIZED, QueryResult, write_result
 
 WIDTH, HEIGHT, FOCAL = 320, 240, 300.0
@@ -163,7 +164,8 @@ def build(
                 inlier_keypoints=np.arange(num_inliers, dtype=np.int32),
                 inlier_points=rows[:num_inliers].astype(np.int64) + 1,
             )
-    write_result(results, outputs / "poses.txt", {"stage": "localize", "config": {"max_error": 12}})
+    made_by = {"stage": "localize", "config": {"max_error": 12}}
+    write_result(results, Output(outputs / "poses.txt", made_by))
     summary = {"dataset": str(dataset), "engine": "native", "conf": "samfeat_aachen"}
     (outputs / "summary.json").write_text(json.dumps(summary))
     return dataset, outputs

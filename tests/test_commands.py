@@ -3,17 +3,125 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from samfeat_hloc.cli import app
-from samfeat_hloc.commands.former_names import present_options
+from samfeat_hloc.commands import former_names
+from samfeat_hloc.commands.former_names import FIRST, present_options
 
 ROOT = Path(__file__).resolve().parents[1]
+TREE: Any = typer.main.get_command(app)
+ENDINGS = ("ation", "ions", "ion", "ings", "ing", "es", "er", "e", "s")
+
+
+def groups(group: Any = TREE, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """All groups of commands, with their paths."""
+    yield path, group
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from groups(command, (*path, name))
+
+
+COMMANDS: dict[tuple[str, ...], Any] = {
+    (*path, name): command
+    for path, group in groups()
+    for name, command in group.commands.items()
+    if not hasattr(command, "commands") and not command.hidden
+}
+
+
+def options(command: Any) -> dict[str, str]:
+    """The kind of value of each option that a command shows: flag, number or text."""
+    hints = get_type_hints(command.callback)
+    found = {}
+    for parameter in command.params:
+        if parameter.param_type_name == "option" and not parameter.hidden:
+            types = {hints[parameter.name]}
+            while any(get_args(item) for item in types):
+                types = {part for item in types for part in get_args(item) or [item]}
+            types -= {type(None), Ellipsis}
+            kind = "flag" if bool in types else "number" if types <= {int, float} else "text"
+            found |= dict.fromkeys(parameter.opts, kind)
+    return found
+
+
+def vocabulary() -> dict[str, str]:
+    """The options of docs/vocabulary.md and their kinds of values."""
+    text = (ROOT / "docs" / "vocabulary.md").read_text()
+    rows = re.findall(r"^\| (`--[^|]*) \| ([a-z ]+) \|", text, re.MULTILINE)
+    return {name: kind for names, kind in rows for name in re.findall(r"`(--[a-z0-9-]+)`", names)}
+
+
+def test_every_option_is_in_the_vocabulary_and_has_one_kind_of_value() -> None:
+    known = vocabulary()
+    used = set()
+    for path, command in COMMANDS.items():
+        for option, kind in options(command).items():
+            where = f"samfeat {' '.join(path)} {option}"
+            assert option in known, f"{where}: take a word of docs/vocabulary.md, or add it there"
+            assert kind in known[option].split(" or "), f"{where} is a {kind}"
+            used.add(option)
+    assert known.keys() == used, "docs/vocabulary.md has options that no command has"
+
+
+def test_every_command_is_in_the_vocabulary() -> None:
+    text = (ROOT / "docs" / "vocabulary.md").read_text().split("## Files")[0]
+    known = {tuple(name.split()) for name in re.findall(r"`([a-z0-9 -]+)`", text)}
+    assert {name for name in known if not name[0].startswith("--")} == set(COMMANDS)
+
+
+def differ_by_endings(one: str, other: str) -> bool:
+    """Whether two names are hard to tell apart, as localize and localization."""
+    stems = [
+        next((name.removesuffix(end) for end in ENDINGS if name.endswith(end)), name)
+        for name in (one, other)
+    ]
+    short, long = sorted(stems, key=len)
+    return long.startswith(short)
+
+
+def test_no_two_commands_differ_by_their_endings() -> None:
+    for one, other in (("localize", "localization"), ("map", "mapping"), ("match", "matches")):
+        assert differ_by_endings(one, other)
+    for path, group in groups():
+        for one, other in combinations(group.commands, 2):
+            assert not differ_by_endings(one, other), (path, one, other)
+
+
+def test_flags_show_no_type_and_commands_are_in_panels() -> None:
+    for path, command in COMMANDS.items():
+        result = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200"})
+        assert result.exit_code == 0
+        assert "bool" not in result.output.lower(), path
+        assert command.help and command.help[0].isupper(), path
+    for name, command in TREE.commands.items():
+        assert command.hidden or command.rich_help_panel, name
+    result = CliRunner().invoke(app, ["features", "--help"], env={"COLUMNS": "200"})
+    assert "samfeat_fast" in result.output
+    result = CliRunner().invoke(app, ["pairs", "retrieval", "--help"], env={"COLUMNS": "200"})
+    assert "(query/)" in result.output and "(db/)" in result.output
+
+
+def test_former_names_lead_to_names_that_are_there() -> None:
+    for path, name in former_names.COMMANDS.items():
+        assert (*path[:-1], name) in COMMANDS and path not in COMMANDS
+    for path in {*former_names._FORMER, *former_names._SECOND}:
+        shown = options(COMMANDS[path])
+        for other, name in former_names.other_names(path).items():
+            assert other not in shown
+            assert name == FIRST or name in shown, (path, name)
+            if name == FIRST:
+                assert COMMANDS[path].params[0].param_type_name == "argument", path
 
 
 def test_version() -> None:
@@ -38,6 +146,13 @@ def test_version() -> None:
 )
 def test_former_options(given: list[str], present: list[str], notes: list[str]) -> None:
     assert present_options(("run",), given) == (present, notes)
+
+
+def test_a_former_command() -> None:
+    result = CliRunner().invoke(app, ["mapping", "--image-dir", "a"])
+    assert result.exit_code == 2
+    assert "mapping is called triangulate now" in result.output
+    assert "--image-dir is called --images now" in result.output
 
 
 def test_the_script_of_the_clone_is_the_command(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from samfeat_hloc.colmap.poses import Pose, write_poses
 from samfeat_hloc.commands import submission as commands
 from samfeat_hloc.datasets.aachen import AachenDataset
+from samfeat_hloc.datasets.queries import by_full_name
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation.localization import (
-    by_base_name,
     evaluate,
     position_error,
     rotation_error,
@@ -84,9 +84,9 @@ def test_recalls_and_medians_by_hand() -> None:
 
 def test_evaluation_by_condition(dataset: AachenDataset) -> None:
     estimated = {
-        "a.jpg": turned(0, (0.004, 0, 0)),
-        "b.jpg": turned(1, (-1, 0.2, 0)),
-        "c.jpg": turned(4, (-2, 0, 0.4)),
+        "query/day/a.jpg": turned(0, (0.004, 0, 0)),
+        "query/day/b.jpg": turned(1, (-1, 0.2, 0)),
+        "query/night/c.jpg": turned(4, (-2, 0, 0.4)),
     }
     result = evaluate(estimated, dataset)
     assert list(result.conditions) == ["day", "night"]
@@ -99,7 +99,7 @@ def test_evaluation_by_condition(dataset: AachenDataset) -> None:
     ]
     assert list(result.conditions["night"].recalls.values()) == [0, 0, 0, 0.5, 0.5]
     assert result.conditions["night"].num_localized == 1
-    assert result.errors["c.jpg"] == pytest.approx((0.4, 4.0))
+    assert result.errors["query/night/c.jpg"] == pytest.approx((0.4, 4.0))
     assert result.warnings == []
     assert result.table().splitlines() == [
         "condition  queries  localized  0.01 m 0.1°  0.05 m 0.25°  0.25 m 2°  0.5 m 5°"
@@ -115,7 +115,7 @@ def test_evaluation_by_condition(dataset: AachenDataset) -> None:
         "degrees": 2.0,
         "recall": 1.0,
     }
-    assert figures["queries"]["d.jpg"] == {"metres": None, "degrees": None}
+    assert figures["queries"]["query/night/d.jpg"] == {"metres": None, "degrees": None}
 
 
 def test_the_town_against_itself(shared: Path) -> None:
@@ -138,6 +138,9 @@ def test_ground_truth_in_the_wrong_convention_is_noticed(shared: Path) -> None:
     last = {n: Pose(np.roll(pose.qvec, -1), pose.tvec) for n, pose in town.ground_truth.items()}
     warnings = evaluate({}, dataclasses.replace(town, ground_truth=last)).warnings
     assert len(warnings) == 1 and "qx qy qz qw" in warnings[0]
+    centres = {n: Pose(pose.qvec, pose.centre) for n, pose in town.ground_truth.items()}
+    warnings = evaluate({}, dataclasses.replace(town, ground_truth=centres)).warnings
+    assert len(warnings) == 1 and "centres in place of translations" in warnings[0]
     far = {name: Pose(pose.qvec, pose.tvec + 1e5) for name, pose in town.ground_truth.items()}
     warnings = evaluate({}, dataclasses.replace(town, ground_truth=far)).warnings
     assert len(warnings) == 1 and "in the model's frame" in warnings[0]
@@ -145,16 +148,18 @@ def test_ground_truth_in_the_wrong_convention_is_noticed(shared: Path) -> None:
 
 def test_partial_and_missing_ground_truth(dataset: AachenDataset) -> None:
     assert dataset.ground_truth is not None
-    partial = {name: dataset.ground_truth[name] for name in ("a.jpg", "c.jpg")}
+    partial = {
+        name: dataset.ground_truth[name] for name in ("query/day/a.jpg", "query/night/c.jpg")
+    }
     result = evaluate(
-        {"a.jpg": partial["a.jpg"], "z.jpg": turned(0)},
+        {"query/day/a.jpg": partial["query/day/a.jpg"], "z.jpg": turned(0)},
         dataclasses.replace(dataset, ground_truth=partial),
     )
     assert [c.num_queries for c in result.conditions.values()] == [1, 1]
     assert result.conditions["day"].recalls[0.01, 0.1] == 1
     assert result.warnings == [
         "2 queries have no ground truth; left out",
-        "1 poses are of no query, e.g. z.jpg; left out",
+        "1 poses match no query, e.g. z.jpg; left out",
     ]
     with pytest.raises(SamfeatError, match=r"ground_truth\.txt: no such file"):
         evaluate({}, dataclasses.replace(dataset, ground_truth=None))
@@ -162,28 +167,38 @@ def test_partial_and_missing_ground_truth(dataset: AachenDataset) -> None:
         evaluate({}, dataclasses.replace(dataset, ground_truth={"z.jpg": turned(0)}))
 
 
-def test_full_names_become_base_names() -> None:
-    pose = Pose(IDENTITY, np.zeros(3))
-    assert by_base_name({"query/day/a.jpg": pose, "b.jpg": pose}) == {"a.jpg": pose, "b.jpg": pose}
-    with pytest.raises(SamfeatError, match="same base name"):
-        by_base_name({"query/day/a.jpg": pose, "query/night/a.jpg": pose})
+def test_names_with_any_of_their_folders_stand_for_the_query(dataset: AachenDataset) -> None:
+    queries = dataset.queries
+    given = {"a.jpg": 1, "day/b.jpg": 2, "query/night/c.jpg": 3, "e.jpg": 4}
+    assert by_full_name(given, queries, "poses.txt") == {
+        "query/day/a.jpg": 1,
+        "query/day/b.jpg": 2,
+        "query/night/c.jpg": 3,
+        "e.jpg": 4,
+    }
+    with pytest.raises(SamfeatError, match=r"poses\.txt: it names query/day/a\.jpg twice"):
+        by_full_name({"a.jpg": 1, "day/a.jpg": 2}, queries, "poses.txt")
+    twin = dataclasses.replace(queries[0], name="query/night/a.jpg")
+    assert by_full_name({"night/a.jpg": 1}, [*queries, twin], "p") == {"query/night/a.jpg": 1}
+    with pytest.raises(SamfeatError, match=r"'a\.jpg' may be query/day/a\.jpg or query/night/a"):
+        by_full_name({"a.jpg": 1}, [*queries, twin], "p")
 
 
 def test_command(dataset: AachenDataset, tmp_path: Path) -> None:
     app = typer.Typer()
     commands.register(app)
     assert dataset.ground_truth is not None
-    full = {query.name: dataset.ground_truth[query.base_name] for query in dataset.queries}
+    full = {query.name: dataset.ground_truth[query.name] for query in dataset.queries}
     poses = write_poses(tmp_path / "poses.txt", full)
     arguments = ["eval", "localization", str(poses), "--dataset", str(dataset.root)]
-    result = CliRunner().invoke(app, [*arguments, "--json", str(tmp_path / "figures.json")])
+    result = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / "figures.json")])
     assert result.exit_code == 0 and "100.0%" in result.stdout
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["conditions"]["night"]["num_localized"] == 2
     del full[dataset.queries[-1].name]
     write_poses(poses, full)
     result = CliRunner().invoke(app, arguments)
-    assert f"no pose for 1 of 4 queries, e.g. {dataset.queries[-1].base_name};" in result.stdout
+    assert f"no pose for 1 of 4 queries, e.g. {dataset.queries[-1].name};" in result.stdout
     poses.write_text("a.jpg 1 0 0 0\n")
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 1 and isinstance(result.exception, SamfeatError)

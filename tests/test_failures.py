@@ -23,6 +23,7 @@ from samfeat_hloc.evaluation.failures import (
     share_in_view,
 )
 from samfeat_hloc.evaluation.localization_curves import cumulative, error_figure
+from samfeat_hloc.localization.result import write_result
 
 CAMERA = Camera("PINHOLE", 320, 240, (300.0, 300.0, 160.0, 120.0))
 
@@ -65,7 +66,7 @@ def test_a_limit_of_choice(street: tuple[Path, Path]) -> None:
     run = read_run(street[1] / "poses.txt")
     assert run is not None and dataset.ground_truth is not None
     name = dataset.query_names[2]  # the third day query is the one 0.4 m off
-    query, truth = run[0].queries[name], dataset.ground_truth[Path(name).name]
+    query, truth = run[0].queries[name], dataset.ground_truth[name]
     assert diagnose(query, run[1], truth, CAMERA).failed
     assert not diagnose(query, run[1], truth, CAMERA, limit=(0.6, 5)).failed
 
@@ -101,13 +102,39 @@ def test_cumulative_by_hand() -> None:
     assert axes[1].get_lines()[0].get_data()[1][-1] == pytest.approx(200 / 3)
 
 
+def test_queries_that_the_poses_lack_have_failed_on_every_line(
+    street: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Once "6 of 12 have no pose", and then "no failed query"."""
+    run = read_run(street[1] / "poses.txt")
+    assert run is not None
+    opened = AachenDataset.open(street[0])
+    found = diagnose_all(*run, opened)
+    good = {d.name: run[0].queries[d.name] for d in found if not d.failed}
+    write_result(good, tmp_path / "poses.txt", {})
+    (tmp_path / "map").symlink_to(street[1] / "map")
+    app = typer.Typer()
+    commands.register(app)
+    output = tmp_path / "figures.json"
+    result = CliRunner().invoke(
+        app, ["eval", "localization", str(tmp_path), "--dataset", str(street[0]),
+              "--output", str(output)],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    lost = len(opened.queries) - len(good)
+    assert f"no pose for {lost} of {len(opened.queries)}" in result.stdout
+    assert f"{lost} of {len(opened.queries)} queries failed: {lost} no pose" in result.stdout
+    assert "no failed query" not in result.stdout
+    assert len(json.loads(output.read_text())["failures"]) == lost
+
+
 def test_command(street: tuple[Path, Path], tmp_path: Path) -> None:
     dataset, outputs = street
     app = typer.Typer()
     commands.register(app)
     figures, plot = tmp_path / "figures.json", tmp_path / "curves.png"
     arguments = ["eval", "localization", str(outputs), "--dataset", str(dataset)]
-    result = CliRunner().invoke(app, [*arguments, "--json", str(figures), "--plot", str(plot)])
+    result = CliRunner().invoke(app, [*arguments, "--output", str(figures), "--plot", str(plot)])
     assert result.exit_code == 0, result.output
     assert "wrong although many inliers" in result.stdout
     content = json.loads(figures.read_text())

@@ -58,7 +58,7 @@ class Counting:
         self.fail_after = fail_after
 
     def __call__(
-        self, model: features.Model, images: Sequence[np.ndarray], options: ExtractOptions
+        self, model: features.Extractor, images: Sequence[np.ndarray], options: ExtractOptions
     ) -> list[dict[str, np.ndarray]]:
         if self.fail_after is not None and len(self.sizes) >= self.fail_after:
             raise KeyboardInterrupt

@@ -22,11 +22,14 @@ from samfeat_hloc.files.feature_readers import MatchReader
 from samfeat_hloc.files.pair_lists import read_pairs
 from samfeat_hloc.hloc_plugin import hloc_installed
 from samfeat_hloc.localization import localize, mapping, matches, pairs
+from samfeat_hloc.localization.inputs import LocalizationInputs, MappingInputs
 
 if not hloc_installed():
     pytest.skip("hloc is not installed (it is on no package index)", allow_module_level=True)
 
-from samfeat_hloc.hloc_plugin import engine
+from samfeat_hloc.hloc_plugin.engine import HlocEngine
+
+engine = HlocEngine()
 
 LONGER_SIDE = 640
 NUM_QUERIES = 3
@@ -77,16 +80,14 @@ def made(
         town.reference_model, out / "pairs-db.txt", num_matched=4
     )
     matches_db = engine.matches(pairs_db, features, out / "matches-db.h5")
-    map_dir = engine.mapping(
-        town.reference_model, town.image_dir, pairs_db, features, matches_db, out / "map"
-    )
+    map_inputs = MappingInputs(town.reference_model, town.image_dir, pairs_db, features, matches_db)
+    map_dir = engine.mapping(map_inputs, out / "map")
     pairs_query = out / "pairs-query.txt"
     fountain = [name for name in town.db_names if "fountain" in name]
     pairs_query.write_text("".join(f"{q.name} {name}\n" for q in queries for name in fountain))
     matches_query = engine.matches(pairs_query, features, out / "matches-query.h5")
-    result = engine.localize(
-        map_dir, queries, pairs_query, features, matches_query, out / "poses.txt"
-    )
+    inputs = LocalizationInputs(map_dir, queries, pairs_query, features, matches_query)
+    result = engine.localize(inputs, out / "poses.txt")
     return {
         "out": out,
         "features": features,
@@ -96,6 +97,8 @@ def made(
         "pairs_query": pairs_query,
         "matches_query": matches_query,
         "result": result,
+        "map inputs": map_inputs,
+        "inputs": inputs,
     }
 
 
@@ -137,26 +140,12 @@ def test_identical_matches(made: dict[str, Any], tmp_path: Path) -> None:
 def test_map_and_poses_agree(
     town: AachenDataset, queries: list[Query], made: dict[str, Any], tmp_path: Path
 ) -> None:
-    ours = mapping.main(
-        town.reference_model,
-        town.image_dir,
-        made["pairs_db"],
-        made["features"],
-        made["matches_db"],
-        tmp_path / "map",
-    )
+    ours = mapping.main(made["map inputs"], tmp_path / "map")
     native, hloc = read_model(ours), read_model(made["map"])
     assert len(hloc.point_ids) > 500
     assert len(native.point_ids) == len(hloc.point_ids)
     np.testing.assert_allclose(native.xyz, hloc.xyz, atol=1e-6)
-    result = localize.main(
-        ours,
-        queries,
-        made["pairs_query"],
-        made["features"],
-        made["matches_query"],
-        tmp_path / "poses.txt",
-    )
+    result = localize.main(replace(made["inputs"], map_dir=ours), tmp_path / "poses.txt")
     theirs = made["result"]
     assert list(theirs.queries) == [query.name for query in queries]
     assert theirs.num_localized == result.num_localized == len(queries)
@@ -188,22 +177,8 @@ def test_work_done_is_skipped_and_other_work_refused(
     before = {path: path.stat().st_mtime_ns for path in made["out"].rglob("*") if path.is_file()}
     covisibility = (town.reference_model, made["pairs_db"])
     matching = (made["pairs_db"], made["features"], made["matches_db"])
-    mapped = (
-        town.reference_model,
-        town.image_dir,
-        made["pairs_db"],
-        made["features"],
-        made["matches_db"],
-        made["map"],
-    )
-    localized = (
-        made["map"],
-        queries,
-        made["pairs_query"],
-        made["features"],
-        made["matches_query"],
-        made["out"] / "poses.txt",
-    )
+    mapped = (made["map inputs"], made["map"])
+    localized = (made["inputs"], made["out"] / "poses.txt")
     engine.pairs_from_covisibility(*covisibility, num_matched=4)
     engine.matches(*matching)
     engine.mapping(*mapped)

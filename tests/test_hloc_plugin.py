@@ -249,12 +249,39 @@ def test_other_weights_another_feature_file(tmp_path: Path) -> None:
         configurations.extractors(weights=str(tmp_path / "missing"))
 
 
+def test_an_hloc_older_than_pycolmap_is_refused(stand_in: Path) -> None:
+    (stand_in / "hloc" / "__init__.py").write_text("__version__ = '1.4'")
+    said = run(
+        """
+        import samfeat_hloc, contextlib, io, sys
+        from samfeat_hloc import doctor, hloc_plugin
+        from samfeat_hloc.errors import SamfeatError
+        from samfeat_hloc.hloc_plugin import calls
+        from hloc import extract_features  # its extractor works all the same
+        print("samfeat_aachen" in extract_features.confs)
+        with contextlib.redirect_stderr(sys.stdout):
+            from hloc import triangulation  # warns
+        try:
+            calls.check_installed()
+        except SamfeatError as error:
+            print(error)
+        print([f.text for f in doctor._hloc_mapping("1.4") if f.level == "wrong"])
+        """,
+        [stand_in],
+    ).splitlines()
+    assert said[0] == "True"
+    assert len(said) == 4
+    assert "--engine hloc" in said[2]
+    for line in said[1:]:
+        assert "1.4" in line and "pip install --upgrade" in line
+
+
 def test_two_view_geometries_are_marked_calibrated(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import pycolmap
 
-    monkeypatch.delitem(sys.modules, "hloc", raising=False)  # v1.4 has another mend
+    monkeypatch.delitem(sys.modules, "hloc", raising=False)  # its version decides
 
     from samfeat_hloc.hloc_plugin import compat
 

@@ -65,8 +65,8 @@ def test_the_command_labels_a_folder_and_goes_on(tmp_path: Path) -> None:
     Image.fromarray(board()).save(photos / "a.png")
     Image.fromarray(board(20)).save(photos / "b" / "c.png")
     output = tmp_path / "labels.h5"
-    command = ["label", "--images", str(photos), "--out", str(output), "--detector", "dog",
-               "--views", "4", "--longest", "128", "--max-keypoints", "50"]  # fmt: skip
+    command = ["label", "--images", str(photos), "--output", str(output), "--detector", "dog",
+               "--views", "4", "--resize", "128", "--max-keypoints", "50"]  # fmt: skip
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     labels = KeypointLabels(output)
@@ -103,7 +103,7 @@ def test_checkpoints_of_detectors(tmp_path: Path) -> None:
     with pytest.raises(SamfeatError, match="no such checkpoint"):
         load_detector("superpoint", tmp_path / "no.pth", "cpu", 10)
     torch.save({"x": torch.zeros(1)}, tmp_path / "x.pth")
-    with pytest.raises(SamfeatError, match="no checkpoint of this detector"):
+    with pytest.raises(SamfeatError, match="not a checkpoint of this detector"):
         load_detector("superpoint", tmp_path / "x.pth", "cpu", 10)
     torch.manual_seed(0)
     state = SuperPointScores().state_dict()
@@ -112,6 +112,20 @@ def test_checkpoints_of_detectors(tmp_path: Path) -> None:
     detect = load_detector("superpoint", tmp_path / "superpoint_v1.pth", "cpu", 10)
     (points,) = detect(torch.rand(1, 3, 64, 64))
     assert points.shape[1] == 2 and len(points) <= 10
+
+
+def test_points_reach_every_side_of_a_view_that_is_not_square() -> None:
+    detect = load_detector("corners", None, "cpu", 10000)
+    height, width = 96, 224
+    torch.manual_seed(0)
+    noise = torch.nn.functional.avg_pool2d(torch.rand(1, 3, height + 2, width + 2), 3, stride=1)
+    (points,) = detect(noise)
+    assert (points.min(0).values < 10).all()
+    assert (points.max(0).values > torch.tensor([width - 10, height - 10])).all()
+    assert (points.min(0).values > 3).all()
+    assert (points.max(0).values < torch.tensor([width - 4, height - 4])).all()
+    (turned,) = detect(noise.transpose(-1, -2))
+    assert sorted(turned.flip(-1).round().tolist()) == sorted(points.round().tolist())
 
 
 def test_detectors_of_kornia(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_a_checkpoint_is_whitened_once(photos: Path, trained: Path, tmp_path: Pa
     again = tmp_path / "again.safetensors"
     with pytest.raises(SamfeatError, match="whitened already"):
         whitening.main(output, photos, again, pairs=48)
-    with pytest.raises(SamfeatError, match="is there already"):
+    with pytest.raises(SamfeatError, match="exists already"):
         whitening.main(trained, photos, output, pairs=48)
     with pytest.raises(SamfeatError, match="--strength"):
         whitening.main(trained, photos, again, strength=0.7)
@@ -196,7 +196,7 @@ def test_a_checkpoint_gets_its_map_once(
     assert after.metadata["projected"]["pairs"] == 6
     with pytest.raises(SamfeatError, match="projected already"):
         projection.main(output, photos, again, steps=2)
-    with pytest.raises(SamfeatError, match="is there already"):
+    with pytest.raises(SamfeatError, match="exists already"):
         projection.main(trained, photos, output, steps=2)
     assert not again.exists()
     projection.main(trained, photos, again, steps=2)

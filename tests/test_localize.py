@@ -30,27 +30,16 @@ from samfeat_hloc.localization.result import FALLBACK, LOCALIZED, LocalizationRe
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     built = mapped_scene.build(tmp_path_factory.mktemp("dataset"))
-    mapping.main(
-        built.reference,
-        built.images,
-        built.pairs("db"),
-        built.features,
-        built.matches("db"),
-        built.root / "map",
-    )
+    mapping.main(built.mapping(), built.root / "map")
     return built
 
 
+OPTIONS = ("max_error", "workers", "overwrite")
+
+
 def run(files: Files, output: Path, **changes: object) -> LocalizationResult:
-    inputs = {
-        "map_dir": files.root / "map",
-        "queries": files.queries,
-        "pairs": files.pairs("query"),
-        "features": files.features,
-        "matches": files.matches("query"),
-        **changes,
-    }
-    return localize.main(output=output, **inputs)  # type: ignore[arg-type]
+    options = {name: changes.pop(name) for name in OPTIONS if name in changes}
+    return localize.main(files.localization(**changes), output, **options)  # type: ignore[arg-type]
 
 
 def test_poses_are_right(files: Files, tmp_path: Path) -> None:
@@ -130,12 +119,16 @@ def test_done_is_skipped_and_read_back(files: Files, tmp_path: Path) -> None:
         assert (same.inlier_points == query.inlier_points).all()
         assert replace(same, pose=query.pose, inlier_keypoints=query.inlier_keypoints,
                        inlier_points=query.inlier_points).__dict__ == query.__dict__  # fmt: skip
-    with pytest.raises(SamfeatError, match=r"made differently: max_error was 12\.0 and is now 4"):
+    with pytest.raises(
+        SamfeatError, match=r"created with other settings: max_error was 12\.0 and is now 4"
+    ):
         run(files, output, max_error=4.0)
     assert not run(files, output, max_error=4.0, overwrite=True).skipped
 
     (tmp_path / "localization.json").write_text(json.dumps({QUERIES[0]: {}}))
-    with pytest.raises(SamfeatError, match=r"localization.json: not the log of poses.txt"):
+    with pytest.raises(
+        SamfeatError, match=r"localization.json: not the log that belongs to poses.txt"
+    ):
         run(files, output, max_error=4.0)
 
 
@@ -195,10 +188,7 @@ def test_a_database_image_without_points_is_passed_over(files: Files, tmp_path: 
     without = tmp_path / "pairs.txt"
     lines = files.pairs("db").read_text().split("\n")
     without.write_text("\n".join(line for line in lines if DB[0] not in line.split()))
-    map_dir = mapping.main(
-        files.reference, files.images, without, files.features, files.matches("db"),
-        tmp_path / "map",
-    )  # fmt: skip
+    map_dir = mapping.main(files.mapping(pairs=without), tmp_path / "map")
     result = run(files, tmp_path / "poses.txt", map_dir=map_dir)
     assert result.queries[QUERIES[0]].retrieved[0] == (DB[0], 0)
     assert result.num_localized >= 2
@@ -210,14 +200,48 @@ def test_too_few_correspondences_are_no_pose() -> None:
     assert estimate_pose(np.ones((3, 2)), np.ones((3, 3)), CAMERA.to_pycolmap()) is None
 
 
+@pytest.mark.parametrize("what", ["fewer", "reordered", "of the query"])
+def test_features_that_the_map_was_not_made_from_are_refused(
+    files: Files, tmp_path: Path, what: str
+) -> None:
+    """Once "all localized", metres off: map, matches and features are joined by number."""
+    changed = tmp_path / "features.h5"
+    changed.write_bytes(files.features.read_bytes())
+    with h5py.File(changed, "a") as file:
+        for name in [QUERIES[0]] if what == "of the query" else DB:
+            keypoints = file[name]["keypoints"][()]
+            del file[name]["keypoints"]
+            file[name]["keypoints"] = keypoints[::-1] if what == "reordered" else keypoints[:50]
+    with pytest.raises(SamfeatError) as caught:
+        run(files, tmp_path / "poses.txt", features=changed)
+    where = files.matches("query") if what == "of the query" else changed
+    assert caught.value.subject == str(where)
+    assert not (tmp_path / "poses.txt").exists()
+
+
+def test_hlocs_stage_refuses_them_too(files: Files, tmp_path: Path) -> None:
+    pytest.importorskip("hloc")
+    from samfeat_hloc.hloc_plugin import engine
+
+    changed = tmp_path / "features.h5"
+    changed.write_bytes(files.features.read_bytes())
+    with h5py.File(changed, "a") as file:
+        for name in DB:
+            file[name]["keypoints"][...] = file[name]["keypoints"][()][::-1]
+    with pytest.raises(SamfeatError) as caught:
+        engine.localize(files.localization(features=changed), tmp_path / "poses.txt")
+    assert caught.value.subject == str(changed)
+    assert not (tmp_path / "poses.txt").exists()
+
+
 BROKEN = {
     "no retrieval": r"pairs.txt: no retrieved image for query query/night/b.jpg",
     "not in the map": r"pairs.txt: db/99.jpg, retrieved for query/day/a.jpg, is not in the map",
-    "no features": r"features.h5: no features of query query/night/b.jpg",
+    "no features": r"features.h5: no features of query/night/b.jpg",
     "pair not matched": r"matches.h5: no matches of the pair query/day/a.jpg db/3.jpg",
-    "rotated": r"query/day/a.jpg: the image is 480x640 .* stored rotated",
-    "another size": r"query/day/a.jpg: the image is 640x480 but .* 1280x960; give the intrinsics",
-    "other features": r"matches keypoint \d+ of db/0.jpg, which has 90 in the map",
+    "rotated": r"query/day/a.jpg is 480x640 .* stored rotated",
+    "another size": r"query/day/a.jpg is 640x480 but .* 1280x960; give the intrinsics",
+    "other features": r"db/0.jpg has \d+ keypoints here and 90 in the map",
     "no map": r"no map in this folder",
     "damaged map": r"points3D.bin: damaged",
 }
@@ -254,9 +278,8 @@ def test_what_is_wrong_is_said_in_one_line(files: Files, tmp_path: Path, what: s
             keypoints=some["keypoints"][:90], descriptors=some["descriptors"][:, :90],
         )  # fmt: skip
         pair_file = matching.main(files.pairs("db"), few, matches)
-        changes["map_dir"] = mapping.main(
-            files.reference, files.images, files.pairs("db"), few, pair_file, tmp_path / "map"
-        )
+        inputs = files.mapping(features=few, matches=pair_file)
+        changes["map_dir"] = mapping.main(inputs, tmp_path / "map")
     elif what == "no map":
         changes["map_dir"] = tmp_path / "map"
     elif what == "damaged map":

@@ -26,7 +26,8 @@ from samfeat_hloc.files.images import read_image
 from samfeat_hloc.localization.acceptance import confidence, least_inliers, refusal
 from samfeat_hloc.localization.global_descriptors import vlad
 from samfeat_hloc.maps import building, saved_map
-from samfeat_hloc.maps.localizer import Features, Localization, Localizer
+from samfeat_hloc.maps.localizer import Localization, Localizer, QueryFeatures
+from samfeat_hloc.maps.sources import sources_in
 from samfeat_hloc.pipelines import run
 from samfeat_hloc.pipelines.run import Run
 from samfeat_hloc.pipelines.run_options import RunOptions
@@ -44,7 +45,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def map_dir(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("maps") / "demo.map"
-    building.build(finished.outputs, folder)
+    building.build(sources_in(finished.outputs), folder)
     return folder
 
 
@@ -85,7 +86,7 @@ def test_the_poses_are_those_of_the_run(localizer: Localizer, finished: Run) -> 
     ):
         run = finished.result.queries[query.name]
         assert finished.dataset.ground_truth is not None
-        truth = finished.dataset.ground_truth[query.base_name]
+        truth = finished.dataset.ground_truth[query.name]
         assert found.pose is not None
         ours, theirs = position_error(found.pose, truth), position_error(run.pose, truth)
         assert ours < max(2 * theirs, 0.1)
@@ -106,7 +107,7 @@ def test_of_equal_features_the_poses_are_equal(localizer: Localizer, finished: R
             size = features.image_size(query.name)
             assert size is not None
             found, _, _ = localizer.localize_features(
-                Features(
+                QueryFeatures(
                     features.keypoints(query.name), rows, size,
                     vlad(rows.astype(np.float32), localizer.map.vocabulary),
                 ),
@@ -178,7 +179,7 @@ def test_images_join_and_leave_without_touching_the_rest(
     cameras: dict[str, Camera | None] = {query.name: query.camera for query in queries[:2]}
     cameras[queries[2].name] = queries[2].camera
     assert finished.dataset.ground_truth is not None
-    posed = {queries[2].name: finished.dataset.ground_truth[queries[2].base_name]}
+    posed = {queries[2].name: finished.dataset.ground_truth[queries[2].name]}
     added = building.add(
         folder, localizer, finished.dataset.image_dir, cameras, poses=posed, min_inliers=10
     )
@@ -235,7 +236,7 @@ def test_images_join_and_leave_without_touching_the_rest(
     again = localize_all(Localizer(left, localizer.model), finished)
     for query, a, b in zip(queries, localize_all(localizer, finished), again, strict=True):
         assert a.pose is not None and b.pose is not None
-        truth = finished.dataset.ground_truth[query.base_name]
+        truth = finished.dataset.ground_truth[query.name]
         assert position_error(b.pose, truth) < position_error(a.pose, truth) + 0.005
         assert b.num_inliers >= a.num_inliers
 
@@ -293,7 +294,7 @@ def test_a_kill_while_adding_leaves_the_old_map(
 def test_a_compact_map_has_observations_alone(
     localizer: Localizer, finished: Run, tmp_path: Path
 ) -> None:
-    compact = building.build(finished.outputs, tmp_path / "map", compact=True)
+    compact = building.build(sources_in(finished.outputs), tmp_path / "map", compact=True)
     for image, whole in zip(compact.images, localizer.map.images, strict=True):
         assert (image.points == whole.points[whole.points >= 0]).all()
         assert len(image.keypoints) == len(image.descriptors) == len(image.points)
@@ -306,13 +307,13 @@ def test_a_compact_map_has_observations_alone(
     [
         (
             lambda f: (f / "points-0000/xyz.npy").unlink(),
-            "xyz.npy: this file of the map is",
+            "xyz.npy: this file of the saved map is",
         ),
         (
             lambda f: (f / "points-0000/seen.npy").write_bytes(b"no"),
-            "seen.npy: not as the map's manifest says",
+            "seen.npy: differs from the map's manifest",
         ),
-        (lambda f: (f / "manifest.json").unlink(), "no map here"),
+        (lambda f: (f / "manifest.json").unlink(), "no saved map here"),
         (lambda f: (f / "manifest.json").write_text("{}"), "not the manifest of a map"),
         (
             lambda f: (f / "manifest.json").write_text(
@@ -515,18 +516,18 @@ def test_the_commands(finished: Run, tmp_path: Path) -> None:
         return result.output
 
     folder = tmp_path / "map"
-    assert "10 images" in call("map", "build", "--outputs", finished.outputs, "--map", folder)
-    with pytest.raises(SamfeatError, match="there is something here already"):
-        call("map", "build", "--outputs", finished.outputs, "--map", folder)
-    with pytest.raises(SamfeatError, match="no map to overwrite"):
-        call("map", "build", "--outputs", tmp_path, "--map", tmp_path, "--overwrite")
+    assert "10 images" in call("map", "build", finished.outputs, "--output", folder)
+    with pytest.raises(SamfeatError, match="exists already"):
+        call("map", "build", finished.outputs, "--output", folder)
+    with pytest.raises(SamfeatError, match="is not a saved map"):
+        call("map", "build", tmp_path, "--output", tmp_path, "--overwrite")
     query = finished.dataset.queries[0]
     camera = " ".join(
         map(str, [query.camera.model, query.camera.width, query.camera.height,
                   *query.camera.params])
     )  # fmt: skip
     photo = finished.dataset.image_dir / query.name
-    arguments = ("localize", "--map", folder, "--image", photo, "--camera", camera)
+    arguments = ("localize", photo, "--map", folder, "--camera", camera)
     assert "inliers of" in call(*arguments)
     found = json.loads(call(*arguments, "--json", "--num-retrieved", 3, "--max-keypoints", 500))
     assert found["localized"] and len(found["retrieved"]) == 3 and found["num_keypoints"] <= 500
@@ -535,9 +536,9 @@ def test_the_commands(finished: Run, tmp_path: Path) -> None:
         assert refused.exit_code == 3
         assert wanted in refused.output and "have to (so many may by chance)" in refused.output
     (tmp_path / "list.txt").write_text(f"{query.name} {camera}\n")
-    text = call("map", "add", "--map", folder, "--images", finished.dataset.image_dir,
-                "--list", tmp_path / "list.txt", "--min-inliers", 10)  # fmt: skip
+    text = call("map", "add", folder, "--images", finished.dataset.image_dir,
+                "--queries", tmp_path / "list.txt", "--min-inliers", 10)  # fmt: skip
     assert "1 of 1 images added" in text and " new points" in text
-    assert f"{query.name}:" in call("map", "info", "--map", folder)
-    assert "1 images removed" in call("map", "remove", "--map", folder, query.name)
-    assert query.name not in call("map", "info", "--map", folder)
+    assert f"{query.name}:" in call("map", "info", folder)
+    assert "1 images removed" in call("map", "remove", folder, query.name)
+    assert query.name not in call("map", "info", folder)

@@ -12,14 +12,16 @@ import numpy as np
 import pycolmap
 import pytest
 from mapped_scene import DB, Files
-from synthetic_scene import HEIGHT, WIDTH, project
+from synthetic_scene import FOCAL, HEIGHT, WIDTH, project
 
 from samfeat_hloc.colmap import verification
 from samfeat_hloc.colmap.epipolar import epipolar_errors
 from samfeat_hloc.colmap.model import read_model
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.files import h5store
+from samfeat_hloc.files.pair_lists import read_pairs
 from samfeat_hloc.localization import mapping, matches
+from samfeat_hloc.localization.inputs import MappingInputs
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +30,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 def build_map(files: Files, output: Path, **changes: Path) -> Path:
-    inputs = {
-        "reference_model": files.reference,
-        "image_dir": files.images,
-        "pairs": files.pairs("db"),
-        "features": files.features,
-        "matches": files.matches("db"),
-        **changes,
-    }
-    return mapping.main(output=output, **inputs)
+    return mapping.main(files.mapping(**changes), output)
 
 
 @pytest.fixture(scope="module")
@@ -119,12 +113,9 @@ def test_skipped_when_done_refused_when_different(
 
     fewer = tmp_path / "fewer.txt"
     fewer.write_text("\n".join(files.pairs("db").read_text().split("\n")[:-1]))
-    with pytest.raises(SamfeatError, match=r"map: made differently: its input pairs"):
+    with pytest.raises(SamfeatError, match=r"map: created with other settings: its input pairs"):
         build_map(files, output, pairs=fewer)
-    mapping.main(
-        files.reference, files.images, fewer, files.features, files.matches("db"), output,
-        overwrite=True,
-    )  # fmt: skip
+    mapping.main(files.mapping(pairs=fewer), output, overwrite=True)
     assert (output / "points3D.bin").stat().st_mtime_ns != before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fewer.txt", "map"]
 
@@ -133,7 +124,7 @@ def test_a_folder_of_something_else_is_not_touched(files: Files, tmp_path: Path)
     output = tmp_path / "thesis"
     output.mkdir()
     (output / "chapter1.txt").write_text("precious")
-    with pytest.raises(SamfeatError, match="not a map"):
+    with pytest.raises(SamfeatError, match="holds something else"):
         build_map(files, output)
     assert (output / "chapter1.txt").read_text() == "precious"
 
@@ -198,10 +189,10 @@ def test_an_image_without_keypoints_is_mapped_around(files: Files, tmp_path: Pat
 BROKEN = {
     "no reference model": "reference.*no such folder",
     "pair of strangers": r"pairs.txt: image db/99.jpg is not in the reference model",
-    "features missing": r"features.h5: no features of db/2.jpg of the reference model",
+    "features missing": r"features.h5: no features of db/2.jpg; extract the features of all images",
     "photo missing": r"no image db/4.jpg of the reference model",
     "pair not matched": r"matches.h5: no matches of the pair",
-    "other features": r"matches keypoints that .* does not have",
+    "other features": r"matches with keypoint \d+ of an image that has 3",
     "rotated": r"db/5.jpg is 480x640 but .* 640x480; the photo is stored rotated",
     "another size": r"db/5.jpg is 320x240 but .* 640x480",
     "no matches": "0 points: there are no matches at all",
@@ -305,7 +296,8 @@ def test_sift_on_photos_of_the_fountain(shared: Path, tmp_path: Path) -> None:
     pair_file = matches.main(pairs, features, tmp_path / "matches.h5")
     reference = town / "3D-models" / "aachen_v_1_1"
     output = tmp_path / "map"
-    mapping.main(reference, town / "images_upright", pairs, features, pair_file, output)
+    inputs = MappingInputs(reference, town / "images_upright", pairs, features, pair_file)
+    mapping.main(inputs, output)
     model = read_model(output)
     assert len(model.point_ids) > 700
     assert model.mean_track_length > 2.5
@@ -348,3 +340,77 @@ def test_a_map_that_was_stopped_verifies_only_what_is_left(
     assert [path.name for path in tmp_path.iterdir()] == ["map"]
     for name in ("images.bin", "points3D.bin", "cameras.bin"):
         assert (output / name).read_bytes() == (mapped / name).read_bytes()
+
+
+@pytest.mark.parametrize("what", ["rational", "crop to the left", "crop to the right"])
+def test_given_cameras_are_taken_however_odd(files: Files, tmp_path: Path, what: str) -> None:
+    """COLMAP drops images of cameras that it finds implausible; these are calibrated."""
+    reference = pycolmap.Reconstruction(str(files.reference))
+    (camera,) = reference.cameras.values()
+    center = [WIDTH / 2, HEIGHT / 2]
+    shift = {"crop to the left": 600.0, "crop to the right": -600.0}.get(what, 0.0)
+    if what == "rational":  # numerator and denominator cancel
+        camera.model = pycolmap.CameraModelId.FULL_OPENCV
+        camera.params = [FOCAL, FOCAL, *center, 5.0, 2.0, 0, 0, 0.1, 5.0, 2.0, 0.1]
+    else:
+        camera.params = [FOCAL, FOCAL, center[0] + shift, center[1]]
+    given = list(camera.params)
+    (tmp_path / "reference").mkdir()
+    reference.write_binary(str(tmp_path / "reference"))
+    features = tmp_path / "features.h5"
+    features.write_bytes(files.features.read_bytes())
+    with h5py.File(features, "a") as file:
+        for name in DB:
+            keypoints = file[name]["keypoints"]
+            keypoints[...] = keypoints[()] + np.array([shift, 0], np.float32)
+    output = build_map(
+        files, tmp_path / "map", reference_model=tmp_path / "reference", features=features
+    )
+    found = pycolmap.Reconstruction(str(output))
+    assert len(found.points3D) > 0.9 * len(files.scene.points)
+    assert list(next(iter(found.cameras.values())).params) == given
+    with h5py.File(features) as file:
+        for image in found.images.values():
+            xy = np.array([keypoint.xy for keypoint in image.points2D])
+            np.testing.assert_allclose(xy, file[image.name]["keypoints"][()] + 0.5, atol=1e-3)
+    assert found.compute_mean_reprojection_error() < 1
+
+
+def test_images_without_points_are_named_with_the_reason(
+    files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs = tmp_path / "pairs.txt"
+    kept = [pair for pair in read_pairs(files.pairs("db")) if DB[7] not in pair]
+    pairs.write_text("".join(f"{a} {b}\n" for a, b in kept))
+    pair_file = tmp_path / "matches.h5"
+    pair_file.write_bytes(files.matches("db").read_bytes())
+    with h5py.File(pair_file, "a") as file:
+        for first, group in file.items():
+            for second, pair in group.items():
+                if "db-0.jpg" in (first, second):
+                    pair["matches0"][...] = -1
+    with caplog.at_level("WARNING"):
+        build_map(files, tmp_path / "map", pairs=pairs, matches=pair_file)
+    assert f"2 of {len(DB)} images have no points" in caplog.text
+    assert (
+        f"{DB[0]} (in no pair 15 matches" in caplog.text and f"{DB[7]} (in no pair)" in caplog.text
+    )
+
+
+def test_an_image_id_that_colmap_cannot_store_is_named(files: Files, tmp_path: Path) -> None:
+    reference = tmp_path / "reference"
+    shutil.copytree(files.reference, reference)
+    pycolmap.Reconstruction(str(reference)).write_text(str(reference))
+    for binary in reference.glob("*.bin"):
+        binary.unlink()
+    for part in ("rigs.txt", "frames.txt"):
+        (reference / part).unlink(missing_ok=True)
+    images = reference / "images.txt"
+    lines = images.read_text().splitlines()
+    at = next(i for i, line in enumerate(lines) if line.endswith(DB[3]))
+    number = lines[at].split()[0]
+    lines[at] = lines[at].replace(number, str(2**31), 1)
+    images.write_text("\n".join(lines) + "\n")
+    with pytest.raises(SamfeatError) as caught:
+        build_map(files, tmp_path / "map", reference_model=reference)
+    assert DB[3] in caught.value.problem and str(2**31) in caught.value.problem

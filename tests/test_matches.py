@@ -200,7 +200,7 @@ def test_bad_input(tmp_path: Path, four: Path) -> None:
     with pytest.raises(SamfeatError, match="ratio_threshold: 3"):
         MatchConfig(ratio_threshold=3)
     clash = [("a/b.jpg", "c"), ("a-b.jpg", "c")]
-    with pytest.raises(SamfeatError, match=r"two pairs have the same place a-b\.jpg/c"):
+    with pytest.raises(SamfeatError, match=r"two pairs have the same name a-b\.jpg/c"):
         matches.main(write_pairs(tmp_path / "p.txt", clash), four, tmp_path / "m.h5")
 
 
@@ -282,7 +282,7 @@ def test_a_pair_that_fails_unforeseen_is_named(
         return match(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(matches, "_match", fail_at_the_last)
-    message = r"db/\d\.jpg db/\d\.jpg: matching failed there \(LookupError: nobody foresaw this\)"
+    message = r"db/\d\.jpg db/\d\.jpg: matching failed on it \(LookupError: nobody foresaw this\)"
     with pytest.raises(SamfeatError, match=message):
         matches.main(pairs, features, tmp_path / "m.h5", workers=2, device="cpu")
     assert list((tmp_path / "m.h5.parts").iterdir())  # the others are kept

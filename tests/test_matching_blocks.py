@@ -123,5 +123,5 @@ def test_pairs_side_by_side_come_in_their_order(config: MatchConfig) -> None:
 def test_an_error_in_a_pair_ends_the_others() -> None:
     good = (torch.eye(4), torch.eye(4))
     bad = (torch.eye(4), torch.eye(5))
-    with pytest.raises(SamfeatError, match=r"^b: matching failed there .RuntimeError: "):
+    with pytest.raises(SamfeatError, match=r"^b: matching failed on it .RuntimeError: "):
         list(match_many([good, bad, *[good] * 20], MatchConfig(), workers=2, names=["a", "b"]))

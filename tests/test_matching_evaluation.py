@@ -76,12 +76,14 @@ def test_accuracy_by_hand() -> None:
 
 
 def test_accuracy_is_averaged_over_pairs_not_matches() -> None:
-    many = matching.PairResult(("a", "b"), "v", (9, 7), np.zeros(100), 0.0)
-    none = matching.PairResult(("a", "c"), "v", (9, 2), np.zeros(0), np.inf)
+    many = matching.PairResult(("a", "b"), "v", (9, 7), np.zeros(100), 0.0, 0.5)
+    none = matching.PairResult(("a", "c"), "v", (9, 2), np.zeros(0), np.inf, 0.1)
     result = matching.summarize([many, none])
     assert result.accuracy == (0.5,) * 10
     assert result.area == 0.5
     assert result.num_matches == 50
+    assert result.right_matches == 50
+    assert result.repeatability == pytest.approx(0.3)
     assert result.num_features == pytest.approx((9 + 7 + 2) / 3)  # "a" counts once
     # Half of the pairs perfect: the curve jumps to a half at 0.
     assert result.homography == (0.5,) * 4
@@ -91,6 +93,18 @@ def test_reprojection_errors_by_hand() -> None:
     matches = np.array([[0, 0], [1, 1], [2, 2], [3, 3]])
     errors = matching.reprojection_errors(KEYPOINTS, MOVED, matches, SHIFT)
     np.testing.assert_allclose(errors, [0, 0.5, 4, 20], atol=1e-12)
+
+
+def test_repeatability_by_hand() -> None:
+    sizes = ((48, 40), (48, 40))
+    same = np.array([[10.0, 10.0], [20.0, 20.0], [30.0, 30.0]])
+    moved = np.array([[10.0, 12.0], [20.0, 26.0]])  # found again, and 6 pixels off
+    assert matching.repeatability(same, moved, np.eye(3), sizes) == pytest.approx(2 / 5)
+    # What the other image does not show plays no part.
+    shift = np.array([[1.0, 0, 25], [0, 1, 0], [0, 0, 1]])  # x = 30 leaves image 2
+    there = np.array([[35.0, 10.0], [45.0, 20.0], [5.0, 5.0]])  # x = 5 is not in image 1
+    assert matching.repeatability(same, there, shift, sizes) == 1.0
+    assert matching.repeatability(same, np.zeros((0, 2)), np.eye(3), sizes) == 0.0
 
 
 def test_mutual_nearest_by_hand() -> None:
@@ -197,7 +211,7 @@ def test_whole_protocol_by_hand(tmp_path: Path, app: typer.Typer) -> None:
     file = write_features(tmp_path / "mine.h5", features)
     np.save(tmp_path / "paper.npy", np.linspace(0.5, 0.9, 10))
     paper = f"paper={tmp_path / 'paper.npy'}"
-    arguments = ["hpatches", "--root", root, "--features", f"mine={file}", "--short-side", 0,
+    arguments = ["hpatches", "--dataset", root, "--features", f"mine={file}", "--short-side", 0,
                  "--curve", paper, "--outputs", tmp_path / "out"]  # fmt: skip
     output = run(app, *arguments)
     assert "PARTIAL" not in output
@@ -296,7 +310,7 @@ def test_files_of_d2net(tmp_path: Path, app: typer.Typer) -> None:
         with (root / f"v_a/{k}.ppm.d2-net").open("wb") as stream:
             np.savez(stream, keypoints=np.c_[keypoints, np.ones(4)], scores=np.ones(4),
                      descriptors=np.eye(4))  # fmt: skip
-    output = run(app, "hpatches", "--root", root, "--npz", "d2-net", "--partial",
+    output = run(app, "hpatches", "--dataset", root, "--npz", "d2-net", "--partial",
                  "--outputs", tmp_path / "out")  # fmt: skip
     assert "d2-net" in output
     figures = json.loads((tmp_path / "out/hpatches.json").read_text())["methods"]["d2-net"]["v"]
@@ -316,16 +330,18 @@ def test_methods_are_compared_on_the_same_pairs(tmp_path: Path, app: typer.Typer
         features.update(hand_made(root, name, 2))
     both = write_features(tmp_path / "both.h5", features)
     one = write_features(tmp_path / "one.h5", hand_made(root, "v_b", 2))
-    output = run(app, "hpatches", "--root", root, "--partial", "--outputs", tmp_path / "out",
+    output = run(app, "hpatches", "--dataset", root, "--partial", "--outputs", tmp_path / "out",
                  "--features", both, "--features", one)  # fmt: skip
     assert "1 pairs left out" in output
     for wrong, wanted in (
         (["--features", both, "--features", both], "given twice"),
         (["--features", tmp_path / "none.h5"], "no such file"),
-        (["--method", "magic"], "choose from samfeat, samfeat-multiscale, rootsift,"),
+        (["--feature-type", "magic"], "choose from samfeat, samfeat-multiscale, rootsift,"),
     ):
         with pytest.raises(SamfeatError, match=wanted):
-            run(app, "hpatches", "--root", root, "--partial", "--outputs", tmp_path / "o", *wrong)
+            run(
+                app, "hpatches", "--dataset", root, "--partial", "--outputs", tmp_path / "o", *wrong
+            )
 
 
 def test_published_curves(tmp_path: Path) -> None:
@@ -381,7 +397,7 @@ def test_rootsift_on_planar_equals_a_hand_computation(
     shared: Path, tmp_path: Path, app: typer.Typer
 ) -> None:
     root = shared / "data" / "planar"
-    run(app, "hpatches", "--root", root, "--partial", "--method", "rootsift",
+    run(app, "hpatches", "--dataset", root, "--partial", "--feature-type", "rootsift",
         "--outputs", tmp_path)  # fmt: skip
     document = json.loads((tmp_path / "hpatches.json").read_text())
     ours = document["methods"]["rootsift"]["v"]["mean_matching_accuracy"]

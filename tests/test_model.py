@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import mapped_scene
 import numpy as np
 import pycolmap
 import pytest
@@ -17,6 +19,8 @@ from samfeat_hloc.colmap import model as model_module
 from samfeat_hloc.colmap.model import open_in_pycolmap, read_content, read_model
 from samfeat_hloc.colmap.poses import Pose
 from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.localization import localize, mapping, pairs, places
+from samfeat_hloc.pipelines.summary import map_figures
 
 
 @pytest.fixture
@@ -205,3 +209,20 @@ def test_a_model_is_read_once(town_model: Path, monkeypatch: pytest.MonkeyPatch)
     again = read_model(moved)
     assert again is not first and len(reads) == 2
     assert next(iter(again.images.values())).pose.tvec[0] == 12.5
+
+
+def test_a_run_reads_each_model_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pycolmap reads the reference model too: the triangulation is its own."""
+    monkeypatch.setattr(model_module, "_TICK", 0)
+    files = mapped_scene.build(tmp_path / "scene")
+    reads: list[Path] = []
+    real = model_module._read
+    monkeypatch.setattr(model_module, "_read", lambda folder: reads.append(folder) or real(folder))
+    pairs.from_covisibility(files.reference, tmp_path / "pairs.txt", num_matched=3)
+    map_dir = mapping.main(files.mapping(), files.root / "map")
+    map_figures(map_dir)
+    inputs = files.localization()
+    kept = places.main(inputs, tmp_path / "pairs-places.txt")
+    localize.main(replace(inputs, pairs=kept), tmp_path / "poses.txt")
+    read_content(map_dir)
+    assert [folder.name for folder in reads] == ["aachen_v_1_1", "model"]  # renamed to "map" later

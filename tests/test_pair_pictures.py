@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from samfeat_hloc.commands import visualization
 from samfeat_hloc.commands.evaluation import extract_options
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.evaluation.matching import Features
+from samfeat_hloc.evaluation.matching import CachedFeatures
 from samfeat_hloc.feature.checkpoints import write_checkpoint
 from samfeat_hloc.feature.network import SAMFeat
 from samfeat_hloc.pictures.pairs import RIGHT, WRONG, guidance_maps, matches_figure
@@ -24,7 +24,7 @@ def test_right_and_wrong_differ_in_colour_and_line() -> None:
     image = np.zeros((40, 60, 3), np.uint8)
     keypoints = np.array([[5.0, 5.0], [20.0, 30.0], [50.0, 10.0]])
     moved = keypoints + np.array([[0, 0], [1, 0], [-30, 20]])
-    features = (Features(keypoints, np.eye(3)), Features(moved, np.eye(3)))
+    features = (CachedFeatures(keypoints, np.eye(3)), CachedFeatures(moved, np.eye(3)))
     figure = matches_figure((image, image), features, "two right, one wrong", np.eye(3))
     drawn = [(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines]
     assert sorted(drawn) == sorted([(RIGHT, "-"), (RIGHT, "-"), (WRONG, ":")])

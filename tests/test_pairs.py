@@ -33,7 +33,7 @@ def test_reads_hlocs_list(shared: Path) -> None:
         ("a b c\n", r"p\.txt:1: 3 words where two"),
         ("a b\n../x b\n", r"p\.txt:2: .*climbs out"),
         ("/x b\n", "absolute"),
-        ("", "there are no pairs"),
+        ("", "it has no pairs"),
     ],
 )
 def test_malformed_lists(tmp_path: Path, text: str, message: str) -> None:

@@ -95,7 +95,9 @@ def test_a_second_run_skips_every_stage(
 
 
 def test_another_configuration_is_refused_not_reused(finished: Run, dataset: Path) -> None:
-    with pytest.raises(SamfeatError, match=r"features.h5: made differently: .*--overwrite"):
+    with pytest.raises(
+        SamfeatError, match=r"features.h5: created with other settings: .*--overwrite"
+    ):
         pipeline.run(dataset, finished.outputs, RunOptions(conf="samfeat_aachen"))
 
 
@@ -146,10 +148,13 @@ def test_pairs_that_cannot_work_are_refused_before_anything_is_made(
         ({"conf": "sift"}, "--preset sift: choose from samfeat_aachen"),
         ({"num_retrieved": 0}, "--num-retrieved"),
         ({"features": "orb"}, "--feature-type orb: choose from samfeat, rootsift"),
-        ({"features": "rootsift", "engine": "hloc"}, "--feature-type rootsift: only the native"),
+        (
+            {"features": "rootsift", "engine": "hloc"},
+            "--feature-type rootsift: only --engine native",
+        ),
         ({"features": "rootsift", "weights": Path("a")}, "--weights: RootSIFT has none"),
         ({"storage": "tiny"}, "--storage tiny: choose from full, half, quantised"),
-        ({"storage": "full", "engine": "hloc"}, "--storage full: only the native engine"),
+        ({"storage": "full", "engine": "hloc"}, "--storage full: only --engine native"),
         ({"max_error": 0.0}, "--max-error"),
         ({"max_error": float("nan")}, "--max-error"),
     ],

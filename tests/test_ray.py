@@ -43,10 +43,7 @@ def address() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     built = mapped_scene.build(tmp_path_factory.mktemp("scene"))
-    mapping.main(
-        built.reference, built.images, built.pairs("db"), built.features, built.matches("db"),
-        built.root / "map",
-    )  # fmt: skip
+    mapping.main(built.mapping(), built.root / "map")
     random = np.random.default_rng(0)
     for name in [*DB, *QUERIES]:
         coarse = random.integers(0, 256, (12, 16, 3), dtype=np.uint8)
@@ -106,10 +103,7 @@ def run_stage(stage: str, files: Files, folder: Path, cluster: Cluster | None) -
     if stage == "matches":
         output = folder / "matches.h5"
         return matches.main(files.pairs("db"), files.features, output, cluster=cluster)
-    localize.main(
-        files.root / "map", files.queries, files.pairs("query"), files.features,
-        files.matches("query"), folder / "poses.txt", cluster=cluster,
-    )  # fmt: skip
+    localize.main(files.localization(), folder / "poses.txt", cluster=cluster)
     return folder / "poses.txt"
 
 
@@ -186,7 +180,7 @@ def test_errors_are_one_line(address: str, files: Files, tmp_path: Path) -> None
 
 def test_a_batch_that_always_kills_ends_the_run(address: str, tmp_path: Path) -> None:
     cluster = Deadly(tmp_path / "marks", deaths=100)
-    with pytest.raises(SamfeatError, match=r"--workers ray: .*lost its worker 4 times") as raised:
+    with pytest.raises(SamfeatError, match=r"--workers ray: .*its worker died 4 times") as raised:
         list(cluster.map(abs, [-1, -2]))
     assert "\n" not in str(raised.value)
 

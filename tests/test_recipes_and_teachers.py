@@ -17,7 +17,6 @@ from samfeat_hloc.feature.network import SAMFeat
 from samfeat_hloc.teachers import dinov2, teach
 from samfeat_hloc.teachers.cache import TeacherCache
 from samfeat_hloc.teachers.registry import TEACHERS, TeacherOptions
-from samfeat_hloc.teachers.torchvision_ops import need_torchvision
 from samfeat_hloc.training.recipe import read_recipe
 from samfeat_hloc.training.trainer import train
 
@@ -32,7 +31,7 @@ NEEDS = {
 STEPS = 18
 SMALL = [
     "losses.asrd=1", "losses.wsc=1", "pairs.crop=64", "pairs.points=48", "pairs.keypoints=32",
-    "pairs.not_search=8", f"train.steps={STEPS}", "train.batch=2", "train.warmup=1",
+    "pairs.too_close=8", f"train.steps={STEPS}", "train.batch=2", "train.warmup=1",
     "train.log_every=1", "train.save_every=50", "train.validate_every=50", "train.clip=5",
     "train.decay=0.1", "train.learning_rate=0.0007",
 ]  # fmt: skip
@@ -98,8 +97,6 @@ def taught(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setattr(dinov2, "MOST_CELLS", 12)
-        if "torchvision" in NEEDS[name]:
-            need_torchvision("test")
         if "segment_anything" in NEEDS[name]:
             shallow(patch)
         files = weights(folder, NEEDS[name])

@@ -24,12 +24,11 @@ from samfeat_hloc.colmap.structure_from_motion import SfmConfig
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation import reconstruction
 from samfeat_hloc.files.pair_lists import read_pairs
-from samfeat_hloc.localization import matches
+from samfeat_hloc.localization import matches, pairs_by_rule
 from samfeat_hloc.parallel.workers import Hung
 from samfeat_hloc.pipelines.reconstruct import (
     ReconstructOptions,
     choose_pairs,
-    exhaustive_pairs,
     run,
 )
 
@@ -47,7 +46,7 @@ def folder(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("scene")
     synthetic_scene.write_images(scene, root / "images")
     features = synthetic_scene.write_features(scene, root / "features.h5")
-    listed = exhaustive_pairs(NAMES, root / "pairs.txt")
+    listed = pairs_by_rule.exhaustive(NAMES, root / "pairs.txt")
     matches.main(listed, features, root / "matches.h5")
     reconstruct(root)
     return root
@@ -106,7 +105,7 @@ def test_another_beginning_where_the_first_was_bad(
         models = reconstruct(folder, sparse="again")
     assert len(read_model(models[0]).images) == len(NAMES)
     assert len(firsts) == 2  # not once more when all are registered
-    assert f"0 of {len(NAMES)} connected images; again, beginning with walk/" in caplog.text
+    assert f"0 of {len(NAMES)} connected images; trying again from walk/" in caplog.text
 
 
 @pytest.mark.skipif(not hasattr(pycolmap, "global_mapping"), reason="needs pycolmap 4's mapper")
@@ -172,7 +171,7 @@ def test_photos_that_do_not_match(num_points: int, message: str, tmp_path: Path)
     scene = synthetic_scene.build(NAMES, num_points)
     synthetic_scene.write_images(scene, tmp_path / "images")
     features = synthetic_scene.write_features(scene, tmp_path / "features.h5", frozenset(NAMES))
-    listed = exhaustive_pairs(NAMES, tmp_path / "pairs.txt")
+    listed = pairs_by_rule.exhaustive(NAMES, tmp_path / "pairs.txt")
     matches.main(listed, features, tmp_path / "matches.h5")
     with pytest.raises(SamfeatError, match=message):
         reconstruct(tmp_path)
@@ -250,17 +249,31 @@ def test_sacre_coeur_by_rootsift(shared: Path, tmp_path: Path) -> None:
         image.thumbnail((640, 640))  # a third of the time
         image.save(photos / path.name, quality=95)
     outputs = tmp_path / "outputs"
-    command = ["reconstruct", str(photos), "--outputs", str(outputs), "--method", "rootsift",
-               "--conf", "samfeat_aachen"]  # fmt: skip
+    command = ["reconstruct", str(photos), "--outputs", str(outputs), "--feature-type", "rootsift",
+               "--preset", "samfeat_aachen"]  # fmt: skip
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert json.loads((outputs / "summary.json").read_text())["registered_images"] == 10
     figures = tmp_path / "figures.json"
-    done = CliRunner().invoke(app, ["eval", "reconstruction", str(outputs), "--json", str(figures)])
+    done = CliRunner().invoke(
+        app, ["eval", "reconstruction", str(outputs), "--output", str(figures)]
+    )
     assert done.exit_code == 0, done.output
     (row,) = json.loads(figures.read_text())["reconstructions"]
     assert row["points"] > 100
     assert 2 < row["mean_track_length"] <= row["registered_images"]
+
+
+def test_photos_that_colmap_does_not_read(scene: Scene, folder: Path, tmp_path: Path) -> None:
+    """A WebP once went through extraction and matching, and was refused then."""
+    for name in ("features.h5", "matches.h5", "pairs.txt"):
+        (tmp_path / name).symlink_to(folder / name)
+    synthetic_scene.write_images(scene, tmp_path / "images")
+    with Image.open(tmp_path / "images" / NAMES[2]) as image:
+        image.load()
+        image.save(tmp_path / "images" / NAMES[2], format="WEBP")
+    (model,) = reconstruct(tmp_path)
+    assert set(read_model(model).images) == set(NAMES)
 
 
 def test_two_places_and_a_stranger_give_two_models(
@@ -290,11 +303,15 @@ def test_two_places_and_a_stranger_give_two_models(
 
 
 def test_a_call_into_colmap_that_hangs_ends(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = structure_from_motion.verified_database(
+        folder / "images", folder / "pairs.txt", folder / "features.h5", folder / "matches.h5",
+        folder / "sparse.db",
+    )  # fmt: skip
     release = threading.Event()
     monkeypatch.setenv("SAMFEAT_PATIENCE", "0.3")
     monkeypatch.setattr(pycolmap, "incremental_mapping", lambda *_, **__: release.wait(60))
     with pytest.raises(Hung) as caught:
-        reconstruct(folder, sparse="hung")
+        structure_from_motion.main(folder / "images", database, folder / "hung")
     release.set()
     assert "mapper" in caught.value.subject
     assert not (folder / "hung").exists()

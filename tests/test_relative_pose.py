@@ -154,5 +154,5 @@ def test_command_and_turned_images(tmp_path: Path) -> None:
     (tmp_path / "a.png").unlink()  # features alone will do
     assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
     (tmp_path / "pairs.txt").write_text(f"{line()}\n{line(rot='1 0')}\n")
-    with pytest.raises(SamfeatError, match=r"a.png is turned by 0 and by 1"):
+    with pytest.raises(SamfeatError, match=r"a.png is rotated by 0 on one line and by 1"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)

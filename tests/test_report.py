@@ -184,7 +184,7 @@ def test_figures_on_the_page(page: Path) -> None:
     ("break_it", "message"),
     [
         (lambda o: shutil.rmtree(o / "map"), "no map in this folder"),
-        (lambda o: (o / "localization.json").unlink(), "localize first"),
+        (lambda o: (o / "localization.json").unlink(), "finish the run"),
         (lambda o: (o / "localization.json").write_text("{"), "not the log"),
         (lambda o: (o / "summary.json").write_text("[]"), "not the summary"),
         (lambda o: (o / "features.h5").write_text("x"), "cannot be read as HDF5"),

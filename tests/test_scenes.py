@@ -18,7 +18,7 @@ from samfeat_hloc.scenes import (
     DAY,
     NIGHT,
     City,
-    View,
+    Rendering,
     build_city,
     correspond,
     illuminate,
@@ -45,7 +45,7 @@ def by_day(city: City) -> City:
 
 
 @pytest.fixture(scope="module")
-def pair(by_day: City) -> tuple[View, View]:
+def pair(by_day: City) -> tuple[Rendering, Rendering]:
     poses = (
         look_at(np.array((18.0, -2.5, 1.7)), np.deg2rad(80), np.deg2rad(6)),
         look_at(np.array((20.5, -1.2, 1.6)), np.deg2rad(98), np.deg2rad(4)),
@@ -85,7 +85,7 @@ def test_look_at_points_the_camera(yaw: float, pitch: float) -> None:
     assert np.isclose(np.linalg.det(pose.rotation), 1)
 
 
-def test_depth_agrees_with_a_ray_caster(city: City, pair: tuple[View, View]) -> None:
+def test_depth_agrees_with_a_ray_caster(city: City, pair: tuple[Rendering, Rendering]) -> None:
     """Depth and surface at single pixels against an independent ray/rectangle intersection."""
     view = pair[0]
     rotation, centre = view.pose.rotation, view.pose.centre
@@ -107,7 +107,7 @@ def test_depth_agrees_with_a_ray_caster(city: City, pair: tuple[View, View]) -> 
             assert view.depth[row, column] == pytest.approx(depth.min(), rel=1e-5)
 
 
-def test_lift_and_project_are_inverse(pair: tuple[View, View]) -> None:
+def test_lift_and_project_are_inverse(pair: tuple[Rendering, Rendering]) -> None:
     view = pair[0]
     keypoints = np.random.default_rng(0).uniform((-0.5, -0.5), (639.4, 479.4), (500, 2))
     points, surface = lift(view, keypoints)
@@ -121,7 +121,7 @@ def test_lift_and_project_are_inverse(pair: tuple[View, View]) -> None:
     assert np.isnan(points[~on]).all()
 
 
-def test_views_agree_photometrically(pair: tuple[View, View]) -> None:
+def test_views_agree_photometrically(pair: tuple[Rendering, Rendering]) -> None:
     keypoints = grid()
     found = correspond(*pair, keypoints)
     assert found.visible.mean() > 0.4
@@ -135,7 +135,7 @@ def test_views_agree_photometrically(pair: tuple[View, View]) -> None:
     assert difference.mean() < 0.5 * off.mean(), "3 pixels beside is much worse"
 
 
-def test_correspondences_go_back_and_respect_occlusion(pair: tuple[View, View]) -> None:
+def test_correspondences_go_back_and_respect_occlusion(pair: tuple[Rendering, Rendering]) -> None:
     keypoints = grid().astype(float)
     there = correspond(*pair, keypoints)
     back = correspond(pair[1], pair[0], there.keypoints[there.visible])
@@ -154,7 +154,9 @@ def test_correspondences_go_back_and_respect_occlusion(pair: tuple[View, View]) 
     assert (pair[1].depth[row, column] < depth + 1e-2).mean() > 0.95, "something stands before it"
 
 
-def test_matches_are_found_by_sift(by_day: City, city: City, pair: tuple[View, View]) -> None:
+def test_matches_are_found_by_sift(
+    by_day: City, city: City, pair: tuple[Rendering, Rendering]
+) -> None:
     """Local features match the city, in the right places: many by day, some day to night."""
     night = render(illuminate(city, NIGHT), CAMERA, pair[1].pose)
     assert night.image.mean() < 0.6 * pair[1].image.mean()
@@ -179,7 +181,7 @@ def test_layout_is_complete(demo: Path) -> None:
     assert len(dataset.db_names) == SMALL["num_db"]
     assert all(name.startswith("db/") for name in dataset.db_names)
     assert dataset.ground_truth is not None
-    assert set(dataset.ground_truth) == {query.base_name for query in dataset.queries}
+    assert set(dataset.ground_truth) == set(dataset.query_names)
     assert dataset.num_points > 300
     for name in dataset.db_names + dataset.query_names:
         assert cv2.imread(str(dataset.image_dir / name)).shape == (240, 320, 3)
@@ -216,7 +218,7 @@ def test_ground_truth_places_the_queries(demo: Path, by_day: City) -> None:
     assert dataset.ground_truth is not None
     for query in dataset.queries[:2]:
         photo = cv2.imread(str(dataset.image_dir / query.name))[..., ::-1].astype(float)
-        pose = dataset.ground_truth[query.base_name]
+        pose = dataset.ground_truth[query.name]
         scores = []
         for shift in (0.0, 0.15):
             moved = Pose(pose.qvec, pose.tvec + np.array((shift, 0, 0)))

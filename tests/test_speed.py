@@ -66,7 +66,7 @@ def test_the_rate_of_the_machine() -> None:
 def test_the_benchmark_runs_and_says_what_it_skips(tmp_path: Path) -> None:
     record = tmp_path / "speed.json"
     command = [sys.executable, str(BENCHMARKS / "run.py"), "--rows", "matching,localization",
-               "--repeats", "1", "--keypoints", "256", "--json", str(record)]  # fmt: skip
+               "--repeats", "1", "--keypoints", "256", "--output", str(record)]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "skipped: needs --dataset" in done.stdout
     found = json.loads(record.read_text())
@@ -78,7 +78,7 @@ def test_the_city_of_every_size_is_measured(shared: Path, tmp_path: Path) -> Non
     record = tmp_path / "scale.json"
     command = [sys.executable, str(BENCHMARKS / "scale.py"), "--aachen",
                str(shared / "data" / "aachen_v1.1"), "--outputs", str(tmp_path / "cities"),
-               "--sizes", "0.002", "--keypoints", "16", "--json", str(record)]  # fmt: skip
+               "--sizes", "0.002", "--keypoints", "16", "--output", str(record)]  # fmt: skip
     subprocess.run(command, capture_output=True, text=True, check=True)
     stages = json.loads(record.read_text())["stages"]
     assert {entry["stage"] for entry in stages} == {

@@ -42,7 +42,7 @@ def problems(dataset: AachenDataset, lines: list[str]) -> list[str]:
 def test_a_submission_of_the_town(shared: Path, tmp_path: Path) -> None:
     town = AachenDataset.open(shared / "data" / "town")
     assert town.ground_truth is not None
-    poses = {query.name: town.ground_truth[query.base_name] for query in town.queries}
+    poses = {query.name: town.ground_truth[query.name] for query in town.queries}
     path = make(poses, town, tmp_path / "outputs")
     assert path == tmp_path / "outputs" / "Aachen_v1_1_eval_[samfeat].txt"
     assert check(path, town) == []
@@ -68,7 +68,7 @@ def test_nothing_is_written_for_incomplete_poses(
     missing = {name: pose for name, pose in poses.items() if "night" not in name}
     with pytest.raises(SamfeatError, match=r"night: 2 of 2 missing, e\.g\. c\.jpg, d\.jpg"):
         make(missing, dataset, out)
-    with pytest.raises(SamfeatError, match=r"1 poses are of no query .*db/1\.jpg"):
+    with pytest.raises(SamfeatError, match=r"1 poses match no query .*db/1\.jpg"):
         make({**poses, "db/1.jpg": poses["query/day/a.jpg"]}, dataset, out)
     bad = Pose(np.eye(4)[0], np.array([0, np.nan, 0]))
     with pytest.raises(SamfeatError, match="not valid"):
@@ -84,6 +84,9 @@ def test_base_names_that_collide_are_refused(tmp_path: Path, poses: dict[str, Po
     (root / "images_upright" / "query" / "night" / "a.jpg").touch()
     night = root / "queries" / "night_time_queries_with_intrinsics.txt"
     night.write_text(night.read_text() + f"query/night/a.jpg {CAMERA}\n")
+    with pytest.raises(SamfeatError, match=r"ground_truth\.txt: 'a\.jpg' may be query/day/a\.jpg"):
+        AachenDataset.open(root)
+    (root / "queries" / "ground_truth.txt").write_text("night/a.jpg 1 0 0 0 0 0 0\n")
     dataset = AachenDataset.open(root)
     every = {name: Pose(np.eye(4)[0], np.zeros(3)) for name in dataset.query_names}
     with pytest.raises(SamfeatError, match=r"query/day/a\.jpg.*query/night/a\.jpg.*same base name"):
@@ -96,6 +99,38 @@ def test_a_good_submission_has_no_problems(dataset: AachenDataset) -> None:
     assert problems(dataset, [line + "\r" for line in GOOD]) == []
 
 
+@pytest.mark.parametrize("wrong", ["inverted", "centres", "xyzw", "mirrored"])
+def test_poses_of_another_convention_are_told(shared: Path, tmp_path: Path, wrong: str) -> None:
+    """Every line is well formed, and every one would score 0."""
+    town = AachenDataset.open(shared / "data" / "town")
+    assert town.ground_truth is not None
+    change = {
+        "inverted": lambda pose: pose.inverse(),
+        "centres": lambda pose: Pose(pose.qvec, pose.centre),
+        "xyzw": lambda pose: Pose(np.roll(pose.qvec, -1), pose.tvec),
+        "mirrored": turned_round,
+    }[wrong]
+    path = make({n: change(pose) for n, pose in town.ground_truth.items()}, town, tmp_path)
+    told = {
+        "inverted": "camera-to-world",
+        "centres": "centres in place of translations",
+        "xyzw": "written qx qy qz qw",
+        "mirrored": "look away",
+    }[wrong]
+    (problem,) = check(path, town)
+    assert told in problem
+    assert check(make(town.ground_truth, town, tmp_path), town) == []
+
+
+def turned_round(pose: Pose) -> Pose:
+    """At the same place, looking the other way: y and z of the camera point back."""
+    rotation = np.diag([1.0, -1, -1]) @ pose.rotation
+    half = Pose(np.array([0.0, 1, 0, 0]), np.zeros(3)).to_rigid3d()  # half a turn about x
+    turned = Pose.from_rigid3d(half * pose.to_rigid3d())
+    np.testing.assert_allclose(turned.rotation, rotation, atol=1e-9)
+    return turned
+
+
 @pytest.mark.parametrize(
     ("line", "wrong"),
     [
@@ -106,7 +141,7 @@ def test_a_good_submission_has_no_problems(dataset: AachenDataset) -> None:
         ("b.jpg 0 0 0 0 0 0 0", "length 0 instead of 1"),
         ("b.jpg 1 0.1 0 0 0 0 0", "length 1.00499 instead of 1"),
         ("query/day/b.jpg 1 0 0 0 0 0 0", "has a folder; write the base name 'b.jpg'"),
-        ("\ufeffb.jpg 1 0 0 0 0 0 0", "is no query"),
+        ("\ufeffb.jpg 1 0 0 0 0 0 0", "matches no query"),
     ],
 )
 def test_problems_have_the_number_of_their_line(
@@ -123,7 +158,7 @@ def test_all_problems_are_told_at_once(dataset: AachenDataset) -> None:
     assert problems(dataset, lines) == [
         "line 1: starts with a byte-order mark; save as UTF-8 without it",
         "line 1: a comment; only poses belong in a submission",
-        "line 2: 'x.jpg' is no query of the lists",
+        "line 2: 'x.jpg' matches no query of the lists",
         "line 4: 'a.jpg' is on line 3 already",
         "line 5: 'q/b.jpg' has a folder; write the base name 'b.jpg'",
         "line 5: the quaternion has length 2 instead of 1",

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 from typer.testing import CliRunner
 
 from samfeat_hloc.cli import app
@@ -27,9 +28,8 @@ from samfeat_hloc.teachers.labels import read_label_map
 from samfeat_hloc.teachers.maps import borders
 from samfeat_hloc.teachers.probe import guessed_right
 from samfeat_hloc.teachers.reduction import RELATION_ERROR, reduce_embedding, relations
-from samfeat_hloc.teachers.registry import Photo, TeacherOptions, load_teacher
+from samfeat_hloc.teachers.registry import Photo, TeacherOptions, load_teacher, need
 from samfeat_hloc.teachers.sam import groups_and_edges, without_padding
-from samfeat_hloc.teachers.torchvision_ops import need_torchvision, non_maximum_suppression
 
 
 def needs(*packages: str) -> pytest.MarkDecorator:
@@ -119,7 +119,7 @@ def label_maps(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @needs("skimage")
 def test_regions_leave_a_cache(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "cache.h5"
-    command = ["teach", "--images", str(folder), "--teacher", "regions", "--out", str(output)]
+    command = ["teach", "--images", str(folder), "--teacher", "regions", "--output", str(output)]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert "3 photos" in result.output and "mean absolute error" in result.output
@@ -191,7 +191,7 @@ def test_an_interrupted_run_goes_on(
     seen.clear()
     teach.main(folder, broken, teacher="regions", options=TeacherOptions(), device="cpu")
     assert not seen  # all there
-    with pytest.raises(SamfeatError, match="made differently"):
+    with pytest.raises(SamfeatError, match="created with other settings"):
         teach.main(folder, broken, teacher="regions", options=TeacherOptions(), raw=True)
 
 
@@ -224,7 +224,7 @@ def test_labels_teach_and_are_probed(folder: Path, label_maps: Path, tmp_path: P
     assert taught.edges[48, 30] > 0.5 and taught.edges[20, 30] == 0
     report = tmp_path / "probe.json"
     result = CliRunner().invoke(
-        app, ["probe", str(output), "--labels", str(label_maps), "--json", str(report)]
+        app, ["probe", str(output), "--label-maps", str(label_maps), "--output", str(report)]
     )
     assert result.exit_code == 0, result.output
     figures = json.loads(report.read_text())
@@ -243,7 +243,7 @@ def test_label_maps_in_colour_and_16_bits(tmp_path: Path) -> None:
     Image.fromarray(deep).save(tmp_path / "deep.png")
     assert set(read_label_map(tmp_path / "deep.png").ravel().tolist()) == {-1, 700}
     (tmp_path / "no.png").write_bytes(b"no image")
-    with pytest.raises(SamfeatError, match="no label map"):
+    with pytest.raises(SamfeatError, match="cannot be read as a label map"):
         read_label_map(tmp_path / "no.png")
 
 
@@ -280,12 +280,19 @@ def test_padding_is_cropped() -> None:
     assert abs(found[0, 0, 0] - rows[0]) < 0.1  # nothing lies above the first cell's middle
 
 
-def test_suppression_keeps_the_best() -> None:
-    boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [20, 20, 30, 30], [0, 0, 10, 9.9]])
-    scores = torch.tensor([0.5, 0.9, 0.1, 0.8])
-    assert non_maximum_suppression(boxes, scores, 0.7).tolist() == [1, 2]
-    assert non_maximum_suppression(boxes, scores, 0.9).tolist() == [1, 3, 2]
-    assert non_maximum_suppression(boxes[:0], scores[:0], 0.5).tolist() == []
+def test_a_torchvision_of_another_torch_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "torchvision"
+    package.mkdir()
+    for failure in ('RuntimeError("operator torchvision::nms does not exist")',
+                    'ImportError("torchvision/_C.so: undefined symbol: _ZN3c10")'):  # fmt: skip
+        (package / "__init__.py").write_text(f"raise {failure}\n")
+        monkeypatch.syspath_prepend(str(tmp_path))
+        for name in [n for n in sys.modules if n.split(".")[0] in ("torchvision", "timm")]:
+            monkeypatch.delitem(sys.modules, name)
+        with refused("teacher dinov2", torch.__version__.split("+")[0], mend="torchvision"):
+            need("torchvision", "teacher dinov2")
 
 
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,7 +315,6 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @needs("segment_anything", "torchvision")
 def test_sam(folder: Path, tmp_path: Path) -> None:
     """The real ViT-B, with random weights: through a file with an official kind of name."""
-    need_torchvision("test")
     from segment_anything import sam_model_registry
 
     torch.manual_seed(0)
@@ -335,14 +341,13 @@ def test_sam(folder: Path, tmp_path: Path) -> None:
 
     other = tmp_path / "other.pth"
     torch.save({"weight": torch.zeros(3)}, other)
-    with pytest.raises(SamfeatError, match="no checkpoint of SAM"):
+    with pytest.raises(SamfeatError, match="not those of SAM"):
         load_teacher("sam", TeacherOptions(weights=other), "cpu")
 
 
 @needs("timm", "torchvision", "skimage")
 def test_dinov2(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real network, with random weights."""
-    need_torchvision("test")
     import timm
 
     monkeypatch.setattr(dinov2, "MOST_CELLS", 12)
@@ -357,7 +362,7 @@ def test_dinov2(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert taught.embedding.shape == (384, 12, 9) and taught.groups.shape == (128, 96)
     other = tmp_path / "other.pth"
     torch.save({"weight": torch.zeros(3)}, other)
-    with pytest.raises(SamfeatError, match="no checkpoint of DINOv2"):
+    with pytest.raises(SamfeatError, match="not those of a DINOv2"):
         load_teacher("dinov2", TeacherOptions(weights=other), "cpu")
     with pytest.raises(SamfeatError, match="no DINOv2"):
         load_teacher("dinov2", TeacherOptions(dinov2_model="resnet18"), "cpu")

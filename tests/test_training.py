@@ -249,7 +249,15 @@ def test_the_loss_falls(photo_folder: Path, tmp_path: Path) -> None:
 def cache(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("skimage")
     path = tmp_path_factory.mktemp("teacher") / "regions.h5"
-    command = ["teach", "--images", str(photo_folder), "--teacher", "regions", "--out", str(path)]
+    command = [
+        "teach",
+        "--images",
+        str(photo_folder),
+        "--teacher",
+        "regions",
+        "--output",
+        str(path),
+    ]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     return path
@@ -275,7 +283,7 @@ def test_the_papers_recipe_with_a_teacher(photo_folder: Path, cache: Path, tmp_p
     run = tmp_path / "run"
     arguments = [
         *SMALL, f"data.images={photo_folder}", f"data.teacher={cache}", f"output={run}",
-        "train.steps=24", "train.keep=1", "pairs.not_search=8", "train.clip=5",
+        "train.steps=24", "train.keep=1", "pairs.too_close=8", "train.clip=5",
     ]  # fmt: skip
     path = train(read_recipe(CONFIGS / "samfeat.yaml", arguments))
     first, last = mean_losses(run)
@@ -287,6 +295,25 @@ def test_the_papers_recipe_with_a_teacher(photo_folder: Path, cache: Path, tmp_p
         assert list((run / "tensorboard").glob("events.*"))
     kept = sorted(p.name for p in run.glob("*.safetensors"))
     assert kept == ["best.safetensors", "samfeat.safetensors", "step-0000024.safetensors"]
+
+
+def test_epochs_are_of_the_pairs_that_are_found(photo_folder: Path, tmp_path: Path) -> None:
+    """The paper's 30 epochs were once written as 300,000 steps, of no known number of pairs."""
+    paper = read_recipe(CONFIGS / "samfeat.yaml", ["data.mtldesc=x"])
+    assert paper.train.epochs == 30
+    chosen = read_recipe(CONFIGS / "samfeat.yaml", ["data.mtldesc=x", "train.steps=7"])
+    assert chosen.train.epochs is None and chosen.train.steps == 7  # what is given counts
+    with pytest.raises(SamfeatError) as caught:
+        read_recipe(RECIPE, ["data.images=x", "train.epochs=0"])
+    assert "train.epochs" in caught.value.problem
+    given = [*overrides(photo_folder, tmp_path, 1)[:2], "train.epochs=2", "train.batch=8",
+             "train.log_every=1", "train.save_every=50", "train.validate_every=50",
+             "pairs.crop=64", "pairs.points=16", "pairs.keypoints=16"]  # fmt: skip
+    train(read_recipe(RECIPE, given))
+    photos = len(list(photo_folder.iterdir()))
+    pairs = photos - photos // 25
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 2 * -(-pairs // 8)
 
 
 def test_averaged_weights_resume_too(photo_folder: Path, tmp_path: Path) -> None:
@@ -307,7 +334,7 @@ def test_two_processes_train_as_one(photo_folder: Path, tmp_path: Path) -> None:
     """torchrun on two processes: one checkpoint, of the average of both gradients."""
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29731",
-        "-m", "samfeat_hloc", "train", "--config", str(RECIPE),
+        "-m", "samfeat_hloc", "train", "--recipe", str(RECIPE),
         *overrides(photo_folder, tmp_path / "run", 2),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False,

@@ -114,7 +114,7 @@ def test_one_step_on_each_source(name: str, sources: dict[str, Callable[[], Pair
     assert batch.image0.shape == batch.image1.shape == (2, 3, 64, 64)
     assert 0 <= float(batch.image1.min()) <= float(batch.image1.max()) < 1.001
     assert batch.points0.shape == batch.points1.shape == (2, 48, 2)
-    assert batch.not_search.shape == (2, 48, 48)
+    assert batch.too_close.shape == (2, 48, 48)
     assert batch.valid.sum() > 8
     assert float(batch.labels0.sum()) > 0
     torch.manual_seed(0)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.feature.network import SAMFeat
 from samfeat_hloc.training import ablation, journal
-from samfeat_hloc.training.recipe import read_recipe
-from samfeat_hloc.training.run_state import recipe_hash
+from samfeat_hloc.training.recipe import Recipe, read_recipe
+from samfeat_hloc.training.run_state import load_state
 from samfeat_hloc.training.trainer import train
 from samfeat_hloc.training.validation import MOST_PLANAR, PlanarPairs, planar_accuracy
 
@@ -106,16 +108,45 @@ def test_what_is_wrong_with_the_pairs_is_said_first(
     assert not (tmp_path / "run" / "photos.pack").exists()
 
 
-def test_keys_that_came_later_keep_earlier_runs_resumable(photos: Path, tmp_path: Path) -> None:
-    def digest(*more: str) -> str:
-        earlier = ["data.images=x", "output=y", "network.edge_attention=true"]
-        return recipe_hash(read_recipe(RECIPE, [*earlier, *more]))
+def test_states_of_earlier_versions_go_on(photos: Path, tmp_path: Path) -> None:
+    """Without keys that came later, with a key that was renamed, with the recipe beside it."""
+    run = tmp_path / "run"
+    recipe = read_recipe(RECIPE, small(photos, run, "train.steps=1", "train.validate_every=9"))
+    train(recipe)
+    path = run / "state.pt"
+    whole = torch.load(path, weights_only=True)
 
-    # Of a state that the trainer wrote before there were these keys.
-    assert digest() == "aeb45f12a2b63db1"
-    assert digest("data.packed=z") == digest("posed.zoom=0.8") == digest()
-    assert digest("posed.zoom=0.9") != digest()
-    assert digest("data.validation_pairs=z") != digest()
+    def differing(now: Recipe, before: object) -> str:
+        torch.save({**whole, "recipe": before}, path)
+        model = SAMFeat(**SAMFeat.from_pretrained(device="cpu").config)
+        optimizer = torch.optim.Adam(model.parameters())
+        try:
+            load_state(run, now, model, optimizer, None, torch.device("cpu"))
+        except SamfeatError as error:
+            return error.problem
+        return ""
+
+    values = whole["recipe"]
+    renamed = {**values, "pairs.not_search": values["pairs.too_close"]}
+    for gone in ("posed.zoom", "data.mix.synthetic", "pairs.too_close"):
+        del renamed[gone]
+    for before in (values, renamed, "aeb45f12a2b63db1"):
+        assert differing(recipe, before) == ""
+        again = replace(recipe, posed=replace(recipe.posed, zoom=0.9))
+        assert "posed.zoom: 0.8 then, 0.9 now" in differing(again, before)
+        longer = replace(recipe, train=replace(recipe.train, steps=9), output=tmp_path)
+        assert differing(longer, before) == ""
+
+
+def test_a_former_name_of_a_key_is_understood(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    former = tmp_path / "former.yaml"
+    former.write_text("data:\n  images: x\noutput: y\npairs:\n  not_search: 3.0\n")
+    assert read_recipe(former, []).pairs.too_close == 3
+    assert read_recipe(former, ["pairs.not_search=5"]).pairs.too_close == 5
+    assert read_recipe(former, ["pairs.too_close=7"]).pairs.too_close == 7
+    assert "pairs.not_search is called pairs.too_close now" in caplog.text
 
 
 def test_another_recipe_is_refused_with_what_differs(photos: Path, tmp_path: Path) -> None:

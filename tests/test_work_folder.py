@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from samfeat_hloc.colmap.database import work_folder
 from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.files.atomic import work_folder
 
 _RUN = """
 import sys, time
 from pathlib import Path
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.colmap.database import work_folder
+from samfeat_hloc.files.atomic import work_folder
 with work_folder(Path(sys.argv[1])) as work:
     (work / "half.bin").write_bytes(bytes(1000))
     print(work, flush=True)

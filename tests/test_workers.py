@@ -102,7 +102,7 @@ def test_a_failing_worker_names_its_item_and_the_machine_is_not_blamed_on_it() -
         return name
 
     with Workers(2, "decoding") as pool:
-        message = r"b\.jpg: decoding failed there \(LookupError: nobody foresaw this\)"
+        message = r"b\.jpg: decoding failed on it \(LookupError: nobody foresaw this\)"
         with pytest.raises(SamfeatError, match=message):
             list(pool.map(work, ["a.jpg", "b.jpg"], name=str))
         with pytest.raises(OSError):

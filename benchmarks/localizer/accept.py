@@ -23,7 +23,6 @@ from typing import Annotated, Any
 import matplotlib
 import numpy as np
 import typer
-from tqdm import tqdm
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -36,14 +35,15 @@ from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation.localization import position_error, rotation_error
 from samfeat_hloc.evaluation.record import measurement
 from samfeat_hloc.feature.network import SAMFeat
+from samfeat_hloc.files.atomic import write_whole
 from samfeat_hloc.files.image_folders import list_images
 from samfeat_hloc.files.images import image_size
-from samfeat_hloc.files.textlines import write_atomically
 from samfeat_hloc.localization.acceptance import least_inliers
 from samfeat_hloc.localization.global_descriptors import vlad
 from samfeat_hloc.maps import saved_map
-from samfeat_hloc.maps.localizer import Features, Localizer
+from samfeat_hloc.maps.localizer import Localizer, QueryFeatures
 from samfeat_hloc.maps.saved_map import FrozenMap
+from samfeat_hloc.progress import tqdm
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _SHARES = (1.0, 1 / 4, 1 / 16, 1 / 32)  # of the keypoints, the best first
@@ -108,7 +108,7 @@ def main(
             "unknown_focal": unknown_focal,
         }
         content = {**figures, **measurement(configuration)}
-        write_atomically(json_file, json.dumps(content, indent=1) + "\n")
+        write_whole(json_file, json.dumps(content, indent=1) + "\n")
     if plot is not None:
         _draw(found, figures, plot)
 
@@ -161,7 +161,12 @@ def _localize_all(
 
 
 def _record(
-    photo: Photo, name: str, localizer: Localizer, features: Features, camera: Camera, share: float
+    photo: Photo,
+    name: str,
+    localizer: Localizer,
+    features: QueryFeatures,
+    camera: Camera,
+    share: float,
 ) -> dict[str, Any]:
     count = max(1, round(share * len(features.keypoints)))  # they come best first
     descriptors = features.descriptors[:count]

@@ -5,8 +5,10 @@
 
 Mutual nearest neighbours of 2,048 keypoints, longer side at most 1,024 pixels. For each folder and
 each kind of sequence (the letter before the underscore): mean matching accuracy at 1, 3, 5 and 10
-pixels, matches a pair, and the area under the curve of the homography's corner errors. Features
-are kept in the outputs folder.
+pixels, matches a pair, those of them within 3 pixels ("right"), the share of keypoints found again
+("repeated"), and the area under the curve of the homography's corner errors. With --posed, matches
+of posed photos near their epipolar lines, 4,096 keypoints an image. Features are kept in the
+outputs folder.
 """
 
 from __future__ import annotations
@@ -22,22 +24,25 @@ from samfeat_hloc.cli import run as run_application
 from samfeat_hloc.commands.evaluation import (
     METHODS,
     FeatureFiles,
+    FeatureTypes,
     MaxKeypoints,
-    Methods,
-    Official,
+    OfficialWeights,
     Overwrite,
-    Weights,
+    Resize,
     named_files,
     open_methods,
 )
+from samfeat_hloc.commands.options import Outputs, Weights
+from samfeat_hloc.datasets.aachen import AachenDataset
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.evaluation import curves, hpatches, matching
+from samfeat_hloc.evaluation import curves, hpatches, matching, posed_matches
 from samfeat_hloc.evaluation.homography import RANSAC_THRESHOLD
 from samfeat_hloc.evaluation.photo_pairs import make_pairs
 from samfeat_hloc.evaluation.predictions import FeatureFile
 from samfeat_hloc.evaluation.record import measurement
-from samfeat_hloc.files.textlines import write_atomically
+from samfeat_hloc.files.atomic import write_atomically
 
+POSED_KEYPOINTS = 4096  # as maps are made
 PAPER = "published for the 108 sequences: SAMFeat MMA@3 82.1 (its paper)"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -47,20 +52,31 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     folders: Annotated[list[Path] | None, typer.Argument(help="HPatches-layout folders.")] = None,
     photos: Annotated[
-        Path | None, typer.Option(help="Make illumination, night and viewpoint sets of photos.")
+        Path | None,
+        typer.Option(help="Folder of photos to make illumination, night and viewpoint sets of."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the sets made from photos.")] = 0,
-    count: Annotated[int, typer.Option(help="Photos to make sets of.")] = 25,
-    method: Methods = None,
+    seed: Annotated[int, typer.Option(help="Seed of the sets made of --photos.")] = 0,
+    count: Annotated[int, typer.Option(help="Number of photos to make sets of.")] = 25,
+    posed: Annotated[
+        Path | None,
+        typer.Option(
+            help="Dataset in Aachen's layout to count right matches on, by epipolar lines."
+        ),
+    ] = None,
+    feature_type: FeatureTypes = None,
     features: FeatureFiles = None,
     weights: Weights = None,
-    official: Official = False,
+    official_weights: OfficialWeights = False,
     max_keypoints: MaxKeypoints = 2048,
-    resize: Annotated[int, typer.Option(min=0, help="Longer side at most; 0 keeps it.")] = 1024,
+    resize: Resize = 1024,
     short_side: Annotated[
-        int, typer.Option(min=0, help="Homographies at this shorter side; 0 for the images'.")
+        int,
+        typer.Option(
+            min=0,
+            help="Shorter side in pixels when measuring homographies; 0 for the images' own.",
+        ),
     ] = 0,
-    outputs: Annotated[Path, typer.Option(help="Folder for all files.")] = Path("outputs/matching"),
+    outputs: Outputs = Path("outputs/matching"),
     overwrite: Overwrite = False,
 ) -> None:
     """Measure SAMFeat and RootSIFT, and other features, in one run."""
@@ -68,9 +84,9 @@ def main(
     if photos is not None:
         made = outputs / f"photos-seed{seed}"
         folders.append(make_pairs(photos, made, seed=seed, count=count, overwrite=overwrite))
-    if not folders:
+    if not folders and posed is None:
         raise SamfeatError(
-            "folders", "none given", "give folders in HPatches' layout, or --photos DIR"
+            "folders", "none given", "give folders in HPatches' layout, --photos or --posed DIR"
         )
     if len({folder.resolve().name for folder in folders}) < len(folders):
         raise SamfeatError("folders", "two have the same name", "rename one, or measure them apart")
@@ -78,11 +94,17 @@ def main(
     notes: list[str] = []
     for folder in folders:
         for name, results in _measure(
-            folder, outputs / folder.resolve().name, method or list(METHODS), features,
-            weights, official, max_keypoints or None, resize or None, short_side or None,
+            folder, outputs / folder.resolve().name, feature_type or list(METHODS), features,
+            weights, official_weights, max_keypoints or None, resize or None, short_side or None,
             overwrite, notes,
         ).items():  # fmt: skip
             measured.setdefault(name, []).extend(results)
+    right: dict[str, posed_matches.RightMatches] = {}
+    if posed is not None:
+        right = _measure_posed(
+            posed, outputs / f"posed-{posed.resolve().name}", feature_type or list(METHODS),
+            features, weights, official_weights, resize or None, overwrite,
+        )  # fmt: skip
     comparison = hpatches.Comparison(
         title="matching accuracy and homographies, in percent",
         results={
@@ -92,21 +114,29 @@ def main(
         note="; ".join(dict.fromkeys(notes)),
     )
     configuration = {
-        "folders": folders, "photos": photos, "seed": seed, "count": count, "weights": weights,
-        "official": official, "max_keypoints": max_keypoints or None, "resize": resize or None,
+        "folders": folders, "photos": photos, "posed": posed, "seed": seed,
+        "count": count, "weights": weights,
+        "official": official_weights, "max_keypoints": max_keypoints or None,
+        "resize": resize or None,
         "features": features, "short_side": short_side or None,
         "ransac_threshold": RANSAC_THRESHOLD,
     }  # fmt: skip
     document: dict[str, Any] = {
         **comparison.as_json(),
         "pairs": {name: hpatches.pairs_as_json(results) for name, results in measured.items()},
+        "posed": {name: found.as_json() for name, found in right.items()},
         "made_by": measurement(configuration),
     }
-    typer.echo(comparison.table())
-    write_atomically(outputs / "matching.txt", comparison.table() + "\n")
+    shown = [comparison.table()] if folders else []
+    shown += [posed_matches.table(posed.resolve().name, right)] if posed is not None else []
+    typer.echo("\n\n".join(shown))
+    write_atomically(outputs / "matching.txt", "\n\n".join(shown) + "\n")
     write_atomically(outputs / "matching.json", json.dumps(document, indent=1) + "\n")
-    curves.save(curves.accuracy_figure(comparison), outputs / "matching.png")
-    typer.echo(f"written: {outputs / 'matching.json'}, matching.txt, matching.png")
+    written = f"{outputs / 'matching.json'}, matching.txt"
+    if folders:
+        curves.save(curves.accuracy_figure(comparison), outputs / "matching.png")
+        written += ", matching.png"
+    typer.echo(f"written: {written}")
 
 
 def _measure(
@@ -141,6 +171,25 @@ def _measure(
             name: hpatches.evaluate(
                 pairs, predictions, label=f"{label} {name}", short_side=short_side
             )
+            for name, predictions in methods.items()
+        }
+
+
+def _measure_posed(
+    dataset: Path, outputs: Path, method: list[str], features: list[str] | None,
+    weights: Path | None, official: bool, resize: int | None, overwrite: bool,
+) -> dict[str, posed_matches.RightMatches]:  # fmt: skip
+    """Right matches of all methods on the database photos of a dataset."""
+    opened = AachenDataset.open(dataset)
+    pairs = posed_matches.posed_pairs(opened.reference_model)
+    with contextlib.ExitStack() as stack:
+        methods = open_methods(
+            stack, opened.image_dir, opened.db_names, outputs, method=method, features=features,
+            weights=weights, official=official, limit=POSED_KEYPOINTS, resize=resize,
+            overwrite=overwrite,
+        )  # fmt: skip
+        return {
+            name: posed_matches.evaluate(pairs, predictions, label=f"posed {name}")
             for name, predictions in methods.items()
         }
 

@@ -18,14 +18,13 @@ from typing import Annotated
 import numpy as np
 import typer
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from samfeat_hloc.cli import run as run_application
 from samfeat_hloc.colmap.cameras import Camera
 from samfeat_hloc.colmap.poses import Pose
 from samfeat_hloc.evaluation import curves
 from samfeat_hloc.evaluation.matching import (
-    Features,
+    CachedFeatures,
     accuracy,
     mutual_nearest,
     reprojection_errors,
@@ -37,8 +36,9 @@ from samfeat_hloc.feature.network import SAMFeat
 from samfeat_hloc.feature.options import ExtractOptions
 from samfeat_hloc.feature.presets import MULTISCALE
 from samfeat_hloc.feature.rootsift import extract_rootsift
-from samfeat_hloc.files.textlines import write_atomically
+from samfeat_hloc.files.atomic import write_atomically
 from samfeat_hloc.pictures.pairs import RIGHT_WITHIN, matches_figure
+from samfeat_hloc.progress import tqdm
 from samfeat_hloc.scenes.city import City, build_city
 from samfeat_hloc.scenes.demo import Shot, plan_shots
 from samfeat_hloc.scenes.lighting import (
@@ -72,12 +72,14 @@ class Pair:
 
 @app.command()
 def main(
-    outputs: Annotated[Path, typer.Option(help="Folder for all files.")] = Path(
+    outputs: Annotated[Path, typer.Option(help="Folder of all results.")] = Path(
         "outputs/weaknesses"
     ),
-    weights: Annotated[Path | None, typer.Option(help="Else the shipped ones.")] = None,
-    places: Annotated[int, typer.Option(min=1, help="Photographs from so many places.")] = 4,
-    seed: Annotated[int, typer.Option(help="Of the city and the places.")] = 0,
+    weights: Annotated[
+        Path | None, typer.Option(help="Checkpoint; the shipped one by default.")
+    ] = None,
+    places: Annotated[int, typer.Option(min=1, help="Number of places to photograph from.")] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of the city and the places.")] = 0,
 ) -> None:
     """Measure and draw how far SAMFeat's matches reach."""
     model = SAMFeat.from_pretrained(weights)
@@ -161,7 +163,7 @@ def _rolled(pose: Pose, angle: float) -> Pose:
     return Pose(qvec, -Pose(qvec, np.zeros(3)).rotation @ pose.centre)
 
 
-def share_right(features: tuple[Features, Features], homography: np.ndarray) -> float:
+def share_right(features: tuple[CachedFeatures, CachedFeatures], homography: np.ndarray) -> float:
     """Share of the mutual nearest neighbours within :data:`RIGHT_WITHIN` pixels."""
     first, second = features
     matches = mutual_nearest(first.descriptors, second.descriptors)
@@ -169,18 +171,20 @@ def share_right(features: tuple[Features, Features], homography: np.ndarray) -> 
     return float(accuracy(errors, (RIGHT_WITHIN,))[0])
 
 
-def _samfeat(model: SAMFeat, pair: Pair, options: ExtractOptions) -> tuple[Features, Features]:
+def _samfeat(
+    model: SAMFeat, pair: Pair, options: ExtractOptions
+) -> tuple[CachedFeatures, CachedFeatures]:
     first, second = extract_batch(model, pair.images, options)
     return _features(first), _features(second)
 
 
-def _rootsift(pair: Pair) -> tuple[Features, Features]:
+def _rootsift(pair: Pair) -> tuple[CachedFeatures, CachedFeatures]:
     first, second = (extract_rootsift(image, max_keypoints=KEYPOINTS) for image in pair.images)
     return _features(first), _features(second)
 
 
-def _features(found: FeatureArrays) -> Features:
-    return Features(found["keypoints"].astype(np.float64), found["descriptors"])
+def _features(found: FeatureArrays) -> CachedFeatures:
+    return CachedFeatures(found["keypoints"].astype(np.float64), found["descriptors"])
 
 
 def draw(shares: dict[str, dict[str, list[float]]]) -> Figure:

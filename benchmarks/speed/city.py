@@ -117,6 +117,8 @@ def write_map(work: Path, features: Path, keypoints: int) -> None:
     model = work / "map"
     model.mkdir()
     reference.write_binary(str(model))  # its images and points are written anew
+    for part in ("rigs.bin", "frames.bin"):  # which have the reference's poses
+        (model / part).unlink(missing_ok=True)
     with FeatureReader(features) as read, (model / "points3D.bin").open("wb") as stream:
         stream.write(struct.pack("<Q", len(tracks)))
         for query, camera in cameras.items():

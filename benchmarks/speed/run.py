@@ -1,6 +1,6 @@
 """How fast every stage is, beside hloc's, the release's extraction and other features.
 
-    python benchmarks/speed/run.py [--dataset DIR --run OUTPUTS] [--json FILE]
+    python benchmarks/speed/run.py [--dataset DIR --run OUTPUTS] [--output FILE]
 
 Each row is measured in turns (ours, theirs, ours, ...), so that whatever else the machine does
 weighs on all alike. What cannot be measured here is skipped, with the reason.
@@ -28,6 +28,7 @@ import typer
 from tqdm import tqdm
 
 from samfeat_hloc.cli import run as run_application
+from samfeat_hloc.colmap import triangulation
 from samfeat_hloc.datasets.aachen import AachenDataset
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation import speed
@@ -37,15 +38,17 @@ from samfeat_hloc.feature.extraction import extract_batch
 from samfeat_hloc.feature.network import SAMFeat
 from samfeat_hloc.feature.options import ExtractOptions
 from samfeat_hloc.feature.presets import PRESETS
+from samfeat_hloc.files.atomic import write_atomically
 from samfeat_hloc.files.feature_readers import FeatureReader, MatchReader
 from samfeat_hloc.files.images import read_image
-from samfeat_hloc.files.pair_lists import read_pairs, unique_pairs
-from samfeat_hloc.files.textlines import write_atomically
+from samfeat_hloc.files.pair_lists import pairs_text, read_pairs, unique_pairs
 from samfeat_hloc.hloc_plugin import hloc_installed
-from samfeat_hloc.localization import localize, mapping, matches
+from samfeat_hloc.localization import localize, matches
+from samfeat_hloc.localization.inputs import LocalizationInputs
 from samfeat_hloc.localization.matches import MatchConfig
 from samfeat_hloc.maps import building
 from samfeat_hloc.maps.localizer import Localizer
+from samfeat_hloc.maps.sources import sources_in
 from samfeat_hloc.pipelines import run
 from samfeat_hloc.pipelines.run_options import RunOptions
 
@@ -67,13 +70,21 @@ def main(
     weights: Annotated[
         Path | None, typer.Option(help="Checkpoint of --run; the shipped one by default.")
     ] = None,
-    rows: Annotated[str, typer.Option(help="Which rows, by commas.")] = ",".join(ROWS),
-    repeats: Annotated[int, typer.Option(help="Of each row but the whole run.")] = 5,
-    run_repeats: Annotated[int, typer.Option(help="Of the whole run, which takes minutes.")] = 1,
-    keypoints: Annotated[int, typer.Option(help="Of each image that is matched.")] = 4096,
-    threads: Annotated[int | None, typer.Option(help="Of torch; as it has by default.")] = None,
-    conf: Annotated[str, typer.Option(help="Preset of the whole run.")] = "samfeat_fast",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the record here.")] = None,
+    rows: Annotated[str, typer.Option(help="Rows to measure, separated by commas.")] = ",".join(
+        ROWS
+    ),
+    repeats: Annotated[int, typer.Option(help="Repeats of each row but the whole run.")] = 5,
+    run_repeats: Annotated[
+        int, typer.Option(help="Repeats of the whole run, which takes minutes.")
+    ] = 1,
+    keypoints: Annotated[int, typer.Option(help="Keypoints of each image that is matched.")] = 4096,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of torch; its own number by default.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Preset of the whole run.")] = "samfeat_fast",
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Write the record as JSON to this file.")
+    ] = None,
 ) -> None:
     """Measure, print and record."""
     logging.getLogger().setLevel(logging.ERROR)
@@ -107,17 +118,17 @@ def main(
                 extraction, share["extraction"] = _extraction(opened, repeats, rates)
                 found.append(extraction)
             elif name == "run" and dataset is not None:
-                found.append(_whole_run(dataset, work, conf, run_repeats))
+                found.append(_whole_run(dataset, work, preset, run_repeats))
             typer.echo(f"\n{speed.table(found)}\n" if name == wanted[-1] else f"{name}: done")
     for kind, rate in rates.items():
         typer.echo(f"matrix product, {kind}: {rate / 1e9:.0f} GFLOP/s")
     for kind, value in share.items():
         typer.echo(f"{kind} reaches {value:.0%} of it")
     typer.echo(f"load of the machine before and after: {before} {speed.load()}")
-    if json_file is not None:
+    if output is not None:
         record = measurement(
             {"repeats": repeats, "run_repeats": run_repeats, "keypoints": keypoints,
-             "threads": torch.get_num_threads(), "conf": conf, "dataset": dataset}
+             "threads": torch.get_num_threads(), "conf": preset, "dataset": dataset}
         )  # fmt: skip
         record |= {
             "rows": [row.as_json() for row in found],
@@ -125,7 +136,7 @@ def main(
             "share_of_matrix_rate": share,
             "load": {"before": before, "after": speed.load()},
         }
-        write_atomically(json_file, json.dumps(record, indent=1) + "\n")
+        write_atomically(output, json.dumps(record, indent=1) + "\n")
 
 
 def _matching(work: Path, repeats: int, keypoints: int) -> list[Row]:
@@ -144,7 +155,7 @@ def _matching(work: Path, repeats: int, keypoints: int) -> list[Row]:
             group["image_size"] = np.array([1024, 768])
     listed = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     pairs = work / "random-pairs.txt"
-    pairs.write_text("".join(f"{a} {b}\n" for a, b in listed))
+    pairs.write_text(pairs_text(listed))
     with matches.DescriptorCache(work / "random.h5", "cpu") as cache:
         tensors = {name: cache.get(name) for name in names}
 
@@ -205,8 +216,8 @@ def _verification(dataset: AachenDataset, run: Path, work: Path, repeats: int) -
     def ours() -> None:
         database.unlink(missing_ok=True)
         with FeatureReader(features) as read, MatchReader(match_file) as matched:
-            mapping.fill_database(
-                database, reference, listed, read, matched, mapping.MappingConfig()
+            triangulation.fill_database(
+                database, reference, listed, read, matched, triangulation.MappingConfig()
             )
 
     def hloc() -> None:
@@ -234,10 +245,8 @@ def _localization(dataset: AachenDataset, run: Path, work: Path, repeats: int) -
     files = (pairs, run / "features.h5", run / "matches-query.h5")
 
     def ours() -> None:
-        localize.main(
-            run / "map", dataset.queries, *files, work / "poses-ours.txt", overwrite=True,
-            workers=os.cpu_count() or 1,
-        )  # fmt: skip
+        inputs = LocalizationInputs(run / "map", dataset.queries, *files)
+        localize.main(inputs, work / "poses-ours.txt", overwrite=True, workers=os.cpu_count() or 1)
 
     def hloc() -> None:
         import_module("hloc.localize_sfm").main(
@@ -262,7 +271,7 @@ def _localizer(
     dataset: AachenDataset, run: Path, work: Path, repeats: int, weights: Path | None
 ) -> Row:
     """Photos to poses, one after another, as a camera would ask: 640 pixels, 1,024 keypoints."""
-    building.build(run, work / "map")
+    building.build(sources_in(run), work / "map")
     fast = PRESETS["samfeat_fast"]
     localizer = Localizer.load(work / "map", weights=weights, options=fast, num_retrieved=20)
     queries = dataset.queries[:: max(1, len(dataset.queries) // 10)]

@@ -1,6 +1,6 @@
 """Whether cost grows as the work does: a city of random features, at several sizes.
 
-    python benchmarks/speed/scale.py --aachen DIR --outputs DIR [--sizes 0.1,1,10] [--json FILE]
+    python benchmarks/speed/scale.py --aachen DIR --outputs DIR [--sizes 0.1,1,10] [--output FILE]
 
 Names, intrinsics and pairs are those of Aachen Day-Night v1.1 (its metadata alone: the benchmark's
 ``database_v1_1.db`` and ``image_pairs_to_match_v1_1.txt``, and hloc's
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,18 +29,20 @@ import city
 import numpy as np
 import pycolmap
 import typer
-from tqdm import tqdm
 
 from samfeat_hloc.cli import run as run_application
+from samfeat_hloc.colmap import triangulation
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation import speed
 from samfeat_hloc.evaluation.record import measurement
 from samfeat_hloc.files import provenance
+from samfeat_hloc.files.atomic import write_atomically
 from samfeat_hloc.files.feature_readers import FeatureReader, MatchReader
 from samfeat_hloc.files.h5store import Group, SegmentWriter
 from samfeat_hloc.files.pair_lists import read_pairs
-from samfeat_hloc.files.textlines import write_atomically
-from samfeat_hloc.localization import global_descriptors, localize, mapping, matches, pairs, places
+from samfeat_hloc.localization import global_descriptors, localize, matches, pairs, places
+from samfeat_hloc.localization.inputs import LocalizationInputs
+from samfeat_hloc.progress import tqdm
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 DIM = 128
@@ -61,11 +64,15 @@ STAGES = tuple(name for name in OUTPUTS if name != "map")
 @app.command()
 def main(
     aachen: Annotated[Path, typer.Option(help="Folder of Aachen v1.1's metadata.")],
-    outputs: Annotated[Path, typer.Option(help="Folder for the files of the cities.")],
-    sizes: Annotated[str, typer.Option(help="Multiples of Aachen, by commas.")] = "0.1,1,10",
-    keypoints: Annotated[int, typer.Option(help="Random keypoints of each image.")] = 128,
+    outputs: Annotated[Path, typer.Option(help="Folder for the generated cities.")],
+    sizes: Annotated[
+        str, typer.Option(help="Sizes as multiples of Aachen's, separated by commas.")
+    ] = "0.1,1,10",
+    keypoints: Annotated[int, typer.Option(help="Number of random keypoints of each image.")] = 128,
     keep: Annotated[bool, typer.Option(help="Keep the files of finished cities.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the record here.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Write the record as JSON to this file.")
+    ] = None,
     stage: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Measure every stage at every size; print seconds an item and peak memory."""
@@ -110,10 +117,10 @@ def main(
             values = [float(entry[key]) for entry in of_stage]
             ratios = " ".join(f"{value / values[0]:.2f}" for value in values[1:])
             typer.echo(f"  {name:20} {key:26} {ratios}")
-    if json_file is not None:
+    if output is not None:
         record = measurement({"sizes": sizes, "keypoints": keypoints})
         record |= {"stages": found, "load": {"before": before, "after": speed.load()}}
-        write_atomically(json_file, json.dumps(record, indent=1) + "\n")
+        write_atomically(output, json.dumps(record, indent=1) + "\n")
 
 
 def _measured(log: Path, keypoints: int) -> dict[tuple[float, str], dict[str, Any]]:
@@ -220,8 +227,8 @@ def _verify(features: Path, work: Path) -> tuple[int, str]:
     reference = pycolmap.Reconstruction(str(work / "reference"))
     listed = read_pairs(work / "pairs-db.txt")
     with FeatureReader(features) as read, MatchReader(work / "matches-db.h5") as matched:
-        mapping.fill_database(
-            work / "database.db", reference, listed, read, matched, mapping.MappingConfig()
+        triangulation.fill_database(
+            work / "database.db", reference, listed, read, matched, triangulation.MappingConfig()
         )
     return len(listed), "pairs"
 
@@ -234,11 +241,9 @@ def _map(features: Path, work: Path, keypoints: int) -> tuple[int, str]:
 def _localize(features: Path, work: Path) -> tuple[int, str]:
     queries = city.queries_of(work)
     model, matched = work / "map", work / "matches-map.h5"
-    kept = places.main(
-        model, queries, work / "pairs-query.txt", features, matched, work / "pairs-places.txt",
-        workers=1,
-    )  # fmt: skip
-    found = localize.main(model, queries, kept, features, matched, work / "poses.txt", workers=1)
+    inputs = LocalizationInputs(model, queries, work / "pairs-query.txt", features, matched)
+    kept = places.main(inputs, work / "pairs-places.txt", workers=1)
+    found = localize.main(replace(inputs, pairs=kept), work / "poses.txt", workers=1)
     right = [
         q.localized and float(np.linalg.norm(q.pose.centre)) < 0.01 for q in found.queries.values()
     ]

@@ -24,8 +24,9 @@ import typer
 
 from samfeat_hloc.cli import run as run_application
 from samfeat_hloc.evaluation.record import measurement
+from samfeat_hloc.evaluation.tables import aligned
 from samfeat_hloc.feature.network import SAMFeat
-from samfeat_hloc.files.textlines import write_atomically
+from samfeat_hloc.files.atomic import write_atomically
 from samfeat_hloc.teachers.cache import TeacherCache
 from samfeat_hloc.training.homography_pairs import HomographySource
 from samfeat_hloc.training.photos import Photos, PhotoSet, pack
@@ -39,12 +40,18 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     images: Annotated[Path | None, typer.Option(help="A folder of photos.")] = None,
-    teacher: Annotated[Path | None, typer.Option(help="A cache of samfeat teach.")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="A teacher's cache, of `samfeat teach`.")
+    ] = None,
     crop: Annotated[int, typer.Option(min=32, help="Side of a view; 400 in the paper.")] = 400,
     batch: Annotated[int, typer.Option(min=1, help="Pairs a step.")] = 8,
-    steps: Annotated[int, typer.Option(min=2, help="Timed, after three that are not.")] = 10,
-    repeats: Annotated[int, typer.Option(min=1, help="Of the timed steps.")] = 3,
-    output: Annotated[Path | None, typer.Option(help="A JSON file for the result.")] = None,
+    steps: Annotated[
+        int, typer.Option(min=2, help="Timed steps, after three that are not timed.")
+    ] = 10,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats of the timed steps.")] = 3,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the result as JSON to this file.")
+    ] = None,
 ) -> None:
     """Measure training throughput."""
     with tempfile.TemporaryDirectory() as folder:
@@ -69,12 +76,14 @@ def _measure_all(
         for d in devices
         for name, config in networks.items()
     ]
-    print("network   device      pairs/s (min, max)        of a step: data  forward  backward")
+    cells = []
     for row in rows:
         low, middle, high = row["pairs_per_second"]
-        shares = "  ".join(f"{row['share'][part]:6.0%}" for part in row["share"])
-        speed = f"{middle:7.2f} ({low:.2f}, {high:.2f})"
-        print(f"{row['network']:9} {row['device']:10} {speed} {shares:>34}")
+        shares = [f"{row['share'][part]:.0%}" for part in ("data", "forward", "backward")]
+        speed = f"{middle:.2f} ({low:.2f}, {high:.2f})"
+        cells.append([str(row["network"]), str(row["device"]), speed, *shares])
+    header = ("network", "device", "pairs/s (min, max)", "of a step: data", "forward", "backward")
+    print(aligned(header, cells, "llr"))
     if output:
         setting = {
             "images": images, "teacher": teacher, "crop": crop, "batch": batch, "steps": steps,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pycolmap
 
+from .library import pycolmap
 from .poses import Pose
 
 _MIN_CORRESPONDENCES = 4  # three give up to four poses, the fourth tells them apart

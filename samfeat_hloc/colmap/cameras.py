@@ -9,7 +9,7 @@ from ..errors import SamfeatError
 from ..files.textlines import parse_number
 
 if TYPE_CHECKING:
-    import pycolmap
+    from .library import pycolmap
 
 # Name: (id in binary files, number of parameters, how many of them, from the first, are focal
 # lengths). From COLMAP 4.2; 3.13 knows those up to RAD_TAN_THIN_PRISM_FISHEYE.
@@ -85,7 +85,7 @@ class Camera:
 
     def to_pycolmap(self) -> pycolmap.Camera:
         """As a ``pycolmap.Camera``."""
-        import pycolmap
+        from .library import pycolmap
 
         try:
             return pycolmap.Camera(

@@ -7,21 +7,19 @@ queries. (Mapping verifies against the poses it has, see `mapping`.)
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pycolmap
-from tqdm import tqdm
 
-from ..errors import SamfeatError, cause_of, writing
+from ..errors import SamfeatError, cause_of
 from ..files.feature_readers import FeatureReader, MatchReader
-from ..files.locks import FileLock, sole_run
+from ..files.pair_lists import pairs_text
+from ..progress import tqdm
 from .bounded import bounded
+from .library import pycolmap
 
 logger = logging.getLogger(__name__)
 
@@ -101,21 +99,10 @@ def write_features(
     Raises:
         SamfeatError: an image without features, or of another size than its camera.
     """
-    missing = features.missing(list(images))
-    if missing:
-        more = f" and {len(missing) - 1} other images" if len(missing) > 1 else ""
-        raise SamfeatError(
-            features.path, f"no features of {missing[0]}{more}", "extract those of all images"
-        )
+    features.require(list(images), "extract the features of all images")
     counts = {}
     for name, (image_id, size) in tqdm(images.items(), desc="keypoints", unit="image", delay=2):
-        found = features.image_size(name)
-        if found is not None and found != size:
-            raise SamfeatError(
-                features.path,
-                f"{name} is {found[0]}x{found[1]} but its camera is {size[0]}x{size[1]}",
-                "give intrinsics of the image as it is stored",
-            )
+        features.check_size(name, size, "give intrinsics of the image as it is stored")
         keypoints = features.keypoints(name)
         counts[name] = len(keypoints)
         database.write_keypoints(image_id, keypoints.astype(np.float32))
@@ -132,20 +119,14 @@ def write_matches(
     """Write the matches of every pair, as they are; returns the pairs that have any.
 
     Raises:
-        SamfeatError: a pair that is not in the match file, or matches of keypoints that the
-            images do not have.
+        SamfeatError: a pair that is not in the match file, or matches of other keypoints than
+            the images have.
     """
     matched = []
     for name0, name1 in tqdm(pairs, desc="matches", unit="pair", delay=2):
-        found = matches.matches(name0, name1)
+        found = matches.matches(name0, name1, (counts[name0], counts[name1]))
         if not len(found):
             continue
-        if found[:, 0].max() >= counts[name0] or found[:, 1].max() >= counts[name1]:
-            raise SamfeatError(
-                matches.path,
-                (f"the pair {name0} {name1} matches keypoints that the feature file does not have"),
-                "match these features again",
-            )
         database.write_matches(images[name0][0], images[name1][0], found.astype(np.uint32))
         matched.append((name0, name1))
     return matched
@@ -169,7 +150,7 @@ def verify(
     with tqdm(total=len(pairs), desc="verify", unit="pair") as progress, quiet_colmap():
         for start in range(0, len(pairs), _PAIRS_AT_A_TIME):
             part = pairs[start : start + _PAIRS_AT_A_TIME]
-            chosen.write_text("".join(f"{a} {b}\n" for a, b in part), encoding="utf-8")
+            chosen.write_text(pairs_text(part), encoding="utf-8")
             bounded(
                 "COLMAP's verification of matches",
                 lambda alive: pycolmap.verify_matches(str(database), str(chosen), options),
@@ -205,28 +186,6 @@ def _drop_chance(database: pycolmap.Database, config: VerificationConfig) -> Non
 
 
 @contextmanager
-def work_folder(output: Path) -> Iterator[Path]:
-    """A folder beside the output to make it in, removed at the end whatever happens.
-
-    Folders that earlier runs on the same output left when they were killed are removed too.
-
-    Raises:
-        SamfeatError: another run makes this output (its process id is named), or the folder
-            cannot be written.
-    """
-    with sole_run(output):
-        with writing(output):
-            _remove_left_behind(output)
-            work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-        lock = FileLock(work / _LOCK, output)
-        try:
-            yield work
-        finally:
-            lock.release()
-            shutil.rmtree(work, ignore_errors=True)
-
-
-@contextmanager
 def database_errors(output: Path) -> Iterator[None]:
     """COLMAP does not say why it cannot open or write its database: say what it can be."""
     try:
@@ -236,32 +195,8 @@ def database_errors(output: Path) -> Iterator[None]:
         raise SamfeatError(
             output,
             cause_of(error) or f"COLMAP cannot write its database ({why})",
-            "is the disk full, or the limit on open files (ulimit -n) low?",
+            "check that the disk is not full and the limit on open files (ulimit -n) not low",
         ) from error
-
-
-def _remove_left_behind(output: Path) -> None:
-    # only a folder with a lock was made here; the system frees the lock of a process that died
-    start = f".{output.name}."
-    for folder in output.parent.iterdir():
-        if not folder.name.startswith(start) or not (folder / _LOCK).is_file():
-            continue
-        try:
-            lock = FileLock(folder / _LOCK, output)
-        except SamfeatError:  # at work
-            continue
-        logger.info("%s: left behind by a run that was killed, removed", folder)
-        lock.release()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def put_in_place(new: Path, output: Path) -> None:
-    """Move a file or folder from its work folder to the output, in place of what is there."""
-    if output.is_dir() or (new.is_dir() and output.exists()):
-        output.replace(new.parent / "replaced")
-    if new.is_dir():
-        new.chmod(0o755)
-    new.replace(output)
 
 
 @contextmanager

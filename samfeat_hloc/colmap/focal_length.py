@@ -6,9 +6,9 @@ import copy
 from typing import Any
 
 import numpy as np
-import pycolmap
 
 from .absolute_pose import ransac
+from .library import pycolmap
 from .poses import Pose
 
 _MIN_CORRESPONDENCES = 5  # four give the pose and the focal length, the fifth checks them

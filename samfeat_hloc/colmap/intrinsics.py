@@ -5,14 +5,14 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import pycolmap
-
 from ..errors import SamfeatError
 from ..files.images import image_size
 from .cameras import Camera, parse_camera
+from .library import pycolmap
 from .readable import readable
 
 _GUESS = 1.2  # COLMAP's own
+_MEND = "give its camera (`samfeat localize --camera`, or a list for `samfeat map add --queries`)"
 
 
 def camera_from_text(text: str) -> Camera:
@@ -38,11 +38,7 @@ def camera_from_exif(path: Path) -> Camera:
     """
     camera = _inferred(path)
     if not camera.has_prior_focal_length:
-        raise SamfeatError(
-            path,
-            "no focal length in its EXIF",
-            'give the intrinsics with --camera "MODEL width height params..."',
-        )
+        raise SamfeatError(path, "no focal length in its EXIF", _MEND)
     return Camera.of(camera)
 
 
@@ -77,6 +73,4 @@ def _inferred(path: Path) -> pycolmap.Camera:
         raise
     except Exception as error:  # pycolmap raises whatever its C++ does
         why = " ".join(str(error).split()) or type(error).__name__
-        raise SamfeatError(
-            path, f"COLMAP cannot read it ({why})", "give the intrinsics with --camera"
-        ) from None
+        raise SamfeatError(path, f"COLMAP cannot read it ({why})", _MEND) from None

@@ -134,7 +134,7 @@ def file_of(folder: Path, part: str) -> Path:
         raise SamfeatError(
             folder,
             "no COLMAP model in this folder (cameras, images and points3D, .bin or .txt)",
-            "check the path, or make the model first",
+            "check the path, or create the model first",
         )
     return folder / f"{part}.{ending}"
 
@@ -198,7 +198,7 @@ def open_in_pycolmap(folder: Path) -> Any:
     Raises:
         SamfeatError: as `read_content`, or pycolmap cannot read it.
     """
-    import pycolmap
+    from .library import pycolmap
 
     read_content(folder)  # finds damage that pycolmap hangs on
     try:
@@ -352,7 +352,7 @@ def _differ(one: Pose, other: Pose) -> bool:
 
 def _normalised(rigid: Any) -> Any:
     """A `pycolmap.Rigid3d` with a unit quaternion; as it is where it has one up to rounding."""
-    import pycolmap
+    from .library import pycolmap
 
     quat = np.asarray(rigid.rotation.quat)
     norm = float(np.linalg.norm(quat))

@@ -16,11 +16,10 @@ import numpy as np
 
 from ..errors import SamfeatError
 from .cameras import CAMERA_MODELS, Camera
-from .model_parts import POINT, FrameRecord, ImageRecord, RigRecord, unit_pose
+from .model_parts import OBSERVATION, POINT, FrameRecord, ImageRecord, RigRecord, unit_pose
 from .poses import Pose
 
 _MODELS = {number: (name, params) for name, (number, params, _) in CAMERA_MODELS.items()}
-_OBSERVATION = np.dtype([("xy", "<f8", (2,)), ("point3D_id", "<i8")])
 _TRACK_AT = POINT.itemsize - 8  # of the track's length, within a point
 _CAMERA_SENSOR = 0  # the other kind is an inertial unit
 
@@ -71,7 +70,7 @@ def _walk(path: Path) -> Iterator[_Cursor]:
     except ValueError as error:
         raise SamfeatError(path, f"damaged or not a COLMAP file ({error})", mend) from None
     except OSError as error:
-        raise SamfeatError(path, f"cannot be read ({error.strerror})", "check it") from None
+        raise SamfeatError(path, f"cannot be read ({error.strerror})", "check the file") from None
 
 
 def cameras(path: Path) -> dict[int, Camera]:
@@ -99,12 +98,12 @@ def images(path: Path, observations: bool) -> list[ImageRecord]:
         for _ in range(cursor.count(64 + 1 + 8)):
             image_id, *pose, camera_id = cursor.take("I7dI")
             name = cursor.name()
-            size = cursor.count(_OBSERVATION.itemsize)
+            size = cursor.count(OBSERVATION.itemsize)
             observed = None
             if observations:
-                entries = np.frombuffer(cursor.data, _OBSERVATION, size, cursor.at)
+                entries = np.frombuffer(cursor.data, OBSERVATION, size, cursor.at)
                 observed = entries["point3D_id"].copy()
-            cursor.at += size * _OBSERVATION.itemsize
+            cursor.at += size * OBSERVATION.itemsize
             where = f"image '{name[:120]}'"
             found.append(ImageRecord(image_id, camera_id, name, unit_pose(where, pose), observed))
     return found

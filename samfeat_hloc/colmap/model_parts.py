@@ -13,6 +13,7 @@ from .poses import Pose
 # rather not a quaternion, and normalising them would hide that.
 NORM_TOLERANCE = 1e-2
 
+OBSERVATION = np.dtype([("xy", "<f8", (2,)), ("point3D_id", "<i8")])
 POINT = np.dtype(
     [("id", "<u8"), ("xyz", "<f8", (3,)), ("rgb", "u1", (3,)), ("error", "<f8"), ("track", "<u8")]
 )

@@ -27,7 +27,9 @@ def _parsed(path: Path, parse: Callable[[list[str]], Record], form: str) -> list
             found.append(parse(tokens))
         except (ValueError, KeyError, IndexError, OverflowError) as error:
             why = error if type(error) is ValueError else f"'{' '.join(tokens)[:80]}'"
-            raise SamfeatError(f"{path}:{number}", f"not as it should be ({why})", form) from None
+            raise SamfeatError(
+                f"{path}:{number}", f"not a line of this file's format ({why})", form
+            ) from None
     return found
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import SamfeatError
+from ..files.atomic import write_atomically
 from ..files.images import check_name
-from ..files.textlines import data_lines, parse_number, write_atomically
+from ..files.textlines import data_lines, parse_number
 
 # Rounded to three decimals a quaternion keeps its norm within this; beyond it, the columns are
 # rather not a quaternion, and normalising them would hide that.
@@ -63,6 +64,14 @@ class Pose:
         return Pose(turned @ other.qvec, self.rotation @ other.tvec + self.tvec)
 
     @classmethod
+    def from_matrix(cls, rotation: np.ndarray, tvec: np.ndarray) -> Pose:
+        """From a (3, 3) rotation matrix, which is taken as one, and a translation (3,)."""
+        import pycolmap
+
+        x, y, z, w = pycolmap.Rotation3d(np.ascontiguousarray(rotation, dtype=np.float64)).quat
+        return cls(np.array([w, x, y, z]), tvec)
+
+    @classmethod
     def from_rigid3d(cls, cam_from_world: Any) -> Pose:
         """From a ``pycolmap.Rigid3d`` (whose quaternion is x, y, z, w)."""
         x, y, z, w = cam_from_world.rotation.quat
@@ -70,7 +79,7 @@ class Pose:
 
     def to_rigid3d(self) -> Any:
         """As a ``pycolmap.Rigid3d``."""
-        import pycolmap
+        from .library import pycolmap
 
         return pycolmap.Rigid3d(pycolmap.Rotation3d(self.qvec[[1, 2, 3, 0]]), self.tvec)
 

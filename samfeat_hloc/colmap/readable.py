@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
-from tqdm import tqdm
 
-from ..errors import SamfeatError, writing
+from ..errors import SamfeatError, some_of, writing
 from ..files.images import exif_of, image_format, read_image
+from ..progress import tqdm
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,6 @@ def refuse_unread(image_dir: Path, names: Sequence[str], by: str) -> None:
         raise SamfeatError(
             image_dir,
             f"{len(others)} of {len(names)} images are of formats that {by} does not read: "
-            + ", ".join(others[:5])
-            + (f" and {len(others) - 5} more" if len(others) > 5 else ""),
+            + some_of(others, 5),
             "save them as JPEG or PNG",
         )

@@ -15,12 +15,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
-import pycolmap
-from tqdm import tqdm
 
 from ..errors import SamfeatError
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.images import check_name
+from ..progress import tqdm
 from .bounded import Alive, bounded
 from .cameras import CAMERA_MODELS, Camera
 from .database import (
@@ -32,6 +31,8 @@ from .database import (
     write_matches,
     write_model,
 )
+from .given_cameras import take_as_given
+from .library import pycolmap
 from .model import read_model
 from .poses import Pose
 
@@ -193,6 +194,7 @@ def register(map_dir: Path, database: Path, images: Mapping[str, int]) -> dict[s
     options = pycolmap.IncrementalMapperOptions()
     options.abs_pose_refine_focal_length = False
     options.abs_pose_refine_extra_params = False
+    take_as_given(options)
     options.random_seed = VerificationConfig().seed
     mapper = pycolmap.IncrementalMapper(cache)
     found = {}

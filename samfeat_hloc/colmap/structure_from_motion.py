@@ -20,24 +20,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pycolmap
-from tqdm import tqdm
-
-from ..errors import SamfeatError
+from ..errors import SamfeatError, some_of
 from ..files import provenance
 from ..files.feature_readers import FeatureReader, MatchReader
+from ..files.outputs import Output
 from ..files.pair_lists import read_pairs, unique_pairs
+from ..progress import tqdm
 from .bounded import Alive, bounded
 from .cameras import CAMERA_MODELS
 from .database import (
     VerificationConfig,
-    put_in_place,
     quiet_colmap,
     verify,
-    work_folder,
     write_features,
     write_matches,
 )
+from .library import pycolmap
 from .model import is_model, read_model
 from .readable import readable
 
@@ -111,11 +109,11 @@ def verified_database(
         features, matches: files in hloc's format; keypoints in pixels of the stored image.
         output: the database to write.
         config: see `SfmConfig`; the mapper plays no part here.
-        overwrite: replace a database that was made differently.
+        overwrite: replace a database that was created with other settings.
 
     Raises:
         SamfeatError: a file is missing or damaged, photos that COLMAP cannot read, no pair with
-            enough matches of one geometry, or `output` was made differently.
+            enough matches of one geometry, or `output` was created with other settings.
     """
     config = config or SfmConfig()
     verification = VerificationConfig(
@@ -134,12 +132,12 @@ def verified_database(
             "matches": provenance.file_hash(matches),
         },
     )
-    if provenance.is_made(output, made_by, overwrite=overwrite):
-        logger.info("database: %s is there already, skipped", output)
+    result = Output(output, made_by, overwrite=overwrite)
+    if result.is_there():
         return output
     listed = [pair for pair in unique_pairs(read_pairs(pairs)) if pair[0] != pair[1]]
     names = sorted({name for pair in listed for name in pair})
-    with work_folder(output) as work:
+    with result.making() as work:
         database = work / "database.db"
         with readable(image_dir, names, work) as photos:
             _import_images(database, photos, names, config)
@@ -166,12 +164,9 @@ def verified_database(
             raise SamfeatError(
                 matches,
                 (f"in no pair more of the {found.matches} matches fit one geometry than by chance"),
-                "are these photos of one place?",
+                "check that the photos show one place and overlap",
             )
-        output.unlink(missing_ok=True)
-        provenance.write_sidecar(output, made_by)
-        put_in_place(database, output)
-    return output
+        return result.put(database)
 
 
 def main(
@@ -189,7 +184,7 @@ def main(
         database: verified matches, see `verified_database`.
         output: folder for the models, binary: `0` has the most images, then `1`, ...
         config: see `SfmConfig`.
-        overwrite: replace models that were made differently.
+        overwrite: replace models that were created with other settings.
 
     Returns:
         The models' folders.
@@ -201,17 +196,16 @@ def main(
     config = config or SfmConfig()
     record = provenance.read_sidecar(database)
     if record is None or not database.is_file():
-        raise SamfeatError(database, "no database of verified matches", "make it first")
+        raise SamfeatError(database, "no database of verified matches", "verify the matches first")
     made_by = provenance.made_by(
         "structure_from_motion",
         asdict(config),
         {"database": provenance.file_hash(provenance.sidecar(database))},
     )
-    if output.exists() and not overwrite and any(output.iterdir()):
-        provenance.check(provenance.read_sidecar(output), made_by, output)
-        logger.info("models: %s is there already, skipped", output)
+    result = Output(output, made_by, overwrite=overwrite)
+    if result.is_there():
         return models(output)
-    with work_folder(output) as work:
+    with result.making() as work:
         with pycolmap.Database.open(str(database)) as opened:
             names = [image.name for image in opened.read_all_images()]
         with readable(image_dir, names, work) as photos:
@@ -226,8 +220,7 @@ def main(
         for i, model in enumerate(found):
             (new / str(i)).mkdir(parents=True)
             model.write_binary(str(new / str(i)))
-        provenance.write_sidecar(new, made_by)
-        put_in_place(new, output)
+        result.put(new)
     return models(output)
 
 
@@ -268,10 +261,9 @@ def _import_images(
 def _check_imported(names: Sequence[str], imported: dict[str, Any], image_dir: Path) -> None:
     missing = [name for name in names if name not in imported]
     if missing:
-        more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
         raise SamfeatError(
             image_dir,
-            f"COLMAP does not take {missing[0]}{more}",
+            f"COLMAP does not take {some_of(missing)}",
             "with --single-camera all photos have to be of one size",
         )
 
@@ -312,7 +304,7 @@ def _begin_again(
         first, name = left[0]
         tried.add(first)
         logger.info(
-            "models: %d of %d connected images; again, beginning with %s",
+            "models: %d of %d connected images; trying again from %s",
             len(placed), len(group), name,
         )  # fmt: skip
         found += _incremental(paths, config, len(group), first)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import SamfeatError
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.h5store import Group, SegmentWriter
 from .epipolar import epipolar_errors
@@ -47,20 +46,12 @@ class Verifier:
         """A pair's matches that agree with the poses, (K, 2) uint32, and how many it has in all.
 
         Raises:
-            SamfeatError: matches of keypoints that the images do not have.
+            SamfeatError: the matches are of other keypoints than the images have.
         """
-        pair = self._matches.matches(name0, name1)
+        counts = self._sizes[name0], self._sizes[name1]
+        pair = self._matches.matches(name0, name1, counts)
         if not len(pair):
             return np.zeros((0, 2), dtype=np.uint32), 0
-        if pair[:, 0].max() >= self._sizes[name0] or pair[:, 1].max() >= self._sizes[name1]:
-            raise SamfeatError(
-                self._matches.path,
-                (
-                    f"the pair {name0} {name1} matches keypoints that {self._features.path} "
-                    "does not have"
-                ),
-                "match these features again",
-            )
         errors0, errors1 = epipolar_errors(
             (self._poses[name1] * self._poses[name0].inverse()).matrix(),
             self._rays(name0)[pair[:, 0]],

@@ -8,7 +8,10 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from ..colmap.library_version import check_version
 from .former_names import COMMANDS, present_options
+
+_FOR_ANY_PYCOLMAP = ("doctor", "version")
 
 
 def _without_types_of_flags(parameters: list[Any]) -> list[Any]:
@@ -19,7 +22,12 @@ def _without_types_of_flags(parameters: list[Any]) -> list[Any]:
 
 
 class Command(TyperCommand):
-    """A command whose flags are shown without a type."""
+    """A command whose flags are shown without a type, and which asks for the right pycolmap."""
+
+    def invoke(self, ctx: Any) -> Any:
+        if ctx.info_name not in _FOR_ANY_PYCOLMAP:
+            check_version()
+        return super().invoke(ctx)
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _without_types_of_flags(super().get_params(ctx))
@@ -60,11 +68,11 @@ class Application(typer.Typer):
         return super().command(name, **{"cls": Command, **options})
 
 
-def group(app: typer.Typer, name: str, purpose: str, **options: Any) -> typer.Typer:
+def group(app: typer.Typer, name: str, purpose: str, panel: str) -> typer.Typer:
     """The sub-application of that name, shared with whoever has added it before."""
     for known in app.registered_groups:
         if known.name == name and known.typer_instance is not None:
             return known.typer_instance
-    added = Application(help=purpose, **options)
-    app.add_typer(added, name=name)
+    added = Application(help=purpose)
+    app.add_typer(added, name=name, rich_help_panel=panel)
     return added

@@ -8,18 +8,19 @@ from typing import Annotated
 import typer
 
 from ..errors import SamfeatError
+from .options import OWN_PHOTOS, LocalWorkers
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command("check")(_check)
+    app.command("check", rich_help_panel=OWN_PHOTOS)(_check)
 
 
 def _check(
-    images: Annotated[Path, typer.Argument(help="Folder of photos.")],
-    workers: Annotated[int, typer.Option(help="Threads that decode photos.")] = 2,
+    images: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of photos.")],
+    workers: LocalWorkers = 2,
 ) -> None:
-    """Read every photo of a folder, and tell all that are broken, left out, or unfit by name."""
+    """Read every photo of a folder and list those that are broken, left out, or badly named."""
     from ..files.image_folders import look, unfit_names
     from ..parallel.image_checks import broken_images
 
@@ -31,7 +32,7 @@ def _check(
     for name, error in unfit.items():
         typer.echo(f"name      {name!r}: {error.problem}; {error.mend}")
     for name, why in found.left_out.items():
-        typer.echo(f"left out  {name}: {why}")
+        typer.echo(f"left out  {name} ({why})")
     bad = len(broken.keys() | unfit.keys())
     typer.echo(
         f"{images}: {len(found.names) - bad} of {len(found.names) + len(found.left_out)} photos "

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import typer
 
+from .options import INSTALLATION
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
 
-    @app.command()
+    @app.command("doctor", rich_help_panel=INSTALLATION)
     def doctor() -> None:
-        """Tell what is installed, what works with what, and what is wrong (then exit 1)."""
+        """Check the installation: versions, what works together, what is wrong (exit code 1)."""
         from .. import doctor
 
         findings = doctor.examine()

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import SamfeatError
-from ..files.textlines import write_atomically
+from ..files.atomic import write_atomically
 from .application import group
+from .options import EVAL, LOOK, Images, MaxError, Outputs, Weights
 
 if TYPE_CHECKING:
     from ..evaluation.predictions import Predictions
@@ -21,86 +22,111 @@ if TYPE_CHECKING:
 
 METHODS = ("samfeat", "samfeat-multiscale", "rootsift")
 
-Methods = Annotated[
+FeatureTypes = Annotated[
     list[str] | None,
-    typer.Option("--method", help=f"Extract and measure {', '.join(METHODS)}; can be repeated."),
+    typer.Option(
+        "--feature-type",
+        help=f"Features to extract and measure: {', '.join(METHODS)}; can be repeated.",
+        show_default="samfeat, unless --features is given",
+    ),
 ]
 FeatureFiles = Annotated[
     list[str] | None,
-    typer.Option("--features", help="FILE.h5 or NAME=FILE.h5: measure a feature file of hloc's."),
+    typer.Option(
+        "--features",
+        help="Feature file to measure (HDF5, as hloc's), or NAME=FILE; can be repeated.",
+    ),
 ]
-Weights = Annotated[Path | None, typer.Option("--weights", help="Checkpoint; else the shipped.")]
-Official = Annotated[
-    bool, typer.Option("--official", help="--weights is of the public release; extract as it does.")
+OfficialWeights = Annotated[
+    bool,
+    typer.Option(
+        "--official-weights",
+        help="--weights is a file of the paper's public release; extract as the release does.",
+    ),
 ]
 MaxKeypoints = Annotated[
-    int, typer.Option("--max-keypoints", min=0, help="The best so many an image; 0 for all.")
+    int, typer.Option("--max-keypoints", min=0, help="Keypoints an image at most; 0 for all.")
 ]
-Outputs = Annotated[Path, typer.Option("--outputs", help="Folder for features and figures.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Extract features anew.")]
+Resize = Annotated[
+    int,
+    typer.Option("--resize", min=0, help="Longer side in pixels; 0 for the images' own."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Extract the features again.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application's ``eval`` group."""
-    results = group(app, "eval", "Measure results against ground truth.")
+    results = group(app, "eval", EVAL, LOOK)
     results.command("hpatches")(_hpatches)
     results.command("pairs")(_pairs)
 
 
 def _hpatches(
-    root: Annotated[Path, typer.Option("--root", help="Folder of the sequences.")],
-    method: Methods = None,
+    dataset: Annotated[
+        Path, typer.Option("--dataset", help="Folder of the sequences, in HPatches' layout.")
+    ],
+    feature_type: FeatureTypes = None,
     features: FeatureFiles = None,
     npz: Annotated[
         list[str] | None,
-        typer.Option("--npz", help="NAME of files 1.ppm.NAME beside the images (D2-Net's)."),
+        typer.Option(
+            "--npz",
+            help="Measure the files 1.ppm.NAME beside the images, as D2-Net writes them; can be "
+            "repeated.",
+        ),
     ] = None,
     curve: Annotated[
         list[str] | None,
-        typer.Option("--curve", help="NAME=FILE.npy: add a published curve to table and plot."),
+        typer.Option(
+            "--curve",
+            help="NAME=FILE.npy: add a published curve to table and plot; can be repeated.",
+        ),
     ] = None,
     weights: Weights = None,
-    official: Official = False,
+    official_weights: OfficialWeights = False,
     max_keypoints: MaxKeypoints = 2048,
-    resize: Annotated[
-        int, typer.Option("--resize", min=0, help="Longer side when extracting; 0 keeps images.")
-    ] = 0,
+    resize: Resize = 0,
     short_side: Annotated[
         int,
-        typer.Option("--short-side", min=0, help="Homographies at this size; 0 for the images'."),
+        typer.Option(
+            "--short-side",
+            min=0,
+            help="Shorter side in pixels when measuring homographies; 0 for the images' own.",
+        ),
     ] = 480,
-    ransac_threshold: Annotated[
-        float, typer.Option("--ransac-threshold", min=0.01, help="Of the homography, in pixels.")
-    ] = 3.0,
+    max_error: MaxError = 3.0,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Measure on what is there, and say so.")
+        bool,
+        typer.Option(
+            "--partial", help="Allow an incomplete dataset, and mark the results as partial."
+        ),
     ] = False,
     outputs: Outputs = Path("outputs/hpatches"),
     overwrite: Overwrite = False,
 ) -> None:
-    """Matching accuracy and homographies on HPatches, for any local features.
+    """Measure matching accuracy and homographies on HPatches, of any local features.
 
-    The protocol of D2-Net: 108 sequences, mutual nearest neighbours, mean matching accuracy at 1
-    to 10 pixels of the images as they are. A folder with other sequences needs --partial.
+    D2-Net's protocol: 108 sequences, mutual nearest neighbours, mean matching accuracy at 1 to 10
+    pixels of the images at full size. A folder with other sequences needs --partial.
     """
     from ..evaluation import curves, hpatches
     from ..evaluation.matching import by_kind
     from ..evaluation.published import read_curve
     from ..evaluation.record import measurement
 
-    if not root.is_dir():
-        raise SamfeatError(root, "no such folder", "give the folder of the sequences")
-    missing = hpatches.missing_sequences(root)
+    if not dataset.is_dir():
+        raise SamfeatError(dataset, "no such folder", "give the folder of the sequences")
+    missing = hpatches.missing_sequences(dataset)
     if missing and not partial:
         raise SamfeatError(
-            root,
+            dataset,
             (
                 f"{len(missing)} of the {len(hpatches.SEQUENCES)} sequences are missing: "
                 f"{', '.join(missing)}"
             ),
             "complete the folder, or give --partial to measure what is there",
         )
-    pairs = hpatches.read_pairs(root, skip_incomplete=partial)
+    pairs = hpatches.read_pairs(dataset, skip_incomplete=partial)
     if not missing:
         pairs = [pair for pair in pairs if pair.images[0].split("/")[0] in hpatches.SEQUENCES]
     published = {name: read_curve(path) for name, path in named_files(curve, "--curve")}
@@ -109,9 +135,9 @@ def _hpatches(
     notes = []
     with contextlib.ExitStack() as stack:
         methods = open_methods(
-            stack, root, hpatches.image_names(pairs), outputs, method=method, features=features,
-            npz=npz, weights=weights, official=official, limit=limit, resize=resize or None,
-            overwrite=overwrite,
+            stack, dataset, hpatches.image_names(pairs), outputs, method=feature_type,
+            features=features, npz=npz, weights=weights, official=official_weights, limit=limit,
+            resize=resize or None, overwrite=overwrite,
         )  # fmt: skip
         pairs, note = _with_features(pairs, methods, partial)
         if missing:
@@ -124,20 +150,20 @@ def _hpatches(
         measured = {
             name: hpatches.evaluate(
                 pairs, predictions, label=name, short_side=short_side or None,
-                ransac_threshold=ransac_threshold,
+                ransac_threshold=max_error,
             )
             for name, predictions in methods.items()
         }  # fmt: skip
     comparison = hpatches.Comparison(
-        title=f"{'HPatches' if not missing else root.resolve().name}: mean matching accuracy",
+        title=f"{'HPatches' if not missing else dataset.resolve().name}: mean matching accuracy",
         results={name: by_kind(results) for name, results in measured.items()},
         published=published,
         note="; ".join(notes),
     )
     configuration = {
-        "root": root, "max_keypoints": limit, "resize": resize or None, "weights": weights,
-        "official": official, "short_side": short_side or None,
-        "ransac_threshold": ransac_threshold, "features": features, "npz": npz, "curves": curve,
+        "root": dataset, "max_keypoints": limit, "resize": resize or None, "weights": weights,
+        "official": official_weights, "short_side": short_side or None,
+        "ransac_threshold": max_error, "features": features, "npz": npz, "curves": curve,
     }  # fmt: skip
     document = {
         **comparison.as_json(),
@@ -155,33 +181,38 @@ def _hpatches(
 
 def _pairs(
     pairs: Annotated[
-        Path, typer.Argument(help="name0 name1 rot0 rot1 K0(9) K1(9) T_0to1(16) a line.")
+        Path,
+        typer.Argument(
+            metavar="LIST",
+            help="List of pairs with their relative poses, a line 'name0 name1 rot0 rot1 K0(9) "
+            "K1(9) T_0to1(16)' each, as SuperGlue's.",
+        ),
     ],
-    images: Annotated[Path, typer.Option("--images", help="Folder that the names are below.")],
-    method: Methods = None,
+    images: Images,
+    feature_type: FeatureTypes = None,
     features: FeatureFiles = None,
     weights: Weights = None,
-    official: Official = False,
+    official_weights: OfficialWeights = False,
     max_keypoints: MaxKeypoints = 2048,
-    resize: Annotated[
-        int, typer.Option("--resize", min=0, help="Longer side when extracting; 0 keeps images.")
-    ] = 1600,
+    resize: Resize = 1600,
     estimator: Annotated[
-        str, typer.Option("--estimator", help="poselib or pycolmap; PoseLib where it is installed.")
+        str,
+        typer.Option(
+            "--estimator",
+            help="poselib or pycolmap.",
+            show_default="poselib where it is installed",
+        ),
     ] = "",
-    ransac_threshold: Annotated[
-        float, typer.Option("--ransac-threshold", min=0.01, help="In pixels.")
-    ] = 1.0,
+    max_error: MaxError = 1.0,
     outputs: Outputs = Path("outputs/pairs"),
     overwrite: Overwrite = False,
 ) -> None:
-    """Relative pose of image pairs: AUC at 5, 10 and 20 degrees."""
-    from tqdm import tqdm
-
+    """Measure relative poses of image pairs: AUC at 5, 10 and 20 degrees."""
     from ..evaluation import relative_pose
     from ..evaluation.hpatches import of_size
     from ..evaluation.record import measurement
     from ..files.images import image_size
+    from ..progress import tqdm
 
     estimator = estimator or relative_pose.default_estimator()
     relative_pose.check_estimator(estimator)
@@ -192,15 +223,15 @@ def _pairs(
             if turns.setdefault(name, turn) != turn:
                 raise SamfeatError(
                     pairs,
-                    f"{name} is turned by {turns[name]} and by {turn}",
-                    "an image has one way to stand upright",
+                    f"{name} is rotated by {turns[name]} on one line and by {turn} on another",
+                    "give an image the same rotation on every line",
                 )
     sizes = {name: image_size(images / name) for name in turns if (images / name).is_file()}
     summaries, per_pair = {}, {}
     with contextlib.ExitStack() as stack:
         methods = open_methods(
-            stack, images, list(turns), outputs, method=method, features=features,
-            weights=weights, official=official, limit=max_keypoints or None,
+            stack, images, list(turns), outputs, method=feature_type, features=features,
+            weights=weights, official=official_weights, limit=max_keypoints or None,
             resize=resize or None, overwrite=overwrite, turns=turns,
         )  # fmt: skip
         for name, predictions in methods.items():
@@ -208,7 +239,7 @@ def _pairs(
                 relative_pose.evaluate_pair(
                     pair,
                     *(of_size(predictions.read(n), n, sizes.get(n), name) for n in pair.names),
-                    estimator=estimator, threshold=ransac_threshold,
+                    estimator=estimator, threshold=max_error,
                 )
                 for pair in tqdm(posed, desc=name, unit="pair", delay=2)
             ]  # fmt: skip
@@ -222,8 +253,8 @@ def _pairs(
     title = f"{pairs.name}: relative pose of {len(posed)} pairs ({estimator})"
     configuration = {
         "pairs": pairs, "images": images, "max_keypoints": max_keypoints or None,
-        "resize": resize or None, "weights": weights, "official": official,
-        "estimator": estimator, "ransac_threshold": ransac_threshold, "features": features,
+        "resize": resize or None, "weights": weights, "official": official_weights,
+        "estimator": estimator, "ransac_threshold": max_error, "features": features,
     }  # fmt: skip
     document = {"title": title, "methods": summaries, "pairs": per_pair,
                 "made_by": measurement(configuration)}  # fmt: skip
@@ -306,8 +337,8 @@ def open_methods(
     for name in chosen:
         if name not in METHODS:
             raise SamfeatError(
-                f"--method {name}",
-                "unknown",
+                f"--feature-type {name}",
+                "no such feature type",
                 (
                     f"choose from {', '.join(METHODS)}, and give other features with "
                     "--features NAME=FILE"
@@ -379,7 +410,7 @@ def _with_features(
             raise SamfeatError(
                 name,
                 f"no features of {len(missing)} images ({', '.join(missing[:3])}…)",
-                "extract them (images are named as below --root), or give --partial",
+                "extract them (an image's name is its path below --dataset), or give --partial",
             )
         lacking.update(missing)
     kept = [pair for pair in pairs if not lacking & set(pair.images)]
@@ -387,10 +418,10 @@ def _with_features(
         raise SamfeatError(
             "features",
             (
-                f"there is no pair of which {', '.join(methods)} all have both images "
+                f"no pair has features from all of {', '.join(methods)} "
                 f"(missing: {', '.join(sorted(lacking)[:3])}…)"
             ),
-            "name images as below --root",
+            "an image's name is its path below --dataset",
         )
     dropped = len(pairs) - len(kept)
     return kept, f"{dropped} pairs left out, not all methods have features" if dropped else ""

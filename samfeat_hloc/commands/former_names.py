@@ -10,20 +10,60 @@ from collections.abc import Mapping, Sequence
 FIRST = ""
 """In place of an option's name: its value is the command's first argument."""
 
-COMMANDS: Mapping[tuple[str, ...], str] = {}
+COMMANDS: Mapping[tuple[str, ...], str] = {
+    ("mapping",): "triangulate",
+    ("localization",): "poses",
+}
 """By the command's path, as ("map", "build"): the name that its last word has now."""
 
-OPTIONS: Mapping[tuple[str, ...], Mapping[str, str]] = {
-    ("run",): {
-        "--conf": "--preset",
-        "--dataset": FIRST,
-        "--features": "--feature-type",
+_FORMER: Mapping[tuple[str, ...], Mapping[str, str]] = {
+    ("run",): {"--conf": "--preset", "--features": "--feature-type"},
+    ("reconstruct",): {"--conf": "--preset", "--method": "--feature-type"},
+    ("localize",): {"--image": FIRST},
+    ("map", "build"): {"--outputs": FIRST, "--map": "--output"},
+    ("map", "add"): {"--map": FIRST, "--list": "--queries"},
+    ("map", "remove"): {"--map": FIRST},
+    ("map", "info"): {"--map": FIRST},
+    ("features",): {"--config": "--preset"},
+    ("pairs", "covisibility"): {"--model": "--reference-model", "--num-matched": "--num-covisible"},
+    ("pairs", "retrieval"): {
+        "--descriptors": "--global-descriptors", "--num-matched": "--num-retrieved",
     },
-}
-"""By the command's path: the name that an option has now, or :data:`FIRST`."""
+    ("triangulate",): {"--image-dir": "--images"},
+    ("eval", "localization"): {"--json": "--output"},
+    ("eval", "reconstruction"): {"--json": "--output"},
+    ("eval", "hpatches"): {
+        "--root": "--dataset", "--method": "--feature-type", "--official": "--official-weights",
+        "--ransac-threshold": "--max-error",
+    },
+    ("eval", "pairs"): {
+        "--method": "--feature-type", "--official": "--official-weights",
+        "--ransac-threshold": "--max-error",
+    },
+    ("viz", "keypoints"): {"--official": "--official-weights"},
+    ("viz", "matches"): {"--official": "--official-weights"},
+    ("viz", "relations"): {"--official": "--official-weights"},
+    ("report",): {"--points": "--max-points", "--pictures": "--max-pictures"},
+    ("teach",): {"--out": "--output"},
+    ("probe",): {"--labels": "--label-maps", "--json": "--output"},
+    ("label",): {"--out": "--output", "--longest": "--resize"},
+    ("whiten",): {"--out": "--output", "--pairs": "--num-pairs"},
+    ("project",): {"--out": "--output"},
+}  # fmt: skip
 
-SECOND_NAMES = {("run", "--dataset")}
-"""Path and option of those that are no former names: nothing is said about them."""
+_SECOND: Mapping[tuple[str, ...], Mapping[str, str]] = {
+    ("run",): {"--dataset": FIRST},
+    ("reconstruct",): {"--images": FIRST},
+    ("map", "build"): {"--out": "--output"},
+    ("train",): {"--config": "--recipe"},
+    ("ablate",): {"--config": "--recipe"},
+}
+"""No former names: nothing is said about them."""
+
+
+def other_names(path: tuple[str, ...]) -> dict[str, str]:
+    """What an option of a command is called now, or :data:`FIRST`, by its other names."""
+    return {**_FORMER.get(path, {}), **_SECOND.get(path, {})}
 
 
 def present_options(path: tuple[str, ...], arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -33,7 +73,7 @@ def present_options(path: tuple[str, ...], arguments: Sequence[str]) -> tuple[li
         path: of the command, as ("map", "build").
         arguments: what follows it on the command line. From "--" on they are left as they are.
     """
-    names = OPTIONS.get(path, {})
+    names = other_names(path)
     first: list[str] = []
     present: list[str] = []
     notes: list[str] = []
@@ -56,7 +96,7 @@ def present_options(path: tuple[str, ...], arguments: Sequence[str]) -> tuple[li
             first.append(left.pop(0))
         else:
             present.append(word)  # its value is missing, which is said as of any other option
-        if (*path, option) not in SECOND_NAMES:
+        if option in _FORMER.get(path, {}):
             notes.append(
                 f"{option} is called {name} now" if name else f"{option} can be left out now"
             )

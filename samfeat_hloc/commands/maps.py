@@ -1,4 +1,4 @@
-"""``samfeat map build``, ``add``, ``remove``, ``info``, and ``samfeat localize``."""
+"""``samfeat map add``, ``remove``, ``info``, and ``samfeat localize``."""
 
 from __future__ import annotations
 
@@ -10,80 +10,66 @@ from typing import Annotated
 import typer
 
 from ..errors import SamfeatError
-from .application import Application
+from . import map_files
+from .application import group
+from .options import (
+    DEFAULT_MAX_ERROR,
+    OWN_PHOTOS,
+    Images,
+    MaxError,
+    OfficialWeights,
+    Weights,
+)
 
-_Map = Annotated[Path, typer.Option("--map", help="Folder of the saved map.")]
-_Weights = Annotated[
-    Path | None, typer.Option("--weights", help="The map's checkpoint; the shipped one by default.")
-]
-_Official = Annotated[
-    bool, typer.Option("--official-weights", help="--weights is of the public release.")
-]
 NOT_LOCALIZED = 3  # exit code of `samfeat localize`
 
+_Map = Annotated[Path, typer.Argument(metavar="MAP", help="Folder of a saved map.")]
 _NumRetrieved = Annotated[
-    int, typer.Option("--num-retrieved", help="Database images to match with each photo.")
+    int, typer.Option("--num-retrieved", help="Database images matched with each photo.")
 ]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    maps = Application(help="Saved maps, to localize single photos in.")
-    maps.command("build")(_build)
+    app.command("localize", rich_help_panel=OWN_PHOTOS)(_localize)
+    maps = group(app, "map", "Save a map in one folder, look into it, change it.", OWN_PHOTOS)
+    map_files.register(maps)
     maps.command("add")(_add)
     maps.command("remove")(_remove)
     maps.command("info")(_info)
-    app.add_typer(maps, name="map")
-    app.command("localize")(_localize)
-
-
-def _build(
-    outputs: Annotated[Path, typer.Option("--outputs", help="Outputs of a finished run.")],
-    map_dir: _Map,
-    compact: Annotated[
-        bool,
-        typer.Option(
-            "--compact",
-            help="Without keypoints that have no point: a few times smaller, poses a little worse.",
-        ),
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a map.")] = False,
-) -> None:
-    """Save the map of a finished run in one folder."""
-    from ..maps import building
-
-    frozen = building.build(outputs, map_dir, compact=compact, overwrite=overwrite)
-    size = sum(path.stat().st_size for path in map_dir.rglob("*") if path.is_file())
-    typer.echo(
-        f"{map_dir}: {len(frozen.images)} images, {len(frozen.xyz)} points, "
-        f"{frozen.num_observations} observations, {size / 2**20:.1f} MB"
-    )
 
 
 def _add(
     map_dir: _Map,
-    images: Annotated[Path, typer.Option("--images", help="Folder of the photos to add.")],
-    listed: Annotated[
-        Path | None,
+    images: Images,
+    lists: Annotated[
+        list[Path] | None,
         typer.Option(
-            "--list",
-            help="The photos, 'name MODEL width height params...' lines; else all in the folder, "
-            "with intrinsics from their EXIF.",
+            "--queries",
+            help="List of the photos to add with their intrinsics, a line 'name MODEL width height "
+            "params...' each; can be repeated.",
+            show_default="all photos of the folder, with intrinsics from their EXIF",
         ),
     ] = None,
     poses: Annotated[
         Path | None,
-        typer.Option("--poses", help="Known poses, 'name qw qx qy qz tx ty tz' (world to camera)."),
+        typer.Option(
+            "--poses",
+            help="Known poses, a line 'name qw qx qy qz tx ty tz' (world to camera) each.",
+            show_default="the photos are localized in the map",
+        ),
     ] = None,
     min_inliers: Annotated[
-        int, typer.Option("--min-inliers", help="Photos localized with fewer are left out.")
+        int, typer.Option("--min-inliers", help="Leave out photos localized with fewer inliers.")
     ] = 30,
-    weights: _Weights = None,
-    official_weights: _Official = False,
+    weights: Weights = None,
+    official_weights: OfficialWeights = False,
     num_retrieved: _NumRetrieved = 20,
 ) -> None:
-    """Add photos to a map, localized in it unless their poses are given, and points that only
-    they show; nothing that is there is recomputed."""
+    """Add photos to a map, and the points that only they show; what is there stays as it is.
+
+    A photo without a known pose is localized in the map.
+    """
     from ..colmap.cameras import Camera
     from ..colmap.poses import read_poses
     from ..datasets.queries import read_queries
@@ -92,10 +78,10 @@ def _add(
     from ..maps.localizer import Localizer
 
     cameras: dict[str, Camera | None]
-    if listed is None:
+    if lists is None:
         cameras = dict.fromkeys(list_images(images))
     else:
-        cameras = {query.name: query.camera for query in read_queries(listed, "")}
+        cameras = {q.name: q.camera for path in lists for q in read_queries(path, "")}
     if not cameras:
         raise SamfeatError(images, "no photos to add", "check the folder")
     known = {} if poses is None else read_poses(poses)
@@ -117,9 +103,11 @@ def _add(
 
 def _remove(
     map_dir: _Map,
-    names: Annotated[list[str], typer.Argument(help="Names of the images, as db/1.jpg.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME", help="Names of images, such as db/1.jpg.")
+    ],
 ) -> None:
-    """Remove images from a map: poses, keypoints and descriptors."""
+    """Remove images from a map, with their keypoints and descriptors."""
     from ..maps import saved_map
 
     saved_map.drop(map_dir, names)
@@ -127,7 +115,7 @@ def _remove(
 
 
 def _info(map_dir: _Map) -> None:
-    """Say what a map holds, after comparing its files with their hashes."""
+    """Verify the files of a map and list what it holds."""
     from ..maps import saved_map
 
     frozen = saved_map.read(map_dir)
@@ -141,11 +129,15 @@ def _info(map_dir: _Map) -> None:
 
 
 def _localize(
-    map_dir: _Map,
-    image: Annotated[Path, typer.Option("--image", help="The photo.")],
+    image: Annotated[Path, typer.Argument(metavar="PHOTO", help="The photo.")],
+    map_dir: Annotated[Path, typer.Option("--map", help="Folder of a saved map.")],
     camera: Annotated[
         str | None,
-        typer.Option("--camera", help='"MODEL width height params..."; else from the EXIF.'),
+        typer.Option(
+            "--camera",
+            help='The photo\'s camera, "MODEL width height params...".',
+            show_default="from its EXIF",
+        ),
     ] = None,
     refine_focal: Annotated[
         bool | None,
@@ -155,17 +147,23 @@ def _localize(
         ),
     ] = None,
     resize: Annotated[
-        int | None, typer.Option("--resize", help="Longer side in pixels, instead of the map's.")
+        int | None,
+        typer.Option("--resize", help="Longer side in pixels.", show_default="the map's"),
     ] = None,
     max_keypoints: Annotated[
-        int | None, typer.Option("--max-keypoints", help="Instead of the map's.")
+        int | None,
+        typer.Option(
+            "--max-keypoints", help="Keypoints an image at most.", show_default="the map's"
+        ),
     ] = None,
     num_retrieved: _NumRetrieved = 20,
-    max_error: Annotated[
-        float, typer.Option("--max-error", help="Of a pose's inliers, in pixels.")
-    ] = 12.0,
+    max_error: MaxError = DEFAULT_MAX_ERROR,
     places: Annotated[
-        bool, typer.Option("--places/--no-places", help="Leave out images of lookalike places.")
+        bool,
+        typer.Option(
+            "--places/--no-places",
+            help="Leave out retrieved images of places that only look like the photo's.",
+        ),
     ] = True,
     min_inliers: Annotated[
         int,
@@ -184,11 +182,11 @@ def _localize(
     weak: Annotated[
         bool, typer.Option("--weak", help="Give the pose of a photo that is not localized too.")
     ] = False,
-    weights: _Weights = None,
-    official_weights: _Official = False,
+    weights: Weights = None,
+    official_weights: OfficialWeights = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Localize one photo in a saved map; writes nothing.
+    """Tell where a photo was taken, in a saved map; writes nothing.
 
     The exit code is 3 where the map does not show what the photo shows, as far as it can tell.
     """

@@ -7,34 +7,100 @@ from typing import Annotated
 
 import typer
 
+from ..datasets.registry import BENCHMARKS, DEFAULT
 from ..feature.presets import PRESETS
 
 DEFAULT_PRESET = "samfeat_aachen"
 DEFAULT_MAX_ERROR = 12.0
+DEFAULT_BENCHMARK = DEFAULT
+DEFAULT_PREFIXES = {"db": "db/", "query": "query/"}
 
+OWN_PHOTOS = "Your own photos"
+BENCHMARK_PANEL = "A benchmark"
+STAGES = "Single stages of a run, on hloc's file formats"
+LOOK = "Measure and look"
+TRAINING = "Training"
+INSTALLATION = "This installation"
+
+EVAL = "Measure results against ground truth."
+
+Images = Annotated[
+    Path, typer.Option("--images", help="Folder of images; their names are paths below it.")
+]
+Features = Annotated[
+    Path, typer.Option("--features", help="Feature file (HDF5, as hloc's and `samfeat features`').")
+]
+Matches = Annotated[
+    Path, typer.Option("--matches", help="Match file (HDF5, as hloc's and `samfeat matches`').")
+]
+Pairs = Annotated[Path, typer.Option("--pairs", help="List of pairs, a line 'name0 name1' each.")]
+ReferenceModel = Annotated[
+    Path, typer.Option("--reference-model", help="COLMAP model with the known cameras and poses.")
+]
+Dataset = Annotated[Path, typer.Option("--dataset", help="Dataset folder of the benchmark.")]
+Output = Annotated[Path, typer.Option("--output", help="File to write.")]
+JsonOutput = Annotated[
+    Path | None, typer.Option("--output", help="Write the figures as JSON to this file too.")
+]
+Outputs = Annotated[Path, typer.Option("--outputs", help="Folder of all results.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what was created with other settings.")
+]
 Preset = Annotated[
     str, typer.Option("--preset", help=f"How features are extracted: {', '.join(PRESETS)}.")
 ]
+FeatureType = Annotated[
+    str, typer.Option("--feature-type", help="samfeat, or rootsift to compare with.")
+]
 Weights = Annotated[
-    Path | None, typer.Option("--weights", help="Checkpoint; the shipped one by default.")
+    Path | None,
+    typer.Option("--weights", help="Checkpoint of SAMFeat.", show_default="the shipped one"),
 ]
 OfficialWeights = Annotated[
     bool,
     typer.Option("--official-weights", help="--weights is a file of the paper's public release."),
 ]
-FeatureType = Annotated[
-    str, typer.Option("--feature-type", help="samfeat, or rootsift to compare with.")
+Method = Annotated[
+    str, typer.Option("--method", help="Name of the method in the submission's file name.")
 ]
 MaxError = Annotated[
     float, typer.Option("--max-error", help="Largest reprojection error of an inlier, in pixels.")
 ]
+Benchmark = Annotated[
+    str,
+    typer.Option("--benchmark", help=f"Whose layout the dataset has: {', '.join(BENCHMARKS)}."),
+]
+Scene = Annotated[
+    str | None,
+    typer.Option(
+        "--scene", help="A scene of the benchmark, where it has scenes.", show_default="all"
+    ),
+]
+Queries = Annotated[
+    Path | None,
+    typer.Option(
+        "--queries", help="For --benchmark colmap: list of the queries, by name or with intrinsics."
+    ),
+]
+Truth = Annotated[
+    Path | None,
+    typer.Option(
+        "--truth", help="For --benchmark colmap: the true poses, a poses file or a COLMAP model."
+    ),
+]
 Workers = Annotated[
-    str, typer.Option("--workers", help="Threads and processes of a stage; ray for a Ray cluster.")
+    str, typer.Option("--workers", help="Threads or processes at a time; ray for a Ray cluster.")
+]
+LocalWorkers = Annotated[
+    int, typer.Option("--workers", min=1, help="Threads or processes at a time.")
 ]
 RayAddress = Annotated[
     str | None,
-    typer.Option("--ray-address", help="Ray cluster of --workers ray; $RAY_ADDRESS by default."),
+    typer.Option(
+        "--ray-address", help="Ray cluster of --workers ray.", show_default="$RAY_ADDRESS"
+    ),
 ]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace what was created with other settings.")
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="Such as cuda:0 or cpu.", show_default="all GPUs, else the CPU"),
 ]

@@ -9,53 +9,93 @@ from typing import Annotated
 import typer
 
 from .application import group
+from .options import (
+    DEFAULT_PRESET,
+    EVAL,
+    LOOK,
+    OWN_PHOTOS,
+    FeatureType,
+    JsonOutput,
+    LocalWorkers,
+    OfficialWeights,
+    Outputs,
+    Preset,
+    Weights,
+)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    app.command("reconstruct")(_reconstruct)
-    group(app, "eval", "Measure results against ground truth.").command("reconstruction")(_evaluate)
+    app.command("reconstruct", rich_help_panel=OWN_PHOTOS)(_reconstruct)
+    group(app, "eval", EVAL, LOOK).command("reconstruction")(_evaluate)
 
 
 def _reconstruct(
-    images: Annotated[Path, typer.Argument(help="Folder of photos.")],
-    outputs: Annotated[Path, typer.Option("--outputs", help="Folder of all results.")],
-    method: Annotated[str, typer.Option(help="Features: samfeat, or rootsift.")] = "samfeat",
+    images: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of photos.")],
+    outputs: Outputs,
+    feature_type: FeatureType = "samfeat",
     compare_rootsift: Annotated[
         bool,
-        typer.Option("--compare-rootsift", help="Reconstruct with RootSIFT too, into rootsift/."),
+        typer.Option(
+            "--compare-rootsift", help="Reconstruct with RootSIFT too, into OUTPUTS/rootsift."
+        ),
     ] = False,
-    conf: Annotated[str, typer.Option(help="Preset of extraction.")] = "samfeat_aachen",
-    weights: Annotated[Path | None, typer.Option(help="Checkpoint; else the shipped one.")] = None,
-    official_weights: Annotated[
-        bool, typer.Option("--official-weights", help="--weights is a file of the public release.")
-    ] = False,
+    preset: Preset = DEFAULT_PRESET,
+    weights: Weights = None,
+    official_weights: OfficialWeights = False,
     pairing: Annotated[
-        str, typer.Option(help="exhaustive, retrieval, or auto: all pairs up to 100 photos.")
+        str,
+        typer.Option(
+            "--pairing",
+            help="Which photos to match: exhaustive (all pairs), retrieval (those that look alike) "
+            "or auto (all pairs of up to 100 photos).",
+        ),
     ] = "auto",
-    pairs: Annotated[Path | None, typer.Option(help="Pairs to match, in place of those.")] = None,
-    num_retrieved: Annotated[int, typer.Option(help="Photos retrieved for each photo.")] = 20,
-    camera_model: Annotated[str, typer.Option(help="COLMAP's camera model.")] = "SIMPLE_RADIAL",
+    pairs: Annotated[
+        Path | None,
+        typer.Option("--pairs", help="List of the pairs to match, in place of --pairing."),
+    ] = None,
+    num_retrieved: Annotated[
+        int, typer.Option("--num-retrieved", help="Photos retrieved for each photo.")
+    ] = 20,
+    camera_model: Annotated[
+        str, typer.Option("--camera-model", help="COLMAP's camera model of the photos.")
+    ] = "SIMPLE_RADIAL",
     single_camera: Annotated[
-        bool, typer.Option("--single-camera", help="One camera, one zoom took all photos.")
+        bool,
+        typer.Option(
+            "--single-camera", help="All photos were taken by one camera at one focal length."
+        ),
     ] = False,
     global_mapper: Annotated[
-        bool, typer.Option("--global", help="Reconstruct globally (pycolmap 4 or newer).")
+        bool,
+        typer.Option(
+            "--global", help="Solve for all cameras at once (GLOMAP; pycolmap 4 or newer)."
+        ),
     ] = False,
     mapper_threads: Annotated[
-        int, typer.Option(help="Threads of COLMAP's mapper; above 1 the model varies by run.")
+        int,
+        typer.Option(
+            "--mapper-threads",
+            help="Threads of COLMAP's mapper; with more than 1 the model differs from run to run.",
+        ),
     ] = 1,
-    workers: Annotated[int, typer.Option(help="Threads that decode photos.")] = 2,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make everything anew.")] = False,
+    workers: LocalWorkers = 2,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Do every stage again, whatever is there.")
+    ] = False,
 ) -> None:
-    """Structure from motion on photos without poses."""
+    """Make a map of photos without poses: structure from motion.
+
+    An interrupted run goes on when the same command is given again.
+    """
     from ..colmap.structure_from_motion import SfmConfig
     from ..evaluation.reconstruction import evaluate, table
     from ..pipelines.reconstruct import ReconstructOptions, run, with_method
 
     options = ReconstructOptions(
-        method=method,
-        conf=conf,
+        method=feature_type,
+        conf=preset,
         weights=weights,
         official_weights=official_weights,
         pairing=pairing,
@@ -66,7 +106,7 @@ def _reconstruct(
         overwrite=overwrite,
     )
     done = [run(images, outputs, options)]
-    if compare_rootsift and method != "rootsift":
+    if compare_rootsift and feature_type != "rootsift":
         done.append(run(images, outputs / "rootsift", with_method(options, "rootsift")))
     typer.echo(f"\n{table([one.figures for one in done])}\n")
     first = done[0]
@@ -83,22 +123,24 @@ def _reconstruct(
 
 def _evaluate(
     models: Annotated[
-        list[Path], typer.Argument(help="COLMAP models, or outputs of samfeat reconstruct.")
+        list[Path],
+        typer.Argument(
+            metavar="MODEL",
+            help="COLMAP models, or outputs folders of `samfeat reconstruct`.",
+        ),
     ],
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures to this file too.")
-    ] = None,
+    output: JsonOutput = None,
 ) -> None:
-    """Print the figures of the ETH local-feature benchmark, a row a model."""
+    """Compare reconstructions by the figures of the ETH local-feature benchmark."""
     from ..evaluation.reconstruction import evaluate, table
     from ..evaluation.record import measurement
-    from ..files.textlines import write_atomically
+    from ..files.atomic import write_atomically
 
     rows = [evaluate(path) for path in models]
     typer.echo(table(rows))
-    if json_file is not None:
+    if output is not None:
         figures = [
             {"path": str(path), **row.as_json()} for path, row in zip(models, rows, strict=True)
         ]
         content = {"reconstructions": figures, **measurement({"models": list(map(str, models))})}
-        write_atomically(json_file, json.dumps(content, indent=2) + "\n")
+        write_atomically(output, json.dumps(content, indent=2) + "\n")

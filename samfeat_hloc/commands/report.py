@@ -7,31 +7,42 @@ from typing import Annotated
 
 import typer
 
+from .options import LOOK, LocalWorkers
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
 
-    @app.command()
+    @app.command("report", rich_help_panel=LOOK)
     def report(
-        outputs: Annotated[Path, typer.Argument(help="The outputs folder of a run.")],
+        outputs: Annotated[
+            Path, typer.Argument(metavar="OUTPUTS", help="The outputs folder of a run.")
+        ],
         dataset: Annotated[
-            Path | None, typer.Option(help="Its dataset; else the one that the run names.")
+            Path | None,
+            typer.Option(
+                "--dataset", help="The run's dataset.", show_default="where the run found it"
+            ),
         ] = None,
         output: Annotated[
-            Path | None, typer.Option(help="File to write; OUTPUTS/report.html unless given.")
+            Path | None,
+            typer.Option("--output", help="File to write.", show_default="OUTPUTS/report.html"),
         ] = None,
-        points: Annotated[
-            int, typer.Option(min=1, help="Points of the map in the 3-D view, at most.")
+        max_points: Annotated[
+            int, typer.Option("--max-points", min=1, help="Points in the 3-D view at most.")
         ] = 100_000,
-        pictures: Annotated[
-            int, typer.Option(min=0, help="Queries with a picture of their matches, at most.")
+        max_pictures: Annotated[
+            int,
+            typer.Option("--max-pictures", min=0, help="Queries shown with their matches at most."),
         ] = 60,
-        workers: Annotated[int, typer.Option(min=1, help="Photos decoded at a time.")] = 2,
+        workers: LocalWorkers = 2,
     ) -> None:
         """Write one HTML file with tables, curves, matches and a 3-D view; it opens offline."""
         from ..report.gather import gather
         from ..report.page import write_report
 
-        data = gather(outputs, dataset, max_points=points, max_pictures=pictures, workers=workers)
+        data = gather(
+            outputs, dataset, max_points=max_points, max_pictures=max_pictures, workers=workers
+        )
         path = write_report(data, output or outputs / "report.html")
         typer.echo(f"{path}: {len(data.queries)} queries, {path.stat().st_size / 1e6:.1f} MB")

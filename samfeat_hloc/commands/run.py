@@ -10,13 +10,20 @@ import typer
 
 from ..errors import SamfeatError
 from .options import (
-    DEFAULT_MAX_ERROR,
+    BENCHMARK_PANEL,
+    DEFAULT_BENCHMARK,
     DEFAULT_PRESET,
+    Benchmark,
     FeatureType,
-    MaxError,
+    LocalWorkers,
+    Method,
     OfficialWeights,
+    Outputs,
     Preset,
+    Queries,
     RayAddress,
+    Scene,
+    Truth,
     Weights,
     Workers,
 )
@@ -25,12 +32,10 @@ if TYPE_CHECKING:
     from ..parallel.cluster import Cluster
     from ..pipelines.run_options import RunOptions
 
-PANEL = "Benchmark"
 PROTOCOLS = ("full", "local-features")
 DEMO = Path("outputs/demo")
 
 _Engine = Annotated[str, typer.Option(help="native, or hloc for hloc's own stages.")]
-_Method = Annotated[str, typer.Option(help="Name of the method in the submission's file name.")]
 _Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Do every stage again, whatever is there.")
 ]
@@ -38,14 +43,19 @@ _Overwrite = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    app.command("run", rich_help_panel=PANEL)(_run)
-    app.command("demo", rich_help_panel=PANEL)(_demo)
+    app.command("run", rich_help_panel=BENCHMARK_PANEL)(_run)
+    app.command("demo", rich_help_panel=BENCHMARK_PANEL)(_demo)
 
 
 def _run(
     dataset: Annotated[
-        Path | None, typer.Argument(help="Dataset folder in Aachen's layout.", show_default=False)
+        Path | None,
+        typer.Argument(metavar="DATASET", help="Dataset folder in the benchmark's layout."),
     ] = None,
+    benchmark: Benchmark = DEFAULT_BENCHMARK,
+    scene: Scene = None,
+    queries: Queries = None,
+    truth: Truth = None,
     outputs: Annotated[
         Path | None, typer.Option(help="Folder of all results; a run goes on where it stopped.")
     ] = None,
@@ -70,16 +80,25 @@ def _run(
     ] = None,
     feature_type: FeatureType = "samfeat",
     retrieval: Annotated[
-        str, typer.Option(help="vlad, or one of hloc's global descriptors, such as netvlad.")
-    ] = "vlad",
+        str | None,
+        typer.Option(
+            help="vlad, or one of hloc's global descriptors, such as netvlad.",
+            show_default="the list that comes with the dataset, else vlad",
+        ),
+    ] = None,
     num_covisible: Annotated[
-        int, typer.Option(help="Covisible images matched with each database image.")
-    ] = 20,
+        int | None,
+        typer.Option(
+            help="Covisible images matched with each database image.",
+            show_default="as hloc on the benchmark: 20 on Aachen",
+        ),
+    ] = None,
     num_retrieved: Annotated[
         int | None,
         typer.Option(
             help="Database images matched with each query.",
-            show_default="50; 20 with --protocol local-features",
+            show_default="as hloc on the benchmark: 50 on Aachen; "
+            "20 with --protocol local-features",
         ),
     ] = None,
     places: Annotated[
@@ -89,8 +108,15 @@ def _run(
             help="Leave out retrieved images of places that only look like the query's.",
         ),
     ] = True,
-    max_error: MaxError = DEFAULT_MAX_ERROR,
-    method: _Method = "samfeat",
+    max_error: Annotated[
+        float | None,
+        typer.Option(
+            "--max-error",
+            help="Largest reprojection error of an inlier, in pixels.",
+            show_default="as hloc on the benchmark: 12",
+        ),
+    ] = None,
+    method: Method = "samfeat",
     workers: Workers = "2",
     ray_address: RayAddress = None,
     storage: Annotated[
@@ -99,6 +125,9 @@ def _run(
             help="How descriptors are stored: full, half or quantised.", show_default="half"
         ),
     ] = None,
+    depth: Annotated[
+        bool, typer.Option("--depth", help="Put the map's points on the dataset's depth maps.")
+    ] = False,
     pictures: Annotated[
         bool, typer.Option("--pictures", help="Draw matches, keypoints and the map.")
     ] = False,
@@ -128,8 +157,9 @@ def _run(
             for option, given in (
                 ("--workers ray", cluster is not None),
                 ("--storage", storage is not None),
+                (f"--benchmark {benchmark}", benchmark != DEFAULT_BENCHMARK),
                 (f"--engine {engine}", engine != "native"),
-                (f"--retrieval {retrieval}", retrieval != "vlad"),
+                (f"--retrieval {retrieval}", retrieval not in (None, "vlad")),
                 ("--db-pairs", db_pairs),
                 ("--query-pairs", query_pairs),
             ):
@@ -152,7 +182,7 @@ def _run(
                 track.ProtocolOptions(
                     features=how,
                     pairs=pairs,
-                    num_covisible=num_covisible,
+                    num_covisible=20 if num_covisible is None else num_covisible,
                     num_retrieved=20 if num_retrieved is None else num_retrieved,
                     method=method,
                 ),
@@ -173,19 +203,24 @@ def _run(
             pairs_query=query_pairs,
             retrieval=retrieval,
             num_covisible=num_covisible,
-            num_retrieved=50 if num_retrieved is None else num_retrieved,
+            num_retrieved=num_retrieved,
             places=places,
             max_error=max_error,
             method=method,
             workers=threads or 2,
             storage=storage or "half",
             overwrite=overwrite,
+            benchmark=benchmark,
+            scene=scene,
+            queries=queries,
+            truth=truth,
+            depth=depth,
         )
         _whole(dataset, outputs, options, cluster, pictures=demo or pictures, started=started)
 
 
 def _demo(
-    outputs: Annotated[Path, typer.Option(help="Folder of all results.")] = DEMO,
+    outputs: Outputs = DEMO,
     engine: _Engine = "native",
     preset: Preset = DEFAULT_PRESET,
     weights: Weights = None,
@@ -195,7 +230,7 @@ def _demo(
     size: Annotated[
         tuple[int, int], typer.Option(min=64, help="Width and height of the photos, in pixels.")
     ] = (640, 480),
-    workers: Annotated[int, typer.Option(min=1, help="Threads and processes of a stage.")] = 2,
+    workers: LocalWorkers = 2,
     overwrite: _Overwrite = False,
 ) -> None:
     """Generate a small city, photograph it by day and by night, and run everything on that.
@@ -232,16 +267,28 @@ def _whole(
     started: float,
 ) -> None:
     """Run all stages and print what came out."""
-    from ..pipelines.run import run
+    from ..pipelines.scenes import run_scenes, scenes_table, submit_all
 
-    done = run(dataset, outputs, options, cluster=cluster)
-    typer.echo(f"\n{done.summary.table()}\n")
-    if done.evaluation is not None:
-        typer.echo(f"{done.evaluation.table()}\n")
-    if pictures and options.features == "samfeat":
-        from ..pictures.run import write_pictures
+    runs = run_scenes(dataset, outputs, options, cluster=cluster)
+    for done in runs:
+        named = f"{done.dataset.scene}\n" if len(runs) > 1 else ""
+        typer.echo(f"\n{named}{done.summary.table()}\n")
+        if done.evaluation is not None and len(runs) == 1:
+            typer.echo(f"{done.evaluation.table()}\n")
+        if pictures and options.features == "samfeat":
+            from ..pictures.run import write_pictures
 
-        for path in write_pictures(done, options.conf):
-            typer.echo(f"picture: {path}")
-    typer.echo(f"submission: {done.submission}, all {len(done.result.queries)} queries, checked")
+            for path in write_pictures(done, options.conf):
+                typer.echo(f"picture: {path}")
+    measured = {
+        done.dataset.scene or "": done.evaluation for done in runs if done.evaluation is not None
+    }
+    if len(runs) > 1 and measured:
+        typer.echo(f"{scenes_table(measured)}\n")
+    submitted = [submit_all(runs, outputs, options.method)]
+    if submitted[0] is None:
+        submitted = [done.submission for done in runs]
+    for path in filter(None, submitted):
+        queries = sum(len(done.dataset.to_submit) for done in runs)
+        typer.echo(f"submission: {path}, all {queries} queries, checked")
     typer.echo(f"done in {time.perf_counter() - started:.0f} s")

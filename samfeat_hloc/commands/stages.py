@@ -9,88 +9,111 @@ from typing import Annotated
 import typer
 
 from ..errors import SamfeatError
-from .application import Application
+from .application import group
+from .options import (
+    DEFAULT_PREFIXES,
+    DEFAULT_PRESET,
+    STAGES,
+    Features,
+    Images,
+    OfficialWeights,
+    Output,
+    Overwrite,
+    Pairs,
+    Preset,
+    RayAddress,
+    ReferenceModel,
+    Weights,
+)
 
-_Output = Annotated[Path, typer.Option("--output", help="File to write.")]
-_Features = Annotated[Path, typer.Option("--features", help="Feature file.")]
-_Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what was made differently.")]
 _Lists = Annotated[
     list[Path] | None,
-    typer.Option("--list", help="Text file of image names, the first word of each line; repeat."),
+    typer.Option(
+        "--list",
+        help="Text file of the images' names, the first word of each line; can be repeated.",
+        show_default="all images of the folder",
+    ),
 ]
+_PairsOutput = Annotated[Path, typer.Option("--output", help="List of pairs to write.")]
 _QueryLists = Annotated[
-    list[Path] | None, typer.Option("--query-list", help="List of the queries' names; repeat.")
+    list[Path] | None,
+    typer.Option("--query-list", help="List of the queries' names; can be repeated."),
 ]
 _QueryPrefix = Annotated[
-    str | None, typer.Option("--query-prefix", help="Queries are the names starting so.")
+    str | None,
+    typer.Option(
+        "--query-prefix",
+        help="The queries are the images whose names start with this.",
+        show_default=DEFAULT_PREFIXES["query"],
+    ),
 ]
 _DbLists = Annotated[
-    list[Path] | None, typer.Option("--db-list", help="List of database images' names; repeat.")
+    list[Path] | None,
+    typer.Option("--db-list", help="List of the database images' names; can be repeated."),
 ]
 _DbPrefix = Annotated[
-    str | None, typer.Option("--db-prefix", help="Database images are the names starting so.")
-]
-RayAddress = Annotated[
     str | None,
-    typer.Option("--ray-address", help="Ray cluster of --workers ray; RAY_ADDRESS by default."),
+    typer.Option(
+        "--db-prefix",
+        help="The database images are those whose names start with this.",
+        show_default=DEFAULT_PREFIXES["db"],
+    ),
 ]
-_NumMatched = Annotated[int, typer.Option("--num-matched", help="At most so many pairs an image.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    app.command("features")(_features)
-    app.command("global-descriptors")(_global_descriptors)
-    app.command("matches")(_matches)
-    pairs = Application(help="Lists of image pairs to match.")
+    app.command("features", rich_help_panel=STAGES)(_features)
+    app.command("global-descriptors", rich_help_panel=STAGES)(_global_descriptors)
+    app.command("matches", rich_help_panel=STAGES)(_matches)
+    pairs = group(app, "pairs", "List pairs of images to match.", STAGES)
     pairs.command("covisibility")(_covisibility)
     pairs.command("retrieval")(_retrieval)
-    app.add_typer(pairs, name="pairs")
+    pairs.command("poses")(_near)
+    pairs.command("exhaustive")(_exhaustive)
 
 
 def _features(
-    images: Annotated[Path, typer.Option("--images", help="Folder of the images.")],
-    output: _Output,
+    images: Images,
+    output: Output,
     lists: _Lists = None,
-    config: Annotated[
-        str, typer.Option("--config", help="Preset, such as samfeat_aachen.")
-    ] = "samfeat_aachen",
-    weights: Annotated[
-        Path | None, typer.Option("--weights", help="Checkpoint; the shipped one by default.")
-    ] = None,
-    official_weights: Annotated[
-        bool, typer.Option("--official-weights", help="--weights is of the public release.")
-    ] = False,
+    preset: Preset = DEFAULT_PRESET,
+    weights: Weights = None,
+    official_weights: OfficialWeights = False,
     resize: Annotated[
-        int | None, typer.Option("--resize", help="Longer side in pixels, instead of the preset's.")
+        int | None,
+        typer.Option("--resize", help="Longer side in pixels.", show_default="the preset's"),
     ] = None,
     max_keypoints: Annotated[
-        int | None, typer.Option("--max-keypoints", help="Instead of the preset's.")
+        int | None,
+        typer.Option(
+            "--max-keypoints", help="Keypoints an image at most.", show_default="the preset's"
+        ),
     ] = None,
     storage: Annotated[
-        str, typer.Option("--storage", help="Of descriptors: full, half or quantised.")
+        str, typer.Option("--storage", help="How descriptors are stored: full, half or quantised.")
     ] = "half",
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", help="Images through the network at once.")
+        int | None, typer.Option("--batch-size", help="Images in the network at once.")
     ] = None,
     workers: Annotated[
         str | None, typer.Option("--workers", help="Threads that decode images; ray for a cluster.")
     ] = None,
     ray_address: RayAddress = None,
-    overwrite: _Overwrite = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Extract local features of all images of a folder, or of those listed."""
+    """Extract the local features of all images of a folder, or of those listed."""
     from ..feature.network import SAMFeat
     from ..feature.presets import PRESETS
     from ..files.image_folders import list_images
     from ..localization import features
     from ..parallel.cluster import chosen
 
-    if config not in PRESETS:
+    if preset not in PRESETS:
         raise SamfeatError(
-            f"--config {config}", "no such preset", f"choose from {', '.join(PRESETS)}"
+            f"--preset {preset}", "no such preset", f"choose from {', '.join(PRESETS)}"
         )
-    options = PRESETS[config]
+    options = PRESETS[preset]
     if resize is not None:
         options = replace(options, resize=resize)
     if max_keypoints is not None:
@@ -113,16 +136,18 @@ def _features(
 
 
 def _global_descriptors(
-    features: _Features,
-    output: _Output,
+    features: Features,
+    output: Output,
     db_list: _DbLists = None,
     db_prefix: _DbPrefix = None,
     query_list: _QueryLists = None,
     query_prefix: _QueryPrefix = None,
-    clusters: Annotated[int, typer.Option("--clusters", help="Size of the vocabulary.")] = 64,
-    overwrite: _Overwrite = False,
+    clusters: Annotated[
+        int, typer.Option("--clusters", help="Visual words of the VLAD vocabulary.")
+    ] = 64,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Describe images by one vector each (VLAD of their local features), for retrieval."""
+    """Describe each image by one vector, the VLAD of its local features, for retrieval."""
     from ..localization import global_descriptors
 
     database = _chosen("db", features, "descriptors", db_list, db_prefix)
@@ -133,26 +158,36 @@ def _global_descriptors(
 
 
 def _covisibility(
-    model: Annotated[Path, typer.Option("--model", help="Folder of a COLMAP model.")],
-    output: _Output,
-    num_matched: _NumMatched = 20,
-    overwrite: _Overwrite = False,
+    reference_model: ReferenceModel,
+    output: _PairsOutput,
+    num_covisible: Annotated[
+        int, typer.Option("--num-covisible", help="Covisible images paired with each image.")
+    ] = 20,
+    overwrite: Overwrite = False,
 ) -> None:
     """Pair images that see the same points of a COLMAP model."""
     from ..localization import pairs
 
-    pairs.from_covisibility(model, output, num_matched=num_matched, overwrite=overwrite)
+    pairs.from_covisibility(reference_model, output, num_matched=num_covisible, overwrite=overwrite)
 
 
 def _retrieval(
-    descriptors: Annotated[Path, typer.Option("--descriptors", help="Global descriptor file.")],
-    output: _Output,
+    descriptors: Annotated[
+        Path,
+        typer.Option(
+            "--global-descriptors",
+            help="File of global descriptors (HDF5, as hloc's and `samfeat global-descriptors`').",
+        ),
+    ],
+    output: _PairsOutput,
     db_list: _DbLists = None,
     db_prefix: _DbPrefix = None,
     query_list: _QueryLists = None,
     query_prefix: _QueryPrefix = None,
-    num_matched: _NumMatched = 50,
-    overwrite: _Overwrite = False,
+    num_retrieved: Annotated[
+        int, typer.Option("--num-retrieved", help="Database images paired with each query.")
+    ] = 50,
+    overwrite: Overwrite = False,
 ) -> None:
     """Pair queries with the database images that look most similar."""
     from ..localization import pairs
@@ -160,31 +195,47 @@ def _retrieval(
     database = _chosen("db", descriptors, "global_descriptor", db_list, db_prefix)
     queries = _chosen("query", descriptors, "global_descriptor", query_list, query_prefix)
     pairs.from_retrieval(
-        descriptors, queries, database, output, num_matched=num_matched, overwrite=overwrite
+        descriptors, queries, database, output, num_matched=num_retrieved, overwrite=overwrite
     )
 
 
 def _matches(
-    pairs: Annotated[Path, typer.Option("--pairs", help="Pairs file, 'name0 name1' a line.")],
-    features: _Features,
-    output: _Output,
+    pairs: Pairs,
+    features: Features,
+    output: Output,
     features_ref: Annotated[
-        Path | None, typer.Option("--features-ref", help="Features of the second images.")
+        Path | None,
+        typer.Option(
+            "--features-ref",
+            help="Feature file of the pairs' second images.",
+            show_default="--features",
+        ),
     ] = None,
-    mutual: Annotated[bool, typer.Option(help="Keep mutual nearest neighbours only.")] = True,
+    mutual: Annotated[
+        bool, typer.Option("--mutual/--no-mutual", help="Keep mutual nearest neighbours only.")
+    ] = True,
     distance_threshold: Annotated[
         float | None,
-        typer.Option("--distance-threshold", help="Of sqrt(2 - 2 cos); the preset's by default."),
+        typer.Option(
+            "--distance-threshold",
+            help="Drop matches whose descriptors are farther apart (0 to 2).",
+            show_default="none",
+        ),
     ] = None,
     ratio_threshold: Annotated[
-        float | None, typer.Option("--ratio-threshold", help="Of nearest to second nearest.")
+        float | None,
+        typer.Option(
+            "--ratio-threshold",
+            help="Drop matches whose distance is more than this share of the second nearest's.",
+            show_default="none",
+        ),
     ] = None,
     workers: Annotated[
         str | None,
-        typer.Option("--workers", help="Pairs at a time on a processor; ray for a cluster."),
+        typer.Option("--workers", help="Pairs matched at a time on a CPU; ray for a cluster."),
     ] = None,
     ray_address: RayAddress = None,
-    overwrite: _Overwrite = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Match the features of image pairs."""
     from ..feature.presets import MATCH_DISTANCE_THRESHOLD
@@ -207,18 +258,62 @@ def _matches(
         )
 
 
+def _near(
+    reference_model: ReferenceModel,
+    output: _PairsOutput,
+    num_near: Annotated[
+        int, typer.Option("--num-near", help="Nearest images paired with each image.")
+    ] = 20,
+    max_angle: Annotated[
+        float,
+        typer.Option(
+            "--max-angle", help="Largest angle between their viewing directions, in degrees."
+        ),
+    ] = 30.0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Pair images whose cameras are near each other and look the same way; no points needed."""
+    from ..localization import pairs_by_rule
+
+    pairs_by_rule.from_poses(
+        reference_model, output, num_matched=num_near, most_angle=max_angle, overwrite=overwrite
+    )
+
+
+def _exhaustive(
+    lists: Annotated[
+        list[Path],
+        typer.Option(
+            "--list", help="List of images, the first word of each line; can be repeated."
+        ),
+    ],
+    output: _PairsOutput,
+    db_list: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--db-list", help="Pair with these images, not with each other; can be repeated."
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Pair every image with every other, or every query with every database image."""
+    from ..localization import pairs_by_rule
+
+    others = None if db_list is None else _names_in(db_list)
+    pairs_by_rule.exhaustive(_names_in(lists), output, others=others, overwrite=overwrite)
+
+
 def _chosen(
     what: str, file: Path, dataset: str, lists: list[Path] | None, prefix: str | None
 ) -> list[str]:
     """Names from lists, or those in an HDF5 file that start with a prefix ("db/", "query/")."""
-    from ..files.h5arrays import group_names
-    from ..files.provenance import open_hdf5
+    from ..files.h5arrays import group_names, open_hdf5
 
     if lists is not None:
         if prefix is not None:
             raise SamfeatError(f"--{what}-prefix", f"give it or --{what}-list, not both")
         return _names_in(lists)
-    prefix = f"{what}/" if prefix is None else prefix
+    prefix = DEFAULT_PREFIXES[what] if prefix is None else prefix
     with open_hdf5(file) as opened:
         names = [name for name in group_names(opened, dataset) if name.startswith(prefix)]
     if not names:
@@ -243,5 +338,5 @@ def _names_in(lists: list[Path]) -> list[str]:
             except SamfeatError as error:
                 raise SamfeatError(f"{path}:{number}", error) from None
     if not names:
-        raise SamfeatError(lists[0], "there is no image name in it", "check the list")
+        raise SamfeatError(lists[0], "it has no image name", "check the list")
     return names

@@ -10,72 +10,104 @@ from typing import Annotated
 import typer
 
 from ..colmap.poses import read_poses
-from ..datasets.aachen import AachenDataset
-from ..evaluation.localization import by_base_name, evaluate, within
-from ..files.textlines import write_atomically
+from ..datasets.queries import by_full_name
+from ..datasets.registry import open_all, open_dataset
+from ..evaluation.localization import evaluate, within
+from ..files.atomic import write_atomically
 from ..localization.submission import check, make
 from .application import group
-
-_Dataset = Annotated[Path, typer.Option("--dataset", help="Dataset folder in Aachen's layout.")]
+from .options import (
+    BENCHMARK_PANEL,
+    DEFAULT_BENCHMARK,
+    EVAL,
+    LOOK,
+    Benchmark,
+    Dataset,
+    JsonOutput,
+    Method,
+    Queries,
+    Scene,
+    Truth,
+)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    submission = group(app, "submission", "Write and check the benchmark's submission file.")
+    submission = group(
+        app, "submission", "Write and check a benchmark's submission.", BENCHMARK_PANEL
+    )
     submission.command("make")(_make)
     submission.command("check")(_check)
-    group(app, "eval", "Measure results against ground truth.").command("localization")(_evaluate)
+    group(app, "eval", EVAL, LOOK).command("localization")(_evaluate)
 
 
 def _make(
-    poses: Annotated[Path, typer.Argument(help="Poses by full query names, as localization has.")],
-    dataset: _Dataset,
-    outputs: Annotated[Path, typer.Option("--outputs", help="Folder for the submission.")],
-    method: Annotated[str, typer.Option("--method", help="Name in the file's name.")] = "samfeat",
+    poses: Annotated[
+        Path,
+        typer.Argument(
+            metavar="POSES",
+            help="Poses file by the queries' full names, as `samfeat poses` writes it.",
+        ),
+    ],
+    dataset: Dataset,
+    outputs: Annotated[Path, typer.Option("--outputs", help="Folder to write the file to.")],
+    method: Method = "samfeat",
+    benchmark: Benchmark = DEFAULT_BENCHMARK,
+    scene: Scene = None,
 ) -> None:
-    """Write the submission file of a poses file."""
-    typer.echo(make(read_poses(poses), AachenDataset.open(dataset), outputs, method))
+    """Write a submission file from a poses file."""
+    opened = open_dataset(dataset, benchmark, scene)
+    found = by_full_name(read_poses(poses), opened.queries, poses)
+    typer.echo(make(found, opened, outputs, method))
 
 
 def _check(
-    file: Annotated[Path, typer.Argument(help="The submission file.")],
-    dataset: _Dataset,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The submission file.")],
+    dataset: Dataset,
+    benchmark: Benchmark = DEFAULT_BENCHMARK,
+    scene: Scene = None,
 ) -> None:
-    """Say all that is wrong with a submission file; exit code 1 when anything is."""
-    opened = AachenDataset.open(dataset)
+    """List everything that is wrong with a submission file (then exit code 1)."""
+    opened = open_all(dataset, benchmark, scene)
     problems = check(file, opened)
     for problem in problems:
         typer.echo(f"{file}: {problem}")
     if problems:
         raise typer.Exit(1)
     counts = ", ".join(
-        f"{sum(query.condition == name for query in opened.queries)} {name}"
-        for name in opened.conditions
+        f"{sum(query.condition == name for query in opened.to_submit)} {name}"
+        for name in dict.fromkeys(query.condition for query in opened.to_submit)
     )
-    typer.echo(f"{file}: all {len(opened.queries)} queries ({counts}), ready to upload")
+    typer.echo(f"{file}: all {len(opened.to_submit)} queries ({counts}), ready to upload")
 
 
 def _evaluate(
     results: Annotated[
-        Path, typer.Argument(help="A submission or poses file, or the outputs folder of a run.")
+        Path,
+        typer.Argument(
+            metavar="RESULTS", help="A submission or poses file, or the outputs folder of a run."
+        ),
     ],
-    dataset: _Dataset,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures to this file too.")
-    ] = None,
+    dataset: Dataset,
+    benchmark: Benchmark = DEFAULT_BENCHMARK,
+    scene: Scene = None,
+    queries: Queries = None,
+    truth: Truth = None,
+    output: JsonOutput = None,
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Cumulative error curves, .png, .pdf or .svg.")
+        Path | None,
+        typer.Option("--plot", help="Draw cumulative error curves to this .png, .pdf or .svg."),
     ] = None,
 ) -> None:
-    """Print the share of queries localized within the benchmark's thresholds, and what failed.
+    """Print the share of queries within the benchmark's thresholds, and why the others failed.
 
-    The reasons of failures are read off localization.json and map/ beside a run's poses.txt.
+    The reasons are found in localization.json and map/ beside the poses.txt of a run.
     """
     from ..evaluation import failures
 
     poses_file = results / "poses.txt" if results.is_dir() else results
-    opened = AachenDataset.open(dataset)
-    evaluation = evaluate(by_base_name(read_poses(poses_file)), opened)
+    opened = open_dataset(dataset, benchmark, scene, queries=queries, truth=truth)
+    evaluation = evaluate(by_full_name(read_poses(poses_file), opened.queries, poses_file), opened)
     typer.echo(evaluation.table())
     if without := [name for name, error in evaluation.errors.items() if math.isinf(error[0])]:
         typer.echo(
@@ -84,11 +116,15 @@ def _evaluate(
         )
     run = failures.read_run(poses_file)
     diagnoses = [] if run is None else failures.diagnose_all(*run, opened)
+    if run is not None:  # the others have been told already
+        tried = {found.name for found in diagnoses}
+        absent = [name for name in without if name not in tried]
+        diagnoses += failures.without_pose(absent, opened)
     if run is not None:
         typer.echo(failures.failures_table(diagnoses))
     elif lost := sum(not within(error) for error in evaluation.errors.values()):
         typer.echo(
-            f"{lost} queries failed; for the reasons, name the poses.txt of a run, with its "
+            f"{lost} queries failed; for the reasons, give the poses.txt of a run, with its "
             "localization.json and map/ beside it"
         )
     if plot is not None:
@@ -96,7 +132,7 @@ def _evaluate(
         from ..evaluation.localization_curves import error_figure
 
         save(error_figure(evaluation.errors_by_condition(opened)), plot)
-    if json_file is not None:
+    if output is not None:
         from ..evaluation.record import measurement
 
         content = {
@@ -104,4 +140,4 @@ def _evaluate(
             "failures": [found.as_json() for found in diagnoses if found.failed],
             **measurement({"results": results, "dataset": dataset}),
         }
-        write_atomically(json_file, json.dumps(content, indent=2) + "\n")
+        write_atomically(output, json.dumps(content, indent=2) + "\n")

@@ -7,63 +7,81 @@ from typing import Annotated
 
 import typer
 
-Config = Annotated[Path, typer.Option(help="A recipe, such as configs/homographies.yaml.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="key=value, such as data.images=PHOTOS")
+from ..training.recipe_files import recipes
+from .options import TRAINING, Images
+
+Recipe = Annotated[
+    Path,
+    typer.Option("--recipe", help=f"A recipe: {', '.join(recipes())}, or your own YAML file."),
 ]
-_Images = Annotated[Path, typer.Option(help="Folder of photos, as for training.")]
-_Out = Annotated[Path, typer.Option(help="The checkpoint to write.")]
-_Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe, such as data.images=PHOTOS."),
+]
+_Output = Annotated[Path, typer.Option("--output", help="The checkpoint to write.")]
+_Trained = Annotated[Path, typer.Option("--weights", help="A trained checkpoint.")]
+_Replace = Annotated[bool, typer.Option("--overwrite", help="Replace --output.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
 
-    @app.command()
-    def train(config: Config, overrides: Overrides = None) -> None:
-        """Train SAMFeat, or go on with a run that was interrupted."""
+    @app.command("train", rich_help_panel=TRAINING)
+    def train(recipe: Recipe, overrides: Overrides = None) -> None:
+        """Train SAMFeat by a recipe.
+
+        An interrupted run goes on when the same command is given again.
+        """
         from ..training.recipe import read_recipe  # heavy: not for the other commands
         from ..training.trainer import train
 
-        typer.echo(f"weights: {train(read_recipe(config, overrides or []))}")
+        typer.echo(f"weights: {train(read_recipe(recipe, overrides or []))}")
 
-    @app.command()
+    @app.command("whiten", rich_help_panel=TRAINING)
     def whiten(
-        images: _Images,
-        out: _Out,
-        weights: Annotated[Path, typer.Option(help="A trained checkpoint.")],
-        strength: Annotated[float, typer.Option(help="0.5 whitens in full.")] = 0.4,
-        pairs: Annotated[int, typer.Option(min=8, help="Of views to look at.")] = 480,
-        overwrite: _Overwrite = False,
+        images: Images,
+        output: _Output,
+        weights: _Trained,
+        strength: Annotated[
+            float, typer.Option("--strength", help="How far to whiten, from 0.1 to 0.5 (fully).")
+        ] = 0.4,
+        num_pairs: Annotated[
+            int, typer.Option("--num-pairs", min=8, help="Pairs of warped views to measure on.")
+        ] = 480,
+        overwrite: _Replace = False,
     ) -> None:
-        """Make a trained checkpoint's descriptors count less where a change of view moves them."""
+        """Whiten a trained checkpoint's descriptors by how they change from view to view."""
         from ..training import whitening
 
-        whitening.main(weights, images, out, strength=strength, pairs=pairs, overwrite=overwrite)
-        typer.echo(f"weights: {out}")
+        whitening.main(
+            weights, images, output, strength=strength, pairs=num_pairs, overwrite=overwrite
+        )
+        typer.echo(f"weights: {output}")
 
-    @app.command()
+    @app.command("project", rich_help_panel=TRAINING)
     def project(
-        images: _Images,
-        out: _Out,
-        weights: Annotated[Path, typer.Option(help="A trained checkpoint, best whitened.")],
-        steps: Annotated[int, typer.Option(min=1, help="Of three pairs of views each.")] = 270,
-        seed: Annotated[int, typer.Option(min=0, help="Of the views.")] = 1,
-        overwrite: _Overwrite = False,
+        images: Images,
+        output: _Output,
+        weights: _Trained,
+        steps: Annotated[
+            int,
+            typer.Option("--steps", min=1, help="Optimizer steps, each of three pairs of views."),
+        ] = 270,
+        seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the random views.")] = 1,
+        overwrite: _Replace = False,
     ) -> None:
-        """Learn a linear map of a trained checkpoint's descriptors from what they match."""
+        """Learn a linear map of a trained checkpoint's descriptors; whiten them first."""
         from ..training import projection
 
-        projection.main(weights, images, out, steps=steps, seed=seed, overwrite=overwrite)
-        typer.echo(f"weights: {out}")
+        projection.main(weights, images, output, steps=steps, seed=seed, overwrite=overwrite)
+        typer.echo(f"weights: {output}")
 
-    @app.command()
-    def ablate(config: Config, overrides: Overrides = None) -> None:
-        """Train without the teacher, with each of its losses, and with all; print what each is
-        worth and costs."""
+    @app.command("ablate", rich_help_panel=TRAINING)
+    def ablate(recipe: Recipe, overrides: Overrides = None) -> None:
+        """Train without the teacher, with each of its losses, and with all; compare the results."""
         from ..training import ablation
         from ..training.recipe import read_recipe
 
-        recipe = read_recipe(config, overrides or [])
-        typer.echo(ablation.table(ablation.ablate(recipe)))
-        typer.echo(f"table: {recipe.output / 'ablation.md'}")
+        read = read_recipe(recipe, overrides or [])
+        typer.echo(ablation.table(ablation.ablate(read)))
+        typer.echo(f"table: {read.output / 'ablation.md'}")

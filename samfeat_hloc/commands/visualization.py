@@ -8,32 +8,38 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .application import group
-from .evaluation import Official, Weights, extract_options
+from .evaluation import extract_options
+from .options import LOOK, OfficialWeights, Weights
 
 if TYPE_CHECKING:
     from ..feature.network import SAMFeat
     from ..feature.options import ExtractOptions
 
-_Output = Annotated[Path, typer.Option("--output", help="The picture: .png, .pdf or .svg.")]
-_MaxKeypoints = Annotated[int, typer.Option("--max-keypoints", min=1, help="The best so many.")]
+_Output = Annotated[
+    Path, typer.Option("--output", help="The picture to write: .png, .pdf or .svg.")
+]
+_MaxKeypoints = Annotated[
+    int, typer.Option("--max-keypoints", min=1, help="Keypoints an image at most.")
+]
 _Resize = Annotated[
-    int, typer.Option("--resize", min=0, help="Longer side at most when extracting; 0 keeps it.")
+    int,
+    typer.Option("--resize", min=0, help="Longer side in pixels at most; 0 for the photo's own."),
 ]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application's ``viz`` group."""
-    pictures = group(app, "viz", "Draw single pictures.")
+    pictures = group(app, "viz", "Draw keypoints, matches, and what a teacher sees.", LOOK)
     pictures.command("keypoints")(_keypoints)
     pictures.command("matches")(_matches)
     pictures.command("relations")(_relations)
 
 
 def _keypoints(
-    image: Annotated[Path, typer.Argument(help="A photo.")],
+    image: Annotated[Path, typer.Argument(metavar="PHOTO", help="A photo.")],
     output: _Output,
     weights: Weights = None,
-    official: Official = False,
+    official_weights: OfficialWeights = False,
     max_keypoints: _MaxKeypoints = 1024,
     resize: _Resize = 1024,
 ) -> None:
@@ -44,7 +50,7 @@ def _keypoints(
     from ..pictures import pairs
 
     pixels = read_image(image)
-    model, options = _model(weights, official, max_keypoints, resize)
+    model, options = _model(weights, official_weights, max_keypoints, resize)
     found = extract_batch(model, [pixels], options)[0]
     figure = pairs.keypoints_figure(
         pixels, found["keypoints"], *pairs.guidance_maps(model, pixels, options), image.name
@@ -53,25 +59,28 @@ def _keypoints(
 
 
 def _matches(
-    image0: Annotated[Path, typer.Argument(help="A photo.")],
-    image1: Annotated[Path, typer.Argument(help="Another photo.")],
+    image0: Annotated[Path, typer.Argument(metavar="PHOTO0", help="A photo.")],
+    image1: Annotated[Path, typer.Argument(metavar="PHOTO1", help="Another photo.")],
     output: _Output,
     homography: Annotated[
-        Path | None, typer.Option("--homography", help="3x3 matrix from IMAGE0 to IMAGE1.")
+        Path | None,
+        typer.Option("--homography", help="Text file of the 3x3 matrix from PHOTO0 to PHOTO1."),
     ] = None,
     features: Annotated[
-        Path | None, typer.Option("--features", help="Draw the matches of this feature file.")
+        Path | None,
+        typer.Option("--features", help="Match the features of this file, extract none."),
     ] = None,
     image_dir: Annotated[
-        Path | None, typer.Option("--images", help="Folder that the file's names are below.")
+        Path | None,
+        typer.Option("--images", help="Folder of images that the names in --features are below."),
     ] = None,
     weights: Weights = None,
-    official: Official = False,
+    official_weights: OfficialWeights = False,
     max_keypoints: _MaxKeypoints = 1024,
     resize: _Resize = 1024,
-    lines: Annotated[int, typer.Option("--lines", min=1, help="Draw at most so many.")] = 300,
+    lines: Annotated[int, typer.Option("--lines", min=1, help="Matches drawn at most.")] = 300,
 ) -> None:
-    """Draw the matches of two photos; with a homography, which are right and which are wrong."""
+    """Draw the matches of two photos; with --homography, right and wrong ones in two colours."""
     from ..evaluation import curves
     from ..evaluation.homography import read_homography
     from ..files.images import read_image
@@ -82,27 +91,34 @@ def _matches(
     if features is not None:
         found = _of_file(features, image_dir, (image0, image1), pixels, max_keypoints)
     else:
-        found = _extracted(pixels, *_model(weights, official, max_keypoints, resize))
+        found = _extracted(pixels, *_model(weights, official_weights, max_keypoints, resize))
     title = f"{image0.parent.name}/{image0.name} and {image1.parent.name}/{image1.name}"
     figure = pairs.matches_figure(pixels, found, title, matrix, most=lines)
     typer.echo(f"written: {curves.save(figure, output)}")
 
 
 def _relations(
-    image: Annotated[Path, typer.Argument(help="A photo that the teacher has seen.")],
-    cache: Annotated[Path, typer.Option("--cache", help="The teacher's cache.")],
+    image: Annotated[Path, typer.Argument(metavar="PHOTO", help="A photo of the cache.")],
+    cache: Annotated[Path, typer.Option("--cache", help="A teacher's cache, of `samfeat teach`.")],
     output: _Output,
     name: Annotated[
-        str | None, typer.Option("--name", help="The photo's name in the cache, if not unique.")
+        str | None,
+        typer.Option(
+            "--name", help="The photo's name in the cache, where several end like PHOTO's."
+        ),
     ] = None,
     at: Annotated[
         tuple[float, float] | None,
-        typer.Option("--at", help="x y of the chosen cell, in pixels; the middle by default."),
+        typer.Option(
+            "--at",
+            help="Pixel x y whose similarity to all others is drawn.",
+            show_default="the middle",
+        ),
     ] = None,
     weights: Weights = None,
-    official: Official = False,
+    official_weights: OfficialWeights = False,
 ) -> None:
-    """Draw what the teacher and the student find alike: relation matrices, and one cell's map."""
+    """Draw which parts of a photo the teacher, and which SAMFeat, finds similar."""
     from ..evaluation import curves
     from ..feature.network import SAMFeat
     from ..files.images import read_image
@@ -112,27 +128,27 @@ def _relations(
     pixels = read_image(image)
     opened = TeacherCache(cache)
     found = relations.name_in(opened, image, name)
-    model = SAMFeat.from_pretrained(weights, official=official)
+    model = SAMFeat.from_pretrained(weights, official=official_weights)
     figure = relations.relations_figure(pixels, opened.read(found).embedding, model, at,
                                                 opened.teacher, found)  # fmt: skip
     typer.echo(f"written: {curves.save(figure, output)}")
 
 
 def _model(
-    weights: Path | None, official: bool, max_keypoints: int, resize: int
+    weights: Path | None, official_weights: bool, max_keypoints: int, resize: int
 ) -> tuple[SAMFeat, ExtractOptions]:
     from ..feature.network import SAMFeat
 
-    model = SAMFeat.from_pretrained(weights, official=official)
-    return model, extract_options(max_keypoints, resize or None, official)
+    model = SAMFeat.from_pretrained(weights, official=official_weights)
+    return model, extract_options(max_keypoints, resize or None, official_weights)
 
 
 def _extracted(pixels: tuple[Any, Any], model: SAMFeat, options: ExtractOptions) -> Any:
-    from ..evaluation.matching import Features
+    from ..evaluation.matching import CachedFeatures
     from ..feature.extraction import extract_batch
 
     return tuple(
-        Features(found["keypoints"].astype(float), found["descriptors"])
+        CachedFeatures(found["keypoints"].astype(float), found["descriptors"])
         for found in extract_batch(model, list(pixels), options)
     )
 
@@ -154,7 +170,7 @@ def _of_file(
                 raise SamfeatError(
                     image,
                     f"not below {image_dir or 'this folder'}",
-                    f"give --images FOLDER, the folder that the names in {path.name} start from",
+                    f"give --images, the folder that the names in {path.name} are below",
                 ) from None
             features = file.read(name)
             if features.image_size not in (None, picture.shape[1::-1]):

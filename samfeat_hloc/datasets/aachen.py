@@ -1,4 +1,4 @@
-"""A localization dataset in the layout of Aachen Day-Night v1.1.
+"""Aachen Day-Night v1.1, and any dataset in its layout.
 
 ::
 
@@ -6,48 +6,28 @@
     DIR/images_upright/query/...                       photos to localize
     DIR/3D-models/aachen_v_1_1/{cameras,images,points3D}.{bin,txt}
     DIR/queries/<condition>_time_queries_with_intrinsics.txt    name MODEL width height params...
-    DIR/queries/ground_truth.txt                       optional: base name, qw qx qy qz tx ty tz
+    DIR/queries/ground_truth.txt                       optional: name qw qx qy qz tx ty tz
 
-The condition of a query (day, night) is the start of its list's file name.
+The condition of a query (day, night) is the start of its list's file name. Names in the ground
+truth may do without folders.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from samfeat_hloc.datasets.queries import Query, read_queries
-
 from ..colmap.model import find_model, read_content
-from ..colmap.poses import Pose, read_poses
 from ..errors import SamfeatError
+from .dataset import Dataset, Retrieval, SubmissionForm, check_files, check_folder, read_truth
+from .queries import Query, read_queries
 
 LIST_SUFFIX = "_time_queries_with_intrinsics.txt"
+# The brackets are part of the names that the benchmark's own scripts give.
+FORM = SubmissionForm("Aachen_v1_1_eval_[{method}].txt")
 
 
-@dataclass(frozen=True)
-class AachenDataset:
-    """A dataset whose lists are read and whose files are known to exist.
-
-    Attributes:
-        root: the dataset folder.
-        image_dir: ``root/images_upright``; all names are relative to it.
-        reference_model: folder of the COLMAP model of the database photos.
-        queries: in the order of the lists; the lists in the order of their file names.
-        db_names: names of the reference model's images, sorted.
-        db_poses: their poses (world to camera) by name, sorted.
-        ground_truth: poses by base name, or None when the dataset has none.
-        num_points: number of points in the reference model.
-    """
-
-    root: Path
-    image_dir: Path
-    reference_model: Path
-    queries: list[Query]
-    db_names: list[str]
-    ground_truth: dict[str, Pose] | None = None
-    db_poses: dict[str, Pose] = field(default_factory=dict, repr=False)
-    num_points: int = 0
+class AachenDataset(Dataset):
+    """A dataset in the layout of Aachen Day-Night v1.1."""
 
     @classmethod
     def open(cls, root: Path) -> AachenDataset:
@@ -58,71 +38,45 @@ class AachenDataset:
                 malformed lines, duplicate queries, images that are not there, a reference model
                 that is broken or without images or points.
         """
-        root = Path(root)
-        image_dir = root / "images_upright"
-        if not root.is_dir():
-            raise SamfeatError(root, "no such dataset folder", "check --dataset")
-        if not any(root.iterdir()):
-            raise SamfeatError(root, "the dataset folder is empty", "unpack the dataset into it")
-        if not image_dir.is_dir():
-            raise SamfeatError(
-                image_dir,
-                "no such folder",
-                "photos belong in images_upright/db and images_upright/query",
-            )
-        queries = _read_lists(root / "queries")
+        root = check_folder(root)
+        image_dir = photos(root)
+        queries = read_lists(root / "queries")
         reference_model = find_model(root / "3D-models")
         content = read_content(reference_model)
         if content.num_points == 0:
             raise SamfeatError(reference_model, "the model has no points", "triangulate it first")
         db_names = list(content.poses)
-        _check_files(image_dir, [query.name for query in queries], root / "queries")
-        _check_files(image_dir, db_names, reference_model)
+        check_files(image_dir, [query.name for query in queries], root / "queries")
+        check_files(image_dir, db_names, reference_model)
         truth_file = root / "queries" / "ground_truth.txt"
-        ground_truth = read_poses(truth_file) if truth_file.exists() else None
         return cls(
             root=root,
             image_dir=image_dir,
             reference_model=reference_model,
             queries=queries,
             db_names=db_names,
-            ground_truth=ground_truth,
+            ground_truth=read_truth(truth_file, queries),
             db_poses=content.poses,
             num_points=content.num_points,
+            truth_file=truth_file,
+            form=FORM,
+            retrieval=Retrieval(20, 50),
         )
 
-    @property
-    def query_names(self) -> list[str]:
-        """Full names of all queries, in the order of ``queries``."""
-        return [query.name for query in self.queries]
 
-    @property
-    def conditions(self) -> list[str]:
-        """The conditions in the order of their lists, as ``["day", "night"]``."""
-        return list(dict.fromkeys(query.condition for query in self.queries))
-
-    def queries_by_base_name(self) -> dict[str, Query]:
-        """Queries by their base names, which have to be unique.
-
-        Raises:
-            SamfeatError: two queries in different folders share a base name.
-        """
-        by_base: dict[str, Query] = {}
-        for query in self.queries:
-            other = by_base.setdefault(query.base_name, query)
-            if other is not query:
-                raise SamfeatError(
-                    self.root / "queries",
-                    (
-                        f"'{other.name}' and '{query.name}' have the same base name, by which "
-                        "submissions and ground truth name queries"
-                    ),
-                    "rename one",
-                )
-        return by_base
+def photos(root: Path) -> Path:
+    """The folder of the photos."""
+    image_dir = root / "images_upright"
+    if not image_dir.is_dir():
+        raise SamfeatError(
+            image_dir,
+            "no such folder",
+            "photos belong in images_upright/db and images_upright/query",
+        )
+    return image_dir
 
 
-def _read_lists(folder: Path) -> list[Query]:
+def read_lists(folder: Path) -> list[Query]:
     """All queries of ``<condition>_time_queries_with_intrinsics.txt`` in a folder."""
     if not folder.is_dir():
         raise SamfeatError(folder, "no such folder", "query lists belong there")
@@ -144,17 +98,3 @@ def _read_lists(folder: Path) -> list[Query]:
             list_of[query.name] = path
             queries.append(query)
     return queries
-
-
-def _check_files(image_dir: Path, names: list[str], source: Path) -> None:
-    missing = [name for name in names if not (image_dir / name).is_file()]
-    if missing:
-        more = ", ..." if len(missing) > 3 else ""
-        raise SamfeatError(
-            image_dir,
-            (
-                f"{len(missing)} of the {len(names)} images named by {source} are not "
-                f"there ({', '.join(missing[:3])}{more})"
-            ),
-            "unpack the photos or mend the names",
-        )

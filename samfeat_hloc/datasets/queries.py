@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from samfeat_hloc.colmap.cameras import Camera, parse_camera
 
 from ..errors import SamfeatError
 from ..files.images import check_name
 from ..files.textlines import data_lines
+
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -57,3 +61,38 @@ def read_queries(path: Path, condition: str) -> list[Query]:
             path, "the list has no queries", "write 'name MODEL width height params...' lines"
         )
     return list(queries.values())
+
+
+def by_full_name(poses: Mapping[str, V], queries: Iterable[Query], where: object) -> dict[str, V]:
+    """What is given by full names, base names, or base names with some of their folders, by
+    full query name.
+
+    ``a.jpg`` and ``day/a.jpg`` stand for the query ``query/day/a.jpg``, where no other ends so.
+    Names of no query are kept as they are.
+
+    Args:
+        where: the file, for the message.
+
+    Raises:
+        SamfeatError: a name that several queries end in, or two names of one query.
+    """
+    full: dict[str, list[str]] = {}
+    names = [query.name for query in queries]
+    for name in names:
+        parts = name.split("/")
+        for start in range(len(parts)):
+            full.setdefault("/".join(parts[start:]), []).append(name)
+    exact = set(names)
+    found: dict[str, V] = {}
+    for name, value in poses.items():
+        meant = [name] if name in exact else full.get(name, [name])
+        if len(meant) > 1:
+            raise SamfeatError(
+                where,
+                f"'{name}' may be {meant[0]} or {meant[1]}",
+                "name queries with their folders",
+            )
+        if meant[0] in found:
+            raise SamfeatError(where, f"it names {meant[0]} twice", "keep one")
+        found[meant[0]] = value
+    return found

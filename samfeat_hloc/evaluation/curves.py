@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 from ..errors import SamfeatError
+from ..files.atomic import making_file
 from .hpatches import Comparison
 from .matching import THRESHOLDS
+from .palette import SERIES
 
-# Okabe and Ito's colours; with them go line style and marker, of different periods, so that 60
+# With the colours go line style and marker, of different periods, so that 60
 # methods have different marks.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "x", "P", "*", "+", "<", ">", "h")
 
@@ -67,7 +67,7 @@ def accuracy_figure(comparison: Comparison) -> Figure:
 def style(number: int) -> dict[str, Any]:
     """Colour, line style and marker of the method of that number."""
     return {
-        "color": COLOURS[number % len(COLOURS)],
+        "color": SERIES[number % len(SERIES)],
         "linestyle": LINE_STYLES[number % len(LINE_STYLES)],
         "marker": MARKERS[number % len(MARKERS)],
         "markersize": 4.5,
@@ -84,18 +84,12 @@ def save(figure: Figure, path: Path, metadata: Mapping[str, str] | None = None) 
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "pdf", "svg"):
-        raise SamfeatError(path, "pictures are written as .png, .pdf or .svg", "name such a file")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        FigureCanvasAgg(figure)
-        with matplotlib.rc_context({"svg.hashsalt": "samfeat"}):
-            figure.savefig(temporary, format=kind, dpi=150, metadata=dict(metadata or {}))
-        temporary.replace(path)
-    except OSError as error:
         raise SamfeatError(
-            path, f"cannot be written ({error.strerror})", "check the folder and the free space"
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+            path,
+            "pictures are written as .png, .pdf or .svg",
+            "give a file name with one of these endings",
+        )
+    FigureCanvasAgg(figure)
+    with making_file(path) as place, matplotlib.rc_context({"svg.hashsalt": "samfeat"}):
+        figure.savefig(place, format=kind, dpi=150, metadata=dict(metadata or {}))
     return path

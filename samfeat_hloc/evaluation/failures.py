@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ..colmap.cameras import Camera
 from ..colmap.model import Model, is_model, read_model
 from ..colmap.poses import Pose
-from ..datasets.aachen import AachenDataset
-from ..datasets.queries import base_name
+from ..datasets.dataset import LONG_TERM, Dataset
 from ..localization.result import LocalizationResult, QueryResult, log_path, read_result
-from .localization import THRESHOLDS, position_error, rotation_error, within
+from ..progress import tqdm
+from .localization import position_error, rotation_error, within
 
 MIN_CORRESPONDENCES = 30  # hloc users take a pose from fewer with caution
 MIN_INLIERS = 20
@@ -41,6 +40,7 @@ class Reason(str, Enum):
     FEW_INLIERS = "few inliers"
     WRONG_PLACE = "wrong although many inliers"
     INACCURATE = "inaccurate"
+    NO_POSE = "no pose given"
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def diagnose(
     map_model: Model,
     truth: Pose | None = None,
     camera: Camera | None = None,
-    limit: tuple[float, float] = THRESHOLDS[0],
+    limit: tuple[float, float] = LONG_TERM[0],
 ) -> Diagnosis:
     """Say whether a query failed, and why.
 
@@ -119,16 +119,33 @@ def diagnose(
 
 
 def diagnose_all(
-    result: LocalizationResult, map_model: Model, dataset: AachenDataset | None
+    result: LocalizationResult, map_model: Model, dataset: Dataset | None
 ) -> list[Diagnosis]:
     """`diagnose` for all queries, with the true poses and cameras of the dataset."""
     truth: Mapping[str, Pose] = (dataset.ground_truth if dataset else None) or {}
     cameras = {query.name: query.camera for query in dataset.queries} if dataset else {}
     return [
-        diagnose(query, map_model, truth.get(base_name(name)), cameras.get(name))
+        diagnose(query, map_model, truth.get(name), cameras.get(name))
         for name, query in tqdm(
             result.queries.items(), desc="diagnose", unit="query", delay=2, leave=False
         )
+    ]
+
+
+def without_pose(names: Sequence[str], dataset: Dataset) -> list[Diagnosis]:
+    """Diagnoses of queries that the poses do not have: each has failed."""
+    conditions = {query.name: query.condition for query in dataset.queries}
+    return [
+        Diagnosis(
+            name,
+            conditions[name],
+            None,
+            True,
+            Reason.NO_POSE,
+            "the poses file does not have it",
+            [],
+        )
+        for name in names
     ]
 
 
@@ -225,7 +242,7 @@ def _reason(
         )
     if query.num_inliers < MIN_INLIERS:
         return Reason.FEW_INLIERS, f"{Reason.FEW_INLIERS.value}: {inliers}"
-    if error is not None and not within(error, THRESHOLDS[-1]):
+    if error is not None and not within(error, LONG_TERM[-1]):
         return Reason.WRONG_PLACE, (
             f"{Reason.WRONG_PLACE.value}: {inliers}; a place that looks alike, or a wrong true "
             "pose or focal length"

@@ -6,20 +6,24 @@ other kind), with images ``1.*``, ``2.*``… of any format and homographies ``H_
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ..errors import SamfeatError
 from ..files.images import EXTENSIONS, check_name, image_size
+from ..progress import tqdm
 from . import matching
 from .homography import RANSAC_THRESHOLD, read_homography
 from .matching import HOMOGRAPHY_THRESHOLDS, MatchingResult, PairResult
 from .predictions import Predictions
+from .tables import aligned
+
+logger = logging.getLogger(__name__)
 
 # Left out by D2-Net for their size, and by everyone who compares with it since.
 _EXCLUDED = """i_contruction i_crownnight i_dc i_pencils i_whitebuilding v_artisans v_astronautis
@@ -91,13 +95,16 @@ def read_pairs(root: Path, *, skip_incomplete: bool = False) -> list[Pair]:
     pairs = []
     sizes: dict[str, tuple[int, int]] = {}
     folders = sorted(f for f in root.iterdir() if f.is_dir() and f.name not in EXCLUDED)
+    passed, odd = [], []
     for folder in folders:
         for path in sorted(folder.glob("H_1_*"), key=lambda p: (len(p.name), p.name)):
             k = path.name.removeprefix("H_1_")
             if not k.isdecimal():
+                odd.append(f"{folder.name}/{path.name}")
                 continue
             found = [_images(folder, number) for number in (1, int(k))]
             if skip_incomplete and not all(found):
+                passed.append(f"{folder.name}/{path.name}")
                 continue
             names = tuple(
                 _only(folder, number, images)
@@ -108,6 +115,12 @@ def read_pairs(root: Path, *, skip_incomplete: bool = False) -> list[Pair]:
             kind = folder.name.split("_", 1)[0]
             both = (sizes[names[0]], sizes[names[1]])
             pairs.append(Pair((names[0], names[1]), kind, read_homography(path), both))
+    for names_left, why in ((passed, "lack an image"), (odd, "are not called H_1_NUMBER")):
+        if names_left:
+            logger.warning(
+                "%s: %d of %d homographies %s and are left out, e.g. %s",
+                root, len(names_left), len(pairs) + len(passed) + len(odd), why, names_left[0],
+            )  # fmt: skip
     if not pairs:
         raise SamfeatError(
             root,
@@ -142,7 +155,7 @@ def evaluate(
             of another size.
     """
     results: list[PairResult] = []
-    read: dict[str, matching.Features] = {}
+    read: dict[str, matching.CachedFeatures] = {}
     for pair in tqdm(pairs, desc=label or "pairs", unit="pair", delay=2):
         # Pairs of a sequence follow each other and share image 1.
         read = {name: read[name] for name in pair.images if name in read}
@@ -175,27 +188,21 @@ class Comparison:
 
     def table(self) -> str:
         """Aligned text: a line for each kind and method; shares in percent."""
-        header = ["", "method", "pairs", "features", "matches"]
+        header = ["", "method", "pairs", "features", "matches", "right", "repeated"]
         header += [f"MMA@{t}" for t in (1, 3, 5, 10)] + [f"AUC {matching.AREA_UP_TO}px"]
         header += [f"H AUC@{t}" for t in HOMOGRAPHY_THRESHOLDS]
-        rows = [header]
+        rows = []
         for kind in self.kinds():
             for method, results in self.results.items():
                 if kind in results:
                     rows.append([kind, method, *_cells(results[kind])])
             for method, curves in self.published.items():
                 if kind in curves:
-                    rows.append([kind, f"{method} (published)", "", "", "", *_curve(curves[kind])])
-        widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(len(header))]
-        lines = [
-            "  ".join(
-                cell.ljust(widths[i]) if i < 2 else cell.rjust(widths[i])
-                for i, cell in enumerate(row)
-            ).rstrip()
-            for row in rows
-        ]
+                    rows.append(
+                        [kind, f"{method} (published)", "", "", "", "", "", *_curve(curves[kind])]
+                    )
         note = [f"note: {self.note}"] if self.note else []
-        return "\n".join([self.title, *note, *lines])
+        return "\n".join([self.title, *note, aligned(header, rows, "llr")])
 
     def kinds(self) -> list[str]:
         """All kinds, in the order in which they first appear, "all" last."""
@@ -225,6 +232,8 @@ def pairs_as_json(results: Sequence[PairResult]) -> list[dict[str, Any]]:
         {
             "images": list(pair.images),
             "matches": len(pair.errors),
+            "right_matches": int((pair.errors <= matching.RIGHT_WITHIN).sum()),
+            "repeatability": round(pair.repeatability, 6),
             "accuracy": [round(float(share), 6) for share in matching.accuracy(pair.errors)],
             "corner_error": pair.corner_error if np.isfinite(pair.corner_error) else None,
         }
@@ -235,6 +244,7 @@ def pairs_as_json(results: Sequence[PairResult]) -> list[dict[str, Any]]:
 def _cells(result: MatchingResult) -> list[str]:
     return [
         str(result.num_pairs), f"{result.num_features:.0f}", f"{result.num_matches:.0f}",
+        f"{result.right_matches:.0f}", f"{100 * result.repeatability:.1f}",
         *_curve(result.accuracy), *(f"{100 * area:.1f}" for area in result.homography),
     ]  # fmt: skip
 
@@ -245,8 +255,8 @@ def _curve(accuracies: Sequence[float] | np.ndarray) -> list[str]:
 
 
 def of_size(
-    found: matching.Features, name: str, size: tuple[int, int] | None, label: str
-) -> matching.Features:
+    found: matching.CachedFeatures, name: str, size: tuple[int, int] | None, label: str
+) -> matching.CachedFeatures:
     """The features themselves; a SamfeatError where they are of an image of another size."""
     if size is not None and found.image_size is not None and found.image_size != size:
         raise SamfeatError(

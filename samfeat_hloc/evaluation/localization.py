@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ..colmap.conventions import odd_convention
 from ..colmap.poses import Pose
-from ..datasets.aachen import AachenDataset
-from ..datasets.queries import base_name
+from ..datasets.dataset import LONG_TERM, Dataset
 from ..errors import SamfeatError
-
-# (metres, degrees): the benchmark's, and finer ones that still tell good methods apart.
-THRESHOLDS = ((0.25, 2.0), (0.5, 5.0), (5.0, 10.0))
-FINE_THRESHOLDS = ((0.01, 0.1), (0.05, 0.25))
+from .tables import aligned
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class LocalizationEvaluation:
 
     Attributes:
         conditions: results by condition.
-        errors: (metres, degrees) by base name; infinite for a query without a pose.
+        errors: (metres, degrees) by query name; infinite for a query without a pose.
         warnings: sentences for people.
     """
 
@@ -57,30 +54,23 @@ class LocalizationEvaluation:
         """Aligned text: one row a condition, recalls in percent, medians; warnings below."""
         thresholds = next(iter(self.conditions.values())).recalls.keys()
         header = ["condition", "queries", "localized"]
-        header += [f"{metres:g} m {degrees:g}°" for metres, degrees in thresholds]
+        header += [threshold_text(limit) for limit in thresholds]
         header += ["median m", "median °"]
-        rows = [header]
+        rows = []
         for condition, result in self.conditions.items():
             row = [condition, str(result.num_queries), str(result.num_localized)]
             row += [f"{100 * share:.1f}%" for share in result.recalls.values()]
             row += [_shown(result.median_position), _shown(result.median_rotation)]
             rows.append(row)
-        widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if column == 0 else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
-        return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
+        warnings = [f"warning: {warning}" for warning in self.warnings]
+        return "\n".join([aligned(header, rows), *warnings])
 
-    def errors_by_condition(self, dataset: AachenDataset) -> dict[str, list[tuple[float, float]]]:
+    def errors_by_condition(self, dataset: Dataset) -> dict[str, list[tuple[float, float]]]:
         """(metres, degrees) of the queries of each condition, in the order of the dataset."""
         found: dict[str, list[tuple[float, float]]] = {}
-        for name, query in dataset.queries_by_base_name().items():
-            if name in self.errors:
-                found.setdefault(query.condition, []).append(self.errors[name])
+        for query in dataset.queries:
+            if query.name in self.errors:
+                found.setdefault(query.condition, []).append(self.errors[query.name])
         return found
 
     def as_json(self) -> dict[str, Any]:
@@ -91,7 +81,7 @@ class LocalizationEvaluation:
                     "num_queries": result.num_queries,
                     "num_localized": result.num_localized,
                     "recalls": [
-                        {"metres": metres, "degrees": degrees, "recall": share}
+                        {"metres": metres, "degrees": _finite(degrees), "recall": share}
                         for (metres, degrees), share in result.recalls.items()
                     ],
                     "median_position_metres": _finite(result.median_position),
@@ -107,7 +97,13 @@ class LocalizationEvaluation:
         }
 
 
-def within(error: tuple[float, float], limit: tuple[float, float] = THRESHOLDS[0]) -> bool:
+def threshold_text(limit: tuple[float, float]) -> str:
+    """As ``0.25 m 2°``; without the degrees where they do not count."""
+    metres, degrees = limit
+    return f"{metres:g} m" if math.isinf(degrees) else f"{metres:g} m {degrees:g}°"
+
+
+def within(error: tuple[float, float], limit: tuple[float, float] = LONG_TERM[0]) -> bool:
     """Whether (metres, degrees) are at most those of the limit."""
     return error[0] <= limit[0] and error[1] <= limit[1]
 
@@ -145,118 +141,85 @@ def summarize(
 
 def evaluate(
     estimated: Mapping[str, Pose],
-    dataset: AachenDataset,
-    thresholds: Sequence[tuple[float, float]] = (*FINE_THRESHOLDS, *THRESHOLDS),
+    dataset: Dataset,
+    thresholds: Sequence[tuple[float, float]] | None = None,
 ) -> LocalizationEvaluation:
     """Compare estimated poses with the dataset's ground truth.
 
+    Where the benchmark asks for poses in reference frames (4Seasons), the metres are those between
+    the translations of these, as its authors have it, and every frame that is asked for counts.
+
     Args:
-        estimated: poses by base name; a query that is not in it counts as failed.
+        estimated: poses by full query name; a query that is not in it counts as failed.
         dataset: whose queries with a ground truth pose are evaluated.
-        thresholds: pairs of metres and degrees.
+        thresholds: pairs of metres and degrees; those of the dataset unless given.
 
     Raises:
-        SamfeatError: the dataset has no ground truth, or none of its queries, or queries that
-            share a base name.
+        SamfeatError: the dataset has no ground truth, or none of its queries.
     """
-    truth_file = dataset.root / "queries" / "ground_truth.txt"
     if dataset.ground_truth is None:
         raise SamfeatError(
-            truth_file,
+            dataset.truth_file,
             "no such file",
             ("without ground truth, upload the submission to the evaluation server instead"),
         )
-    by_base = dataset.queries_by_base_name()
-    truth = {name: dataset.ground_truth[name] for name in by_base if name in dataset.ground_truth}
+    truth = {
+        name: dataset.ground_truth[name]
+        for name in dataset.query_names
+        if name in dataset.ground_truth
+    }
     if not truth:
         raise SamfeatError(
-            truth_file,
-            f"it has a pose for none of the {len(by_base)} queries",
-            "it has to name queries by their base names",
+            dataset.truth_file,
+            f"it has a pose for none of the {len(dataset.queries)} queries",
+            "it has to name queries as the lists do, with or without folders",
         )
-    errors = {
-        name: (
-            (position_error(estimated[name], pose), rotation_error(estimated[name], pose))
-            if name in estimated
-            else (math.inf, math.inf)
-        )
-        for name, pose in truth.items()
-    }
+    measured = list(_measured(estimated, dataset, truth))
+    errors = {name: error for name, _, error in measured}
     conditions: dict[str, list[tuple[float, float]]] = {}
-    for name, error in errors.items():
-        conditions.setdefault(by_base[name].condition, []).append(error)
-    warnings = _convention_warnings(truth, dataset.db_poses)
-    if len(truth) < len(by_base):
-        warnings.append(f"{len(by_base) - len(truth)} queries have no ground truth; left out")
-    if unknown := sorted(estimated.keys() - by_base.keys()):
-        warnings.append(f"{len(unknown)} poses are of no query, e.g. {unknown[0]}; left out")
+    for _, condition, error in measured:
+        conditions.setdefault(condition, []).append(error)
+    warnings = odd_convention(truth, dataset.db_poses, "ground truth cameras")
+    if len(truth) < len(dataset.queries):
+        without = len(dataset.queries) - len(truth)
+        warnings.append(f"{without} queries have no ground truth; left out")
+    if unknown := sorted(estimated.keys() - set(dataset.query_names)):
+        warnings.append(f"{len(unknown)} poses match no query, e.g. {unknown[0]}; left out")
+    limits = dataset.thresholds if thresholds is None else thresholds
     return LocalizationEvaluation(
-        {name: summarize(found, thresholds) for name, found in conditions.items()},
+        {name: summarize(found, limits) for name, found in conditions.items()},
         errors,
         warnings,
     )
 
 
-def by_base_name(poses: Mapping[str, Pose]) -> dict[str, Pose]:
-    """Poses by full names as poses by base names.
-
-    Raises:
-        SamfeatError: two names have the same base name.
-    """
-    result: dict[str, Pose] = {}
-    full: dict[str, str] = {}
-    for name, pose in poses.items():
-        base = base_name(name)
-        if base in result:
-            raise SamfeatError(
-                f"poses of '{full[base]}' and '{name}'", "they have the same base name", "keep one"
-            )
-        result[base], full[base] = pose, name
-    return result
-
-
-def _convention_warnings(truth: Mapping[str, Pose], database: Mapping[str, Pose]) -> list[str]:
-    """A hint when the true cameras stand nowhere near the database's.
-
-    Queries are taken where database photos were; if the poses are much nearer to them when they
-    are read in another convention, the file is rather in that one.
-    """
-    if len(database) < 2:
-        return []
-    centres = np.array([pose.centre for pose in database.values()])
-    extent = float(np.linalg.norm(np.ptp(centres, axis=0)))
-    as_given = _median_distance([pose.centre for pose in truth.values()], centres)
-    others = {
-        "camera-to-world; they have to be world-to-camera": [
-            pose.inverse().centre for pose in truth.values()
-        ],
-        "written qx qy qz qw; they have to be qw qx qy qz tx ty tz": [
-            Pose(np.roll(pose.qvec, 1), pose.tvec).centre for pose in truth.values()
-        ],
-    }
-    distances = {what: _median_distance(found, centres) for what, found in others.items()}
-    convention, distance = min(distances.items(), key=lambda item: item[1])
-    if as_given > 4 * distance and as_given > 3 * _spacing(centres):
-        return [
-            f"ground truth cameras are {as_given:.3g} m from the nearest database photo (median), "
-            f"but {distance:.3g} m if their poses are {convention}"
-        ]
-    if as_given > extent:
-        return [
-            f"ground truth cameras are {as_given:.3g} m from the nearest database photo (median), "
-            f"and all database photos within {extent:.3g} m; are they in the model's frame?"
-        ]
-    return []
-
-
-def _median_distance(points: list[np.ndarray], centres: np.ndarray) -> float:
-    return float(np.median([np.linalg.norm(centres - point, axis=1).min() for point in points]))
-
-
-def _spacing(centres: np.ndarray) -> float:
-    """Median distance of a camera centre to the next one."""
-    nearest = [np.partition(np.linalg.norm(centres - centre, axis=1), 1)[1] for centre in centres]
-    return float(np.median(nearest))
+def _measured(
+    estimated: Mapping[str, Pose], dataset: Dataset, truth: Mapping[str, Pose]
+) -> Iterator[tuple[str, str, tuple[float, float]]]:
+    """Query, condition and error of all that is measured: poses in the world, or the translation
+    and rotation of poses in a reference frame where the benchmark asks for these."""
+    lost = math.inf, math.inf
+    if dataset.relocalizations is None:
+        for query in dataset.queries:
+            if (true := truth.get(query.name)) is not None:
+                pose = estimated.get(query.name)
+                error = (
+                    lost
+                    if pose is None
+                    else (position_error(pose, true), rotation_error(pose, true))
+                )
+                yield query.name, query.condition, error
+        return
+    for item in dataset.relocalizations:
+        if item.relative is None:
+            continue
+        pose = estimated.get(item.query)
+        if pose is None:
+            yield item.query, item.condition, lost
+            continue
+        relative = pose @ dataset.db_poses[item.reference].inverse()
+        metres = float(np.linalg.norm(relative.tvec - item.relative.tvec))
+        yield item.query, item.condition, (metres, rotation_error(relative, item.relative))
 
 
 def _finite(value: float) -> float | None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..datasets.dataset import FINE, LONG_TERM
 from .curves import style
-from .localization import FINE_THRESHOLDS, THRESHOLDS
 
 _LOWEST = (0.001, 0.01)  # metres and degrees where the curves start
 _LABELS = ("position error (metres)", "rotation error (degrees)")
@@ -37,7 +37,7 @@ def error_figure(errors: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
     figure = Figure(figsize=(8.6, 3.3), layout="constrained")
     panels = figure.subplots(1, 2)
     for index, axes in enumerate(panels):
-        highest = 2 * THRESHOLDS[-1][index]
+        highest = 2 * LONG_TERM[-1][index]
         for number, (condition, found) in enumerate(errors.items()):
             values, shares = cumulative([error[index] for error in found])
             values, shares = values[values <= highest], shares[values <= highest]
@@ -48,7 +48,7 @@ def error_figure(errors: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
             axes.plot(
                 x, 100 * y, drawstyle="steps-post", label=f"{condition} ({len(found)})", **look
             )
-        for threshold in (*FINE_THRESHOLDS, *THRESHOLDS):
+        for threshold in (*FINE, *LONG_TERM):
             axes.axvline(threshold[index], color="0.45", linewidth=0.8, linestyle=":")
             unit = "m" if index == 0 else "°"
             axes.annotate(

@@ -18,10 +18,11 @@ from . import homography as homographies
 THRESHOLDS = tuple(range(1, 11))  # pixels
 AREA_UP_TO = 5  # pixels
 HOMOGRAPHY_THRESHOLDS = (1, 3, 5, 10)  # pixels
+RIGHT_WITHIN = 3  # pixels, of what is counted as right matches and as repeated keypoints
 
 
 @dataclass(frozen=True)
-class Features:
+class CachedFeatures:
     """Cached features of one image.
 
     keypoints: (N, 2) float64 xy, centre of the top-left pixel at (0, 0), in the file's pixels.
@@ -39,6 +40,7 @@ class PairResult:
     """What came out for images 1 and k of a sequence.
 
     images: their names. kind: the group it counts in, such as "v". num_keypoints: of both.
+    repeatability: see :func:`repeatability`.
     errors: (M,) reprojection error of each match, pixels of image 2. corner_error: of the
     homography estimated from the matches, pixels of image 2; infinite where that failed.
     """
@@ -48,6 +50,7 @@ class PairResult:
     num_keypoints: tuple[int, int]
     errors: np.ndarray
     corner_error: float
+    repeatability: float
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,16 @@ class MatchingResult:
 
     accuracy: mean matching accuracy at each of :data:`THRESHOLDS`. area: mean of the accuracies
     at 1 to 5 pixels ("AUC up to 5 px"). num_features: mean number an image. num_matches: mean
-    number a pair. homography: area under the curve of the corner errors up to each of
-    :data:`HOMOGRAPHY_THRESHOLDS`.
+    number a pair. right_matches: mean number a pair of those within :data:`RIGHT_WITHIN` pixels,
+    which is what a map has points from. repeatability: mean over the pairs. homography: area
+    under the curve of the corner errors up to each of :data:`HOMOGRAPHY_THRESHOLDS`.
     """
 
     num_pairs: int
     num_features: float
     num_matches: float
+    right_matches: float
+    repeatability: float
     accuracy: tuple[float, ...]
     area: float
     homography: tuple[float, ...]
@@ -73,6 +79,8 @@ class MatchingResult:
             "num_pairs": self.num_pairs,
             "features_per_image": self.num_features,
             "matches_per_pair": self.num_matches,
+            f"right_matches_per_pair_{RIGHT_WITHIN}px": self.right_matches,
+            f"repeatability_{RIGHT_WITHIN}px": self.repeatability,
             "mean_matching_accuracy": dict(zip(map(str, THRESHOLDS), self.accuracy, strict=True)),
             f"accuracy_area_up_to_{AREA_UP_TO}px": self.area,
             "homography_auc": dict(
@@ -102,6 +110,40 @@ def reprojection_errors(
     return np.asarray(np.linalg.norm(projected - keypoints2[matches[:, 1]], axis=1))
 
 
+def repeatability(
+    keypoints1: np.ndarray,
+    keypoints2: np.ndarray,
+    homography: np.ndarray,
+    sizes: tuple[tuple[int, int], tuple[int, int]],
+) -> float:
+    """Share of the keypoints in the part that both images show with a keypoint of the other image
+    within :data:`RIGHT_WITHIN` pixels, measured in image 2 (Mikolajczyk and Schmid, 2004).
+
+    Arguments:
+        keypoints1, keypoints2: (N1, 2) and (N2, 2) xy.
+        homography: (3, 3) from image 1 to image 2.
+        sizes: width and height of both images.
+
+    Returns:
+        From 0 to 1; 0 where no keypoint is in the common part.
+    """
+    import torch
+
+    in2 = homographies.transform(keypoints1, homography)
+    in1 = homographies.transform(keypoints2, np.linalg.inv(homography))
+    shown1, shown2 = _inside(in2, sizes[1]), _inside(in1, sizes[0])
+    first, second = (torch.from_numpy(k) for k in (in2[shown1], keypoints2[shown2]))
+    if len(first) == 0 or len(second) == 0:
+        return 0.0
+    near = torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist") <= RIGHT_WITHIN
+    repeated = int(near.any(dim=1).sum()) + int(near.any(dim=0).sum())
+    return repeated / (len(first) + len(second))
+
+
+def _inside(xy: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(((xy >= -0.5) & (xy < np.array(size) - 0.5)).all(axis=1))
+
+
 def accuracy(errors: np.ndarray, thresholds: Sequence[float] = THRESHOLDS) -> np.ndarray:
     """(T,) share of errors at most each threshold; 0 where there is no match."""
     if len(errors) == 0:
@@ -112,8 +154,8 @@ def accuracy(errors: np.ndarray, thresholds: Sequence[float] = THRESHOLDS) -> np
 def evaluate_pair(
     images: tuple[str, str],
     kind: str,
-    features1: Features,
-    features2: Features,
+    features1: CachedFeatures,
+    features2: CachedFeatures,
     homography: np.ndarray,
     sizes: tuple[tuple[int, int], tuple[int, int]],
     *,
@@ -144,7 +186,8 @@ def evaluate_pair(
         (round(sizes[0][0] * scale1), round(sizes[0][1] * scale1)),
     )
     counts = (len(features1.keypoints), len(features2.keypoints))
-    return PairResult(images, kind, counts, errors, corner)
+    repeated = repeatability(features1.keypoints, features2.keypoints, homography, sizes)
+    return PairResult(images, kind, counts, errors, corner, repeated)
 
 
 def summarize(pairs: Sequence[PairResult]) -> MatchingResult:
@@ -165,6 +208,8 @@ def summarize(pairs: Sequence[PairResult]) -> MatchingResult:
         num_pairs=len(pairs),
         num_features=float(np.mean(list(features.values()))),
         num_matches=float(np.mean([len(pair.errors) for pair in pairs])),
+        right_matches=float(np.mean([(pair.errors <= RIGHT_WITHIN).sum() for pair in pairs])),
+        repeatability=float(np.mean([pair.repeatability for pair in pairs])),
         accuracy=tuple(float(share) for share in shares),
         area=area_of(shares),
         homography=tuple(

@@ -7,20 +7,22 @@ of a photo does not depend on which others are chosen.
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
+import logging
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, writing
 from ..files import provenance
 from ..files.image_folders import list_images
 from ..files.images import read_image
+from ..files.outputs import Output
 from ..geometry import homographies, photometric
+from ..progress import tqdm
+
+logger = logging.getLogger(__name__)
 
 KINDS = ("i", "n", "v")
 LARGEST_SIDE = 480  # pixels
@@ -63,22 +65,21 @@ def make_pairs(
         {"seed": seed, "count": count},
         {"photos": provenance.names_hash(f"{n} {(photos / n).stat().st_size}" for n in names)},
     )
-    if output.exists():
-        existing = provenance.read_sidecar(output)
-        if not overwrite or existing is None:  # never remove what was not made here
-            provenance.check(existing, record, output)
-            return output
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        made = 0
+    result = Output(output, record, overwrite=overwrite)
+    if result.is_there():
+        return output
+    with result.making() as work, writing(output):
+        made = small = 0
         with tqdm(total=min(count, len(names)), desc="photo pairs", delay=2) as progress:
             for name in names:
                 photo = read_image(photos / name)
                 if min(photo.shape[:2]) < SMALLEST_SIDE:
+                    small += 1
                     continue
                 for kind in KINDS:
                     _write(
-                        temporary / f"{kind}_{_label(name)}", *make_pair(photo, kind, seed, name)
+                        work / "pairs" / f"{kind}_{_label(name)}",
+                        *make_pair(photo, kind, seed, name),
                     )
                 made += 1
                 progress.update()
@@ -86,18 +87,16 @@ def make_pairs(
                     break
         if not made:
             raise SamfeatError(
-                photos, f"no photo with a shorter side of {SMALLEST_SIDE} pixels", "give larger"
+                photos,
+                f"no photo with a shorter side of {SMALLEST_SIDE} pixels",
+                "give larger photos",
             )
-        shutil.rmtree(output, ignore_errors=True)
-        provenance.write_sidecar(temporary, record)
-        temporary.replace(output)
-    except OSError as error:
-        raise SamfeatError(
-            output, f"cannot be written ({error.strerror})", "check the folder and the free space"
-        ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return output
+        if made < count or small:
+            logger.warning(
+                "photo pairs: of %d photos asked for %d are used, of %d in %s; %d are smaller than "
+                "%d pixels", count, made, len(names), photos, small, SMALLEST_SIDE,
+            )  # fmt: skip
+        return result.put(work / "pairs")
 
 
 def make_pair(

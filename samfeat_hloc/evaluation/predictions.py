@@ -6,18 +6,18 @@ import logging
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from ..errors import SamfeatError
 from ..feature.local_features import FeatureArrays
 from ..files import provenance
+from ..files.h5arrays import open_hdf5
 from ..files.h5store import Group, SegmentWriter
 from ..files.images import keypoints_to_stored, read_image, to_upright
-from .matching import Features
+from ..progress import tqdm
+from .matching import CachedFeatures
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Predictions(Protocol):
 
     def has(self, name: str) -> bool: ...
 
-    def read(self, name: str) -> Features: ...
+    def read(self, name: str) -> CachedFeatures: ...
 
 
 class FeatureFile:
@@ -48,24 +48,19 @@ class FeatureFile:
         self.path = Path(path)
         self.max_keypoints = max_keypoints
         self.folder = folder
-        self._file = provenance.open_hdf5(self.path)
+        self._file = open_hdf5(self.path)
 
     def __enter__(self) -> FeatureFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def has(self, name: str) -> bool:
         """Whether the file has features of this image."""
         return self._group(name) is not None
 
-    def read(self, name: str) -> Features:
+    def read(self, name: str) -> CachedFeatures:
         """Features of an image.
 
         Raises:
@@ -109,7 +104,7 @@ class NpzFiles:
         """Whether there is a file for this image."""
         return self._path(name).is_file()
 
-    def read(self, name: str) -> Features:
+    def read(self, name: str) -> CachedFeatures:
         """Features of an image.
 
         Raises:
@@ -140,10 +135,10 @@ class NpzFiles:
 def _checked(
     keypoints: np.ndarray | None, descriptors: np.ndarray | None, scores: np.ndarray | None,
     size: np.ndarray | None, limit: int | None, where: str,
-) -> Features:  # fmt: skip
+) -> CachedFeatures:  # fmt: skip
     """Arrays of a file as features, the best ``limit`` of them."""
     if keypoints is None or descriptors is None:
-        raise SamfeatError(where, "they need keypoints and descriptors", "extract them again")
+        raise SamfeatError(where, "keypoints or descriptors are missing", "extract them again")
     if keypoints.ndim != 2 or keypoints.shape[1] < 2:
         if keypoints.size:
             raise SamfeatError(
@@ -155,24 +150,24 @@ def _checked(
             raise SamfeatError(
                 where,
                 f"{len(keypoints)} keypoints, but descriptors of shape {descriptors.shape}",
-                "they have to be one a keypoint",
+                "there has to be one for each keypoint",
             )
         descriptors = np.zeros((1, 0))
     xy = keypoints[:, :2].astype(np.float64)
     descriptors = descriptors.astype(np.float32)
     if not (np.isfinite(xy).all() and np.isfinite(descriptors).all()):
-        raise SamfeatError(where, "they hold NaN or infinity", "extract them again")
+        raise SamfeatError(where, "NaN or infinity in them", "extract them again")
     if limit is not None and len(xy) > limit:
         if scores is None or scores.reshape(-1).shape[0] != len(xy):
             raise SamfeatError(
                 where,
-                f"no score for each keypoint, so the best {limit} are not known",
+                f"no score for each keypoint, so the best {limit} cannot be chosen",
                 "give --max-keypoints 0 for all",
             )
         best = np.argsort(-scores.reshape(-1), kind="stable")[:limit]
         xy, descriptors = xy[best], descriptors[:, best]
     wh = None if size is None else (int(size.reshape(-1)[0]), int(size.reshape(-1)[1]))
-    return Features(xy, descriptors, wh)
+    return CachedFeatures(xy, descriptors, wh)
 
 
 def make_features(
@@ -208,7 +203,6 @@ def make_features(
     }
     with SegmentWriter(output, record, overwrite=overwrite, compare_inputs=False) as writer:
         if writer.is_finished(sources):
-            logger.info("features: %s is there already, skipped", output)
             return output
         left = [name for name, source in sources.items() if writer.done.get(name) != source]
         for name in tqdm(left, desc="features", unit="image", delay=2):

@@ -99,7 +99,9 @@ def _load(path: Path) -> np.ndarray:
     if not path.is_file():
         raise SamfeatError(path, "no such file", "check the path")
     if path.stat().st_size > MAX_BYTES:
-        raise SamfeatError(path, f"{path.stat().st_size} bytes is no curve", "check the path")
+        raise SamfeatError(
+            path, f"{path.stat().st_size} bytes are too many for a curve", "check the path"
+        )
     raw = path.read_bytes()
     try:
         stream = io.BytesIO(raw)

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..colmap.model import is_model, open_in_pycolmap
 from ..errors import SamfeatError
+from .tables import aligned
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def table(rows: Sequence[ReconstructionFigures]) -> str:
     """Aligned text, a row a reconstruction."""
     header = ("", "models", "images", "points", "observations", "track length",
               "observations/image", "reprojection px")  # fmt: skip
-    cells = [header] + [
+    cells = [
         (
             row.name,
             str(row.num_models),
@@ -109,11 +110,4 @@ def table(rows: Sequence[ReconstructionFigures]) -> str:
         )
         for row in rows
     ]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    )
+    return aligned(header, cells)

@@ -20,7 +20,8 @@ from ..errors import SamfeatError
 from ..files.images import check_name
 from ..files.textlines import data_lines, parse_number
 from .homography import area_under_curve
-from .matching import Features, mutual_nearest
+from .matching import CachedFeatures, mutual_nearest
+from .tables import aligned
 
 THRESHOLDS = (5, 10, 20)  # degrees
 RANSAC_THRESHOLD = 1.0  # pixels
@@ -32,7 +33,7 @@ _ROTATION_TOLERANCE = 1e-2  # lists are written with few decimals
 
 
 @dataclass(frozen=True)
-class PosedPair:
+class ListedPair:
     """A line of the list.
 
     names: relative to the image folder. turns: quarter turns counter-clockwise that stand each
@@ -63,7 +64,7 @@ class PoseResult:
         return max(self.rotation_error, self.translation_error)
 
 
-def read_list(path: Path) -> list[PosedPair]:
+def read_list(path: Path) -> list[ListedPair]:
     """Read ``name0 name1 rot0 rot1 K0 (9) K1 (9) T_0to1 (16)`` a line, matrices row by row.
 
     Raises:
@@ -142,7 +143,7 @@ def check_estimator(estimator: str) -> None:
 
 
 def evaluate_pair(
-    pair: PosedPair, features0: Features, features1: Features,
+    pair: ListedPair, features0: CachedFeatures, features1: CachedFeatures,
     *, estimator: str = "pycolmap", threshold: float = RANSAC_THRESHOLD,
 ) -> PoseResult:  # fmt: skip
     """Match two images, estimate their relative pose and compare it with the list's."""
@@ -208,7 +209,7 @@ def table(summaries: dict[str, dict[str, Any]], title: str) -> str:
     """Aligned text, a line for each method; areas in percent."""
     header = ["method", "pairs", "failed", "matches", "inliers"]
     header += [f"AUC@{t}°" for t in THRESHOLDS] + ["median R °", "median t °"]
-    rows = [header]
+    rows = []
     for method, summary in summaries.items():
         medians = (summary["median_rotation_degrees"], summary["median_translation_degrees"])
         rows.append(
@@ -217,18 +218,10 @@ def table(summaries: dict[str, dict[str, Any]], title: str) -> str:
              *(f"{100 * area:.1f}" for area in summary["auc"].values()),
              *("-" if value is None else f"{value:.2f}" for value in medians)]
         )  # fmt: skip
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return "\n".join([title, *lines])
+    return f"{title}\n{aligned(header, rows)}"
 
 
-def _parsed(tokens: Sequence[str]) -> PosedPair:
+def _parsed(tokens: Sequence[str]) -> ListedPair:
     if len(tokens) != _TOKENS:
         raise ValueError(f"{len(tokens)} values where {_TOKENS} are needed")
     names = (check_name(tokens[0]), check_name(tokens[1]))
@@ -246,13 +239,13 @@ def _parsed(tokens: Sequence[str]) -> PosedPair:
         raise ValueError("the pose is no rigid transform")
     if not np.linalg.norm(translation) > 0:
         raise ValueError("the cameras stand in one place, so there is no direction to compare")
-    return PosedPair(names, (int(tokens[2]), int(tokens[3])), intrinsics, rotation, translation)
+    return ListedPair(names, (int(tokens[2]), int(tokens[3])), intrinsics, rotation, translation)
 
 
 def _pycolmap(
     points0: np.ndarray, points1: np.ndarray, k0: np.ndarray, k1: np.ndarray, threshold: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    import pycolmap
+    from ..colmap.library import pycolmap
 
     options = pycolmap.RANSACOptions()
     options.max_error = threshold

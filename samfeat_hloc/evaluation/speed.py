@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from ..feature import onednn
 from ..feature.matching import similarities
+from .tables import aligned
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,8 @@ def in_turns(
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as text: items a second by median, and ratios by minimum, median and maximum."""
-    lines = [
-        f"{'':32} {'':20} {'':>9}   ours is faster by, min med max",
-        f"{'what':32} {'way':20} {'a second':>9} {'by the clock':>20} {'processor time':>20}",
-    ]
+    header = ("what", "way", "a second", "faster by the clock", "by processor time")
+    lines = []
     for row in rows:
         for way, seconds in row.seconds.items():
             rate = row.items / float(np.median(seconds))
@@ -119,10 +118,12 @@ def table(rows: Sequence[Row]) -> str:
                     for found in (row.ratios(way), row.ratios(way, processor=True))
                 ]
             name = f"{row.name} ({row.unit})" if way == row.ours else ""
-            lines.append(f"{name:32} {way:20} {rate:9.2f} {ratios[0]:>20} {ratios[1]:>20}")
-        for way, why in row.skipped.items():
-            lines.append(f"{'' if row.seconds else row.name:32} {way:20} skipped: {why}")
-    return "\n".join(lines)
+            lines.append((name, way, f"{rate:.2f}", *ratios))
+    skipped = [
+        f"{row.name}: {way} skipped: {why}" for row in rows for way, why in row.skipped.items()
+    ]
+    note = "faster: how many times ours is, as minimum, median and maximum"
+    return "\n".join([aligned(header, lines, "llr"), note, *skipped])
 
 
 def matrix_rates(size: int = 2048, repeats: int = 5) -> dict[str, float]:

@@ -8,7 +8,6 @@ data, teacher, steps, date and licence. A safetensors file cannot carry code.
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -21,8 +20,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..errors import SamfeatError, writing
-from ..files.h5store import write_whole
+from ..errors import SamfeatError, cause_of
+from ..files.atomic import write_atomically
+from ..files.provenance import file_sha256
+from ..files.signatures import SAFETENSORS, TORCH, signature
+from .torch_files import read_torch, unread
 
 logger = logging.getLogger(__name__)
 
@@ -72,19 +74,6 @@ def resolve(weights: str | Path | None, *, official: bool = False) -> Path:
     return Path(weights)
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hex."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(
-                hashlib, "file_digest"
-            ) else hashlib.sha256(file.read()).hexdigest()  # fmt: skip
-    except OSError as error:
-        raise SamfeatError(
-            path, f"cannot be read ({error.strerror})", "give the path of a checkpoint file"
-        ) from None
-
-
 def read_checkpoint(path: Path, *, sha256: str | None = None) -> Checkpoint:
     """Read one of our safetensors files.
 
@@ -97,12 +86,13 @@ def read_checkpoint(path: Path, *, sha256: str | None = None) -> Checkpoint:
         with safe_open(str(path), framework="pt") as file:
             metadata = dict(file.metadata() or {})
             parameters = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError) as error:
-        raise SamfeatError(
-            path,
-            f"is not a complete safetensors file ({error})",
-            ("copy it again, or load a file of the public release with official=True (--official)"),
-        ) from None
+    except (SafetensorError, ValueError, OSError) as error:
+        if (cause := cause_of(error)) is not None:
+            raise SamfeatError(path, cause) from None
+        mend = "give a file that `samfeat train` has written"
+        if signature(path) == TORCH:
+            mend = "load a file of the public release with official=True or --official-weights"
+        raise unread(path, SAFETENSORS, mend) from None
     if metadata.get("format") != FORMAT:
         raise SamfeatError(
             path,
@@ -138,15 +128,12 @@ def read_release(path: Path, *, sha256: str | None = None) -> Checkpoint:
     digest = file_sha256(path)
     logger.warning("%s: SHA-256 %s", path, digest)
     _compare_digest(path, digest, sha256)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises almost anything on a broken file
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise SamfeatError(
-            path, f"is not a plain state dict ({reason})", "use the .pt file of the release"
-        ) from None
+    mend = "use the .pt file of the release"
+    if signature(path) == SAFETENSORS:
+        mend = "for a file of our own leave official=True (--official-weights) out"
+    state = read_torch(path, mend)
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise SamfeatError(path, "is not a plain state dict", "use the .pt file of the release")
+        raise SamfeatError(path, "is not a plain state dict", mend)
     state = {name.removeprefix("module."): value for name, value in state.items()}
 
     parameters: dict[str, Tensor] = {}
@@ -160,7 +147,7 @@ def read_release(path: Path, *, sha256: str | None = None) -> Checkpoint:
     shares = [state.get(f"fuse_weight_{level}") for level in (1, 2, 3, 4)]
     if any(share is None or share.numel() != 1 for share in shares):
         raise SamfeatError(
-            path, "has no fuse_weight_1..4, so it is not SAMFeat's", "use the release's .pt file"
+            path, "has no fuse_weight_1..4, so it is not a file of the release", mend
         )
     parameters["detect_share"] = torch.cat([s.reshape(1) for s in shares if s is not None])
     if unused:
@@ -178,13 +165,17 @@ def load_parameters(model: nn.Module, checkpoint: Checkpoint) -> None:
     """
     wanted = model.state_dict()
     missing = sorted(set(wanted) - set(checkpoint.parameters))
-    foreign = sorted(set(checkpoint.parameters) - set(wanted))
+    unexpected = sorted(set(checkpoint.parameters) - set(wanted))
     shapes = sorted(
         name
         for name in set(wanted) & set(checkpoint.parameters)
         if wanted[name].shape != checkpoint.parameters[name].shape
     )
-    for what, names in (("lacks", missing), ("has foreign", foreign), ("misshapes", shapes)):
+    for what, names in (
+        ("lacks", missing),
+        ("has unexpected", unexpected),
+        ("has other shapes of", shapes),
+    ):
         if names:
             raise SamfeatError(
                 checkpoint.path,
@@ -228,9 +219,7 @@ def write_checkpoint(
         "training": json.dumps(stored, sort_keys=True),
     }
     tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in parameters.items()}
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, save(tensors, metadata))
+    write_atomically(path, save(tensors, metadata))
 
 
 def _compare_digest(path: Path, found: str, wanted: str | None) -> None:

@@ -66,7 +66,7 @@ def first_of_equals(peaks: Tensor, radius: int) -> Tensor:
     return peaks & (rank == local_maximum(rank, radius))
 
 
-def clear_border(kept: Tensor, border: int, width: int, height: int) -> Tensor:
+def clear_border(kept: Tensor, border: int, *, width: int, height: int) -> Tensor:
     """Drop points closer than ``border`` pixels to the edge of the (width, height) image.
 
     ``kept`` (B, 1, H, W) bool may be larger than the image, padded at its right and bottom.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..files.image_forms import ImageLike, as_rgb
 from .levels import COARSE_COSTS, POOLED_OCTAVES, STRIDE, Network, describe, detect_levels
-from .local_features import Described, FeatureArrays
+from .local_features import FeatureArrays, NetworkFeatures
 from .options import ExtractOptions
 
 
@@ -60,7 +60,9 @@ def extract_batch(
 
 
 @torch.inference_mode()
-def detect_and_describe(model: Network, image: Tensor, options: ExtractOptions) -> list[Described]:
+def detect_and_describe(
+    model: Network, image: Tensor, options: ExtractOptions
+) -> list[NetworkFeatures]:
     """Keypoints and descriptors of a batch at the size it has; ``resize`` plays no part.
 
     Arguments:

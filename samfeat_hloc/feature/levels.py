@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import detection
-from .local_features import Described
+from .local_features import NetworkFeatures
 from .options import ExtractOptions
 
 STRIDE = 16  # sides of the network's input are multiples of it
@@ -110,7 +110,7 @@ def _detect(model: Network, image: Tensor, scale: float, options: ExtractOptions
     if not options.official:
         threshold = float(torch.logit(torch.tensor(threshold, dtype=torch.float64))) - cost
     kept = detection.suppress(ranked, options.nms_radius, threshold, exact=options.official)
-    kept = detection.clear_border(kept, options.border, width, height)
+    kept = detection.clear_border(kept, options.border, width=width, height=height)
     points = []
     for b in range(len(image)):
         xy, ranks = detection.best_points(ranked[b, 0], kept[b, 0], options.max_keypoints)
@@ -146,7 +146,9 @@ def choose(levels: Sequence[Level], b: int, options: ExtractOptions) -> Chosen:
     return Chosen(keypoints, scores, own, shares[own])
 
 
-def describe(model: Network, levels: Sequence[Level], b: int, options: ExtractOptions) -> Described:
+def describe(
+    model: Network, levels: Sequence[Level], b: int, options: ExtractOptions
+) -> NetworkFeatures:
     """The best keypoints of all levels of image ``b``, and their descriptors.
 
     A descriptor is the mean of those at its place in all levels, with the weights that rank the
@@ -176,7 +178,7 @@ def describe(model: Network, levels: Sequence[Level], b: int, options: ExtractOp
             attention[mine] = weights[:, 0]
     assert pooled is not None, "there is a level at least"
     descriptors = F.normalize(pooled, dim=1) * attention[:, None]
-    return Described(
+    return NetworkFeatures(
         keypoints=keypoints, keypoint_scores=scores, descriptors=descriptors.t().contiguous()
     )
 

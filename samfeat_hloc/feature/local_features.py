@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-class Described(TypedDict):
+class NetworkFeatures(TypedDict):
     """Keypoints of one image of a batch, on the network's device.
 
     keypoints: (N, 2) float32 xy, the centre of the top-left pixel at (0, 0), best first.
@@ -21,8 +21,8 @@ class Described(TypedDict):
     descriptors: Tensor
 
 
-class Features(Described):
-    """Features of one image, as :class:`Described`, in pixels of the image given.
+class Features(NetworkFeatures):
+    """Features of one image, as :class:`NetworkFeatures`, in pixels of the image given.
 
     image_size: (2,) int64, its width and height.
     """

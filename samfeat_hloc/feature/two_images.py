@@ -70,7 +70,7 @@ def match(
     """
     options = preset if isinstance(preset, ExtractOptions) else PRESETS.get(preset)
     if options is None:
-        raise SamfeatError("preset", f"there is no {preset!r}", f"choose from {', '.join(PRESETS)}")
+        raise SamfeatError("preset", f"no preset {preset!r}", f"choose from {', '.join(PRESETS)}")
     model = _shipped() if model is None else model
     found0, found1 = extract_batch(model, [image0, image1], options)
     device = next(model.parameters()).device

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 
 import h5py
 import numpy as np
 
-from ..errors import SamfeatError, cause_of
-from .h5arrays import read_array, read_dataset
-from .provenance import reading_hdf5
+from ..errors import SamfeatError, some_of
+from .h5arrays import open_hdf5, read_array, read_dataset, reading_hdf5
 
 
 class _File:
@@ -18,24 +16,12 @@ class _File:
         self.path = path
         if not path.is_file():
             raise SamfeatError(path, f"no such {what} file", mend)
-        try:
-            self._file = h5py.File(path, "r")
-        except OSError as error:
-            if (cause := cause_of(error)) is not None:
-                raise SamfeatError(path, cause) from None
-            raise SamfeatError(
-                path, f"cannot be read as HDF5 ({error})", f"delete it and {mend}"
-            ) from error
+        self._file = open_hdf5(path)
 
     def __enter__(self):  # type: ignore[no-untyped-def]  # typing.Self needs Python 3.11
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def _find(self, key: str) -> h5py.Group | h5py.Dataset | None:
@@ -66,12 +52,14 @@ def read_descriptors(file: h5py.File, name: str, path: Path) -> np.ndarray:
             path,
             (
                 f"descriptors of {name} are {values.dtype} of shape {values.shape} where "
-                "floats (D, N) belong"
+                "floats (D, N) are expected"
             ),
-            "extract it again",
+            "extract its features again",
         )
     if not np.isfinite(values).all():
-        raise SamfeatError(path, f"descriptors of {name} are not finite", "extract it again")
+        raise SamfeatError(
+            path, f"descriptors of {name} are not finite", "extract its features again"
+        )
     return values.T
 
 
@@ -88,6 +76,21 @@ class FeatureReader(_File):
     def missing(self, names: list[str]) -> list[str]:
         return [name for name in names if not self.has(name)]
 
+    def require(self, names: list[str], mend: str) -> None:
+        """Refuse a file without features of all these images.
+
+        Raises:
+            SamfeatError: names some of them; ``mend`` is what to do about it.
+        """
+        if missing := self.missing(names):
+            raise SamfeatError(self.path, f"no features of {some_of(missing)}", mend)
+
+    def count(self, name: str) -> int:
+        """The number of keypoints of an image; they are not read."""
+        found = self._stored_keypoints(name)
+        shape = found.shape if isinstance(found, h5py.Dataset) else None
+        return int(shape[0]) if shape else 0
+
     def keypoints(self, name: str) -> np.ndarray:
         """(N, 2) float64 xy with the centre of the top-left pixel at (0.5, 0.5), as in COLMAP."""
         keypoints = read_dataset(self._stored_keypoints(name), self.path)
@@ -98,7 +101,7 @@ class FeatureReader(_File):
                     f"keypoints of {name} are not finite numbers (N, 2), but of shape "
                     f"{keypoints.shape}"
                 ),
-                "extract it again",
+                "extract its features again",
             )
         return keypoints[:, :2].astype(np.float64) + 0.5
 
@@ -116,8 +119,8 @@ class FeatureReader(_File):
         if not 0 < noise < np.inf:
             raise SamfeatError(
                 self.path,
-                f"the uncertainty of {name}'s keypoints is no positive number",
-                "extract it again",
+                f"the uncertainty of {name}'s keypoints is not a positive number",
+                "extract its features again",
             )
         return noise
 
@@ -129,9 +132,34 @@ class FeatureReader(_File):
         size = read_dataset(found, self.path).reshape(-1)
         if len(size) < 2 or not np.isfinite(size).all():
             raise SamfeatError(
-                self.path, f"the image size of {name} is not width and height", "extract it again"
+                self.path,
+                f"the image size of {name} is not width and height",
+                "extract its features again",
             )
         return int(size[0]), int(size[1])
+
+    def check_size(self, name: str, camera_size: tuple[int, int], mend: str) -> None:
+        """Refuse features of an image of another size than its camera takes, (width, height).
+
+        Args:
+            mend: what to do about it where the image is not just turned.
+
+        Raises:
+            SamfeatError: the sizes differ.
+        """
+        size = self.image_size(name)
+        if size is None or size == camera_size:
+            return
+        if size == camera_size[::-1]:
+            mend = (
+                "the photo is stored rotated: save it upright, without an EXIF orientation, or "
+                "give the camera of the photo as it is stored"
+            )
+        raise SamfeatError(
+            self.path,
+            f"{name} is {size[0]}x{size[1]} but its camera is {camera_size[0]}x{camera_size[1]}",
+            mend,
+        )
 
     def _stored_keypoints(self, name: str) -> h5py.Group | h5py.Dataset:
         """What the file has as the keypoints of an image; a SamfeatError where it has none."""
@@ -146,8 +174,17 @@ class MatchReader(_File):
     def __init__(self, path: Path) -> None:
         super().__init__(path, "match", "match the pairs first")
 
-    def matches(self, name0: str, name1: str) -> np.ndarray:
-        """(K, 2) int64: index of the keypoint in image 0, in image 1."""
+    def matches(
+        self, name0: str, name1: str, counts: tuple[int | None, int | None] = (None, None)
+    ) -> np.ndarray:
+        """(K, 2) int64: index of the keypoint in image 0, in image 1.
+
+        Arguments:
+            counts: of the keypoints of image 0 and of image 1, where they are known.
+
+        Raises:
+            SamfeatError: no such pair, or what is stored is not of that many keypoints.
+        """
         direct, reverse = pair_name(name0, name1), pair_name(name1, name0)
         for key, flipped in ((direct, False), (reverse, True)):
             if (found := self._find(f"{key}/matches0")) is not None:
@@ -157,17 +194,35 @@ class MatchReader(_File):
                         self.path,
                         (
                             f"matches of {name0} {name1} are {matches0.dtype} of shape "
-                            f"{matches0.shape} where integers (N,) belong"
+                            f"{matches0.shape} where integers (N,) are expected"
                         ),
                         "match them again",
                     )
                 matches0 = matches0.astype(np.int64)
+                pair_counts = counts[::-1] if flipped else counts
+                self._check_counts(name0, name1, matches0, *pair_counts)
                 index = np.flatnonzero(matches0 >= 0)
                 pair = (index, matches0[index])
                 return np.stack(pair[::-1] if flipped else pair, axis=1)
         raise SamfeatError(
             self.path, f"no matches of the pair {name0} {name1}", "match this list of pairs first"
         )
+
+    def _check_counts(
+        self, name0: str, name1: str, matches0: np.ndarray, first: int | None, second: int | None
+    ) -> None:
+        """Refuse matches of other keypoints than the images have."""
+        wrong = ""
+        if first is not None and len(matches0) != first:
+            wrong = f"{len(matches0)} keypoints were matched of an image that has {first}"
+        elif second is not None and len(matches0) and matches0.max() >= second:
+            wrong = (
+                f"there are matches with keypoint {matches0.max()} of an image that has {second}"
+            )
+        if wrong:
+            raise SamfeatError(
+                self.path, f"the pair {name0} {name1}: {wrong}", "match these features again"
+            )
 
 
 def pair_name(name0: str, name1: str) -> str:

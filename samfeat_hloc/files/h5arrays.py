@@ -1,20 +1,76 @@
-"""Arrays out of HDF5 files that may come from strangers, unpacked by as many threads as ask."""
+"""HDF5 files that may come from strangers: opening them, and arrays unpacked in several threads."""
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from ..errors import SamfeatError
-from .provenance import reading_hdf5
+from ..errors import SamfeatError, cause_of
+from .signatures import signature
 
 MOST_VALUES = 1 << 28  # of one array: 1 GB of float32
 _MEND = "make the file again"
 _DEFLATE = h5py.h5z.FILTER_DEFLATE
+
+
+class InUse(SamfeatError):
+    """A file that another process has open for writing."""
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """An HDF5 file open for reading.
+
+    Raises:
+        SamfeatError: missing, or not (a whole) HDF5 file.
+    """
+    if not path.is_file():
+        raise SamfeatError(path, "no such file", "check the path or run the stage that makes it")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise _unreadable_file(path, error) from None
+
+
+@contextmanager
+def reading_hdf5(path: Path) -> Iterator[None]:
+    """Raise what HDF5 says of a damaged file in the block as a SamfeatError that names it."""
+    try:
+        yield
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise _unreadable_file(path, error) from None
+
+
+def _unreadable_file(path: Path, error: Exception) -> SamfeatError:
+    """Why HDF5 cannot read a file: it may be in use, something else, or damaged."""
+    why = " ".join(str(error).split())
+    if "unable to lock file" in why or "already open for" in why:
+        return InUse(
+            path,
+            "another program has it open for writing (or was killed while it had)",
+            "wait until that one ends; on a drive without locks set HDF5_USE_FILE_LOCKING=FALSE",
+        )
+    if (cause := cause_of(error)) is not None:
+        return SamfeatError(path, cause)
+    found = None if h5py.is_hdf5(path) else signature(path)
+    if found is not None:
+        return SamfeatError(
+            path, f"is {found.what}, not an HDF5 file", found.mend or "name the right file"
+        )
+    if "truncated file" in why:
+        return SamfeatError(
+            path, "is cut off, or still being copied", "copy it again, or make it with --overwrite"
+        )
+    return SamfeatError(
+        path,
+        f"cannot be read as HDF5 ({why})",
+        "check that it is the right file; if so copy it again, or make it with --overwrite",
+    )
 
 
 def group_names(file: h5py.File, dataset: str) -> list[str]:

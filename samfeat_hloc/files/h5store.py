@@ -2,8 +2,8 @@
 
 An HDF5 file that dies while it is open for writing is often lost whole. So nothing is ever
 written to the final file: a batch goes as one segment into ``<final>.parts/``, written under
-another name, flushed to the disk and renamed. The merge writes ``<final>.tmp`` and renames it over
-the final file. A kill costs at most the batch in memory; the next run goes on after the last
+another name, flushed to the disk and renamed. The merge is written beside the final file and then
+renamed. A kill costs at most the batch in memory; the next run goes on after the last
 segment.
 """
 
@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -24,12 +22,14 @@ from typing import Any
 
 import h5py
 import numpy as np
-from tqdm import tqdm
 
-from ..errors import SamfeatError, cause_of
+from ..errors import SamfeatError, cause_of, writing
+from ..progress import tqdm
 from . import provenance
-from .h5arrays import read_array
-from .locks import FileLock, lock_of, sole_run
+from .atomic import remove_left_behind, replacing, sync_folder, write_whole
+from .h5arrays import open_hdf5, read_array, reading_hdf5
+from .locks import sole_run
+from .outputs import parts_of, say_skipped
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class SegmentWriter:
 
     Raises:
         SamfeatError: on entering: another run writes this file (its process id is named), the
-            file or its segments were made differently, or the folder cannot be written.
+            file or its segments were created with other settings, or the folder cannot be written.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class SegmentWriter:
         self.made_by = dict(made_by)
         self.overwrite = overwrite
         self.compare_inputs = compare_inputs
-        self.parts = self.final.with_name(self.final.name + ".parts")
+        self.parts = parts_of(self.final)
         self.done: dict[str, str] = {}  # group name -> source
         self._in_final: set[str] = set()
         self._segments: dict[Path, set[str]] = {}
@@ -100,15 +100,12 @@ class SegmentWriter:
         self._next = 0
 
     def __enter__(self) -> SegmentWriter:
-        with _causes(self.final):
-            self.final.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(lock_of(self.final), self.final)
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(sole_run(self.final))
+            remove_left_behind(self.final)
             self._read_final()
             self._read_segments()
-        except BaseException:
-            self._lock.release()
-            raise
+            self._lock = stack.pop_all()
         self._written_at = time.monotonic()
         return self
 
@@ -125,13 +122,18 @@ class SegmentWriter:
             if error is None:  # else the first error is the one to tell
                 raise
         finally:
-            self._lock.release()
+            self._lock.close()
 
     def is_finished(self, sources: Mapping[str, str]) -> bool:
-        """Whether the final file holds all groups of these names, made from these sources."""
-        return not self._segments and all(
-            name in self._in_final and self.done[name] == source for name, source in sources.items()
-        )
+        """Whether the final file holds all groups of these names, made from these sources; that
+        it does is logged."""
+        if self._segments or any(
+            name not in self._in_final or self.done[name] != source
+            for name, source in sources.items()
+        ):
+            return False
+        say_skipped(self.made_by, self.final)
+        return True
 
     def add(self, groups: Mapping[str, Group]) -> None:
         """Take finished groups by their names ("db/1.jpg" nests).
@@ -152,10 +154,10 @@ class SegmentWriter:
             return
         segment = self.parts / f"{self._next:06d}.h5"
         image = _file_image(self._pending, self.made_by)
-        with _causes(segment):
+        with writing(segment):
             if not self.parts.is_dir():
                 self.parts.mkdir()
-                _sync_folder(self.final.parent)
+                sync_folder(self.final.parent)
             write_whole(segment, image)
         self._segments[segment] = set(self._pending)
         self._next += 1
@@ -175,19 +177,12 @@ class SegmentWriter:
             attributes: arrays to keep as attributes of the root.
         """
         self.flush()
-        temporary = self.final.with_name(self.final.name + ".tmp")
         record = dict(made_by or self.made_by)
         sources = [*([self.final] if self._in_final else []), *self._segments]
         with _causes(self.final):
             self._check_space(sources)
-            try:
-                self._merge(temporary, record, attributes or {})
-                with temporary.open("rb") as stream:
-                    os.fsync(stream.fileno())
-                temporary.replace(self.final)
-                _sync_folder(self.final.parent)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with replacing(self.final) as place:
+                self._merge(place, record, attributes or {})
             shutil.rmtree(self.parts, ignore_errors=True)
         self._segments = {}
         return self.final
@@ -199,7 +194,7 @@ class SegmentWriter:
             SamfeatError: the segment is damaged.
         """
         path = next(path for path, names in self._segments.items() if name in names)
-        with provenance.open_hdf5(path) as file, provenance.reading_hdf5(path):
+        with open_hdf5(path) as file, reading_hdf5(path):
             return {key: read_array(file[name], key, path) for key in file[name]}
 
     def discard(self) -> None:
@@ -212,7 +207,7 @@ class SegmentWriter:
             return
         existing = provenance.read_hdf5(self.final)
         provenance.check(existing, self.made_by, self.final, inputs=self.compare_inputs)
-        with provenance.open_hdf5(self.final) as file, provenance.reading_hdf5(self.final):
+        with open_hdf5(self.final) as file, reading_hdf5(self.final):
             self.done = dict(_groups(file))
         self._in_final = set(self.done)
 
@@ -229,7 +224,10 @@ class SegmentWriter:
                     text = file.attrs[provenance.ATTRIBUTE]
                     found = dict(_groups(file))
                     existing = json.loads(text)
-            except (OSError, KeyError, ValueError, RuntimeError):
+            except (OSError, KeyError, ValueError, RuntimeError) as error:
+                if (cause := cause_of(error)) is not None:  # of the machine: the segment is good
+                    raise SamfeatError(path, cause) from None
+                logger.warning("%s: damaged, what was in it is done again", path)
                 path.unlink()
                 continue
             if provenance.differences(existing, self.made_by, inputs=self.compare_inputs):
@@ -242,7 +240,7 @@ class SegmentWriter:
             self._next = int(path.stem) + 1
             self.done.update(found)
         if dropped:
-            logger.info("%s: from other inputs or options, dropped", self.parts)
+            logger.info("%s: created with other inputs or options, started again", self.parts)
 
     def _check_space(self, sources: list[Path]) -> None:
         needed = sum(path.stat().st_size for path in sources)
@@ -312,37 +310,6 @@ def _file_image(groups: Mapping[str, Group], made_by: Mapping[str, Any]) -> byte
                     dataset.attrs[attribute] = value
         file.flush()
         return file.id.get_file_image()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is whole or as it was before, whatever happens; OSError if not."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring a rename to the disk, where the system lets folders be opened."""
-    if sys.platform == "win32":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def remove_segments(final: Path) -> None:
-    """Remove the segments of a run that was killed when it did not need them any more."""
-    with sole_run(final):
-        shutil.rmtree(final.with_name(final.name + ".parts"), ignore_errors=True)
 
 
 @contextmanager

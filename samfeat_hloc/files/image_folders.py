@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, some_of
 from .images import EXTENSIONS, UNREAD, check_name
 from .signatures import signature
 
 logger = logging.getLogger(__name__)
 
-_NAMED = 5  # in one line of an error or a warning
+_NAMED = 20  # in one line of an error or a warning
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ def look(folder: Path) -> ImageFolder:
             name = prefix + entry.name
             if entry.name.startswith("."):
                 if why := _hidden(entry):
-                    left_out[name] = why
+                    left_out[f"{name}/" if entry.is_dir() else name] = why
             elif entry.is_dir():
                 (links if entry.is_symlink() else waiting).append((Path(entry.path), f"{name}/"))
             elif why := _why_not(entry):
                 left_out[name] = why
-            elif _ending(entry.name) in EXTENSIONS and entry.is_file():
+            elif _ending(entry.name) in EXTENSIONS:
                 names.append(name)
     return ImageFolder(sorted(names), dict(sorted(left_out.items())))
 
@@ -107,12 +107,11 @@ def list_images(folder: Path, *, for_lists: bool = True) -> list[str]:
         first = next(iter(unfit.values()))
         problem = first.problem
         if len(unfit) > 1:
-            others = ", ".join(map(repr, list(unfit)[1:_NAMED]))
-            more = f" and {len(unfit) - _NAMED} more" if len(unfit) > _NAMED else ""
-            problem += f"; {len(unfit)} of {len(found.names)} names do not fit, {others}{more} too"
+            others = some_of([repr(name) for name in unfit][1:], _NAMED - 1)
+            problem += f"; {len(unfit)} of {len(found.names)} names do not fit, {others} too"
         raise SamfeatError(folder, f"{first.subject}: {problem}", first.mend)
     if found.left_out:
-        logger.warning("%s: %s", folder, found.account)
+        logger.warning("%s: %s (`samfeat check` lists all)", folder, found.account)
     return found.names
 
 
@@ -146,7 +145,9 @@ def _why_not(entry: os.DirEntry[str]) -> str:
     ending = _ending(entry.name)
     if entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110
         return "a link to nothing" if ending in EXTENSIONS or ending in UNREAD else ""
-    if ending in EXTENSIONS or not entry.is_file():
+    if not entry.is_file():
+        return "not a file" if ending in EXTENSIONS or ending in UNREAD else ""
+    if ending in EXTENSIONS:
         return ""
     if ending in UNREAD:
         return UNREAD[ending]

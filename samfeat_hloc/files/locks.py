@@ -2,48 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+
+import filelock
 
 from ..errors import SamfeatError, writing
 
 
-class FileLock:
-    """A lock file with the owner's process id; the system frees it when the owner dies."""
+@contextmanager
+def locked(path: Path, subject: Path) -> Iterator[None]:
+    """Hold a lock file that names its owner; the system frees it when the owner dies.
 
-    def __init__(self, path: Path, subject: Path) -> None:
-        self.path = path
-        with writing(path):
-            while True:
-                stream = path.open("a+b")
-                if not _try_lock(stream):
-                    stream.seek(0)
-                    owner = stream.read(32).decode(errors="replace").strip() or "unknown"
-                    stream.close()
-                    raise SamfeatError(
-                        subject, f"process {owner} is writing it", "wait for it or end it"
-                    )
-                if path.exists() and os.path.samestat(path.stat(), os.fstat(stream.fileno())):
-                    break
-                stream.close()  # its last owner has just removed it
-            stream.truncate(0)
-            stream.write(f"{os.getpid()}\n".encode())
-            stream.flush()
-        self._stream = stream
-
-    def __enter__(self) -> FileLock:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-    def release(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self._stream.close()
+    Raises:
+        SamfeatError: another process, or this one elsewhere, holds it; ``subject`` is what it
+            writes. Or the lock file cannot be written.
+    """
+    lock = filelock.FileLock(
+        path, timeout=0, thread_local=False, fallback_to_soft=False, on_acquired=_sign
+    )
+    with writing(subject):
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise SamfeatError(
+                subject, f"process {_owner(path)} is writing it", "wait until it ends, or stop it"
+            ) from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows removes no open file
+            path.unlink(missing_ok=True)
+        lock.release()
 
 
 def lock_of(output: Path) -> Path:
@@ -60,22 +54,21 @@ def sole_run(output: Path) -> Iterator[None]:
             cannot be written.
     """
     with writing(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock_of(output), output):
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise NotADirectoryError(errno.ENOTDIR, "") from None
+    with locked(lock_of(output), output):
         yield
 
 
-def _try_lock(stream: BinaryIO) -> bool:
+def _sign(handle: int) -> None:
+    os.ftruncate(handle, 0)
+    os.write(handle, f"{os.getpid()}\n".encode())
+
+
+def _owner(path: Path) -> str:
     try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            stream.seek(1 << 20)  # a byte that is never read
-            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
+        return path.read_text(errors="replace").strip()[:32] or "unknown"
+    except OSError:
+        return "unknown"

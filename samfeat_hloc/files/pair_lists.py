@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from samfeat_hloc.errors import SamfeatError
@@ -32,8 +32,13 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
             raise SamfeatError(f"{path}:{number}", error) from None
         pairs.append((name0, name1))
     if not pairs:
-        raise SamfeatError(path, "there are no pairs in it", "make them again")
+        raise SamfeatError(path, "it has no pairs", "check the path, or list the pairs again")
     return pairs
+
+
+def pairs_text(pairs: Iterable[tuple[str, str]]) -> str:
+    """The content of a pairs file."""
+    return "".join(f"{name0} {name1}\n" for name0, name1 in pairs)
 
 
 def unique_pairs(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -10,20 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import h5py
 
-from ..errors import SamfeatError, cause_of
-from .textlines import write_atomically
+from ..errors import SamfeatError
+from .atomic import write_whole
+from .h5arrays import open_hdf5, reading_hdf5
 
 ATTRIBUTE = "made_by"
 _COMPARED = ("stage", "config", "weights_sha256", "inputs")
-_MEND = "give --overwrite to make it anew, or another output"
+_MEND = "recreate it with --overwrite, or choose another output"
 _BLOCK = 1 << 16
 _SAMPLES = 64
 
@@ -90,11 +90,13 @@ def check(
         SamfeatError: no record, or one that differs; says in what.
     """
     if existing is None:
-        raise SamfeatError(path, "it does not say what made it", _MEND)
+        raise SamfeatError(path, "it does not record how it was created", _MEND)
     found = differences(existing, wanted, inputs=inputs)
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        raise SamfeatError(path, f"made differently: {'; '.join(found[:3])}{more}", _MEND)
+        raise SamfeatError(
+            path, f"created with other settings: {'; '.join(found[:3])}{more}", _MEND
+        )
 
 
 def sidecar(output: Path) -> Path:
@@ -103,8 +105,13 @@ def sidecar(output: Path) -> Path:
 
 
 def write_sidecar(output: Path, record: Mapping[str, Any]) -> Path:
-    """Write the record of a text file, or of a folder that exists, beside or into it."""
-    return write_atomically(sidecar(output), json.dumps(record, indent=1, sort_keys=True) + "\n")
+    """Write the record of a file, or of a folder that exists, beside or into it.
+
+    For whoever holds the output's lock; see :class:`.outputs.Output`.
+    """
+    path = sidecar(output)
+    write_whole(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
+    return path
 
 
 def read_sidecar(output: Path) -> dict[str, Any] | None:
@@ -133,33 +140,25 @@ def read_hdf5(path: Path) -> dict[str, Any] | None:
         return None if text is None else _parsed(text, path)
 
 
-def is_made(output: Path, wanted: Mapping[str, Any], *, overwrite: bool = False) -> bool:
-    """Whether a text output is there and made as wanted; False when it is to be made.
-
-    Raises:
-        SamfeatError: it is there but was made differently, and ``overwrite`` is not set.
-    """
-    if overwrite or not output.exists():
-        return False
-    check(read_sidecar(output), wanted, output)
-    return True
-
-
-def write_text(output: Path, text: str, record: Mapping[str, Any]) -> Path:
-    """Write a text output and its record so that a kill never leaves one with a wrong record."""
-    try:
-        output.unlink(missing_ok=True)
-    except OSError as error:
-        raise SamfeatError(
-            output, f"cannot be replaced ({error.strerror})", "check the folder"
-        ) from None
-    write_sidecar(output, record)
-    return write_atomically(output, text)
-
-
 def names_hash(names: Iterable[str]) -> str:
     """SHA-256 over names (or any texts without line ends); their order does not matter."""
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hex.
+
+    Raises:
+        SamfeatError: the file is missing or cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with Path(path).open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise SamfeatError(path, f"cannot be read ({error.strerror})", "check the path") from None
+    return digest.hexdigest()
 
 
 def file_hash(path: Path) -> str:
@@ -177,10 +176,7 @@ def file_hash(path: Path) -> str:
     digest = hashlib.sha256()
     try:
         if not h5py.is_hdf5(path):
-            with path.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
-            return digest.hexdigest()
+            return file_sha256(path)
         with open_hdf5(path) as file, reading_hdf5(path):
             text = file.attrs.get(ATTRIBUTE)
             names: list[str] = []
@@ -200,37 +196,6 @@ def file_hash(path: Path) -> str:
     except OSError as error:
         raise SamfeatError(path, f"cannot be read ({error})", "make it again") from None
     return digest.hexdigest()
-
-
-def open_hdf5(path: Path) -> h5py.File:
-    """An HDF5 file open for reading.
-
-    Raises:
-        SamfeatError: missing, or not (a whole) HDF5 file.
-    """
-    if not path.is_file():
-        raise SamfeatError(path, "no such file", "check the path or run the stage that makes it")
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        if (cause := cause_of(error)) is not None:
-            raise SamfeatError(path, cause) from None
-        why = " ".join(str(error).split())
-        raise SamfeatError(
-            path, f"cannot be read as HDF5 ({why})", "delete it and make it again"
-        ) from None
-
-
-@contextmanager
-def reading_hdf5(path: Path) -> Iterator[None]:
-    """Raise what HDF5 says of a damaged file in the block as a SamfeatError that names it."""
-    try:
-        yield
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
-        why = " ".join(str(error).split())
-        raise SamfeatError(
-            path, cause_of(error) or f"damaged ({why}); delete it and make it again"
-        ) from None
 
 
 def _changed(name: str, old: Any, new: Any, is_input: bool) -> str:

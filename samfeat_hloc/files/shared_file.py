@@ -9,6 +9,8 @@ from typing import Any
 
 import h5py
 
+from .h5arrays import open_hdf5
+
 
 class SharedFile:
     """Opens the file when it is first asked for; a forked or unpickled copy opens it anew."""
@@ -22,7 +24,7 @@ class SharedFile:
         """The file, as this process has it open."""
         with self._lock:
             if self._handle is None or self._handle[0] != os.getpid():
-                self._handle = os.getpid(), h5py.File(self.path, "r")
+                self._handle = os.getpid(), open_hdf5(self.path)
             return self._handle[1]
 
     def __getstate__(self) -> dict[str, Any]:

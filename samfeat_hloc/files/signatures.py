@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _HEAD = 512
+_MOST_HEADER = 100_000_000  # bytes, of safetensors
 _HTML = (b"<!doctype html", b"<html", b"<?xml", b"<head")
 _STARTS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a git-LFS pointer, not the file itself", "run `git lfs pull`"),
@@ -20,7 +21,6 @@ _STARTS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x1f\x8b", "a gzip archive", "unpack it"),
     (b"7z\xbc\xaf", "a 7z archive", "unpack it"),
     (b"Rar!", "a RAR archive", "unpack it"),
-    (b"\x80\x02", "a pickle", ""),
 )  # fmt: skip
 _BRANDS = {  # of the ISO media files, at byte 8
     b"heic": ("an HEIC photo", ".heic"), b"heix": ("an HEIC photo", ".heic"),
@@ -44,6 +44,10 @@ class Signature:
     photo: str = ""
 
 
+SAFETENSORS = Signature("a safetensors file")
+TORCH = Signature("a file of torch's (.pt, .pth)")
+
+
 def signature(path: Path) -> Signature | None:
     """What the first bytes say; None where they say nothing, or the file cannot be read."""
     try:
@@ -65,7 +69,13 @@ def signature(path: Path) -> Signature | None:
     if head.startswith(b"BM") and head[6:10] == b"\0\0\0\0":
         return Signature("a BMP image", "", ".bmp")
     if head.startswith(b"PK\x03\x04"):
+        if b"/data.pkl" in head or b"/.format_version" in head:
+            return TORCH
         return Signature("a zip archive", "unpack it")
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < _MOST_HEADER:
+        return SAFETENSORS
+    if head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5":
+        return TORCH  # as torch wrote it before it took to zips, or any other pickle
     if head.lstrip().lower().startswith(_HTML):
         return Signature("a web page, not the file that was to be downloaded", "download it again")
     return None

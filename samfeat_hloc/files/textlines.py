@@ -1,13 +1,11 @@
-"""Lines of the small text files of hloc and the benchmark, and writing such files atomically."""
+"""Lines of the small text files of hloc and the benchmark."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 from pathlib import Path
 
-from ..errors import SamfeatError, cause_of
+from ..errors import SamfeatError
 
 
 def read_text(path: Path) -> str:
@@ -26,7 +24,7 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError:
         raise SamfeatError(path, "this is not UTF-8 text", "save it as plain UTF-8") from None
     except OSError as error:
-        raise SamfeatError(path, f"cannot be read ({error.strerror})", "check it") from None
+        raise SamfeatError(path, f"cannot be read ({error.strerror})", "check the file") from None
     if "\0" in text:
         raise SamfeatError(path, "this is a binary file, not text", "check the path")
     return text
@@ -52,29 +50,3 @@ def parse_number(token: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"'{token}' is not a finite number")
     return value
-
-
-def write_atomically(path: Path, text: str) -> Path:
-    """Write UTF-8 text so that ``path`` is either the old file or the whole new one.
-
-    Folders above it are made. Returns ``path``.
-
-    Raises:
-        SamfeatError: the folder cannot be made or written to.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        why = cause_of(error) or f"cannot be written ({error.strerror}); check the folder"
-        raise SamfeatError(path, why) from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    return path

@@ -54,7 +54,6 @@ _COMPLETE: dict[str, Callable[[ModuleType], None]] = {
     "hloc.match_features": _add_matchers,
     "hloc.triangulation": _mend,
     "hloc.localize_sfm": _mend,
-    "hloc.utils.database": _mend,  # only v1.4 has it
 }
 
 
@@ -145,13 +144,7 @@ class _CompletingLoader(Loader):
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        if module.__name__ == "hloc.utils.database":
-            from .legacy import numpy_names
-
-            with numpy_names():
-                self.loader.exec_module(module)
-        else:
-            self.loader.exec_module(module)
+        self.loader.exec_module(module)
         _complete(module)
 
 

@@ -9,17 +9,26 @@ from typing import Any
 
 from ..errors import SamfeatError
 from ..files import provenance
-from . import HLOC_ADDRESS, NOT_INSTALLED, register
+from . import NOT_INSTALLED, compat, register
 from .files import hloc_errors
 
 logger = logging.getLogger(__name__)
 
 
 def check_installed() -> str:
-    """hloc's version; raises a SamfeatError that says how to install hloc where it is not."""
+    """hloc's version.
+
+    Raises:
+        SamfeatError: it is not installed, or older than the pycolmap that is there.
+    """
     if not register(quiet=True):
         raise SamfeatError("--engine hloc", NOT_INSTALLED, "or use --engine native")
-    return str(importlib.import_module("hloc").__version__)
+    version = str(importlib.import_module("hloc").__version__)
+    if compat.is_outdated(version):
+        pycolmap_version = importlib.import_module("pycolmap").__version__
+        problem = compat.outdated(version, pycolmap_version)
+        raise SamfeatError("--engine hloc", f"{problem}, or use --engine native")
+    return version
 
 
 def hloc_module(name: str) -> Any:
@@ -37,12 +46,3 @@ def made_by_hloc(
     made_by = provenance.made_by(stage, {"engine": "hloc", **config}, inputs, weights_sha256)
     made_by["versions"]["hloc"] = version
     return made_by
-
-
-def say_native(stage: str) -> None:
-    logger.warning(
-        "this hloc's %s was written for pycolmap 0.x, so it is done natively; for hloc's own:"
-        ' pip install --upgrade "hloc @ %s"',
-        stage,
-        HLOC_ADDRESS,
-    )

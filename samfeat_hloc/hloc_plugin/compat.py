@@ -1,4 +1,4 @@
-"""Mends for hloc where it and pycolmap do not understand each other.
+"""Compatibility patches for hloc with versions of pycolmap that it was not written for.
 
 Nothing of either package is changed on disk, and pycolmap not at all: in the hloc modules concerned
 the name ``pycolmap`` stands for a view of it in which a few names are answered differently.
@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
+from . import HLOC_ADDRESS
+
 logger = logging.getLogger("hloc.samfeat")  # shown where hloc's own messages are
 
 
-class View(ModuleType):
+class ModuleView(ModuleType):
     """A module as another one sees it: ``answers`` first, everything else as it is."""
 
     def __init__(self, module: ModuleType, answers: dict[str, Any]) -> None:
@@ -29,31 +31,30 @@ class View(ModuleType):
 
 
 def mend(module: ModuleType) -> None:
-    """Give one of hloc's modules the mends that it needs with the pycolmap that it imported."""
+    """Patch one of hloc's modules for the pycolmap that it imported."""
     pycolmap = getattr(module, "pycolmap", None)
-    if pycolmap is None or isinstance(pycolmap, View):
+    if pycolmap is None or isinstance(pycolmap, ModuleView):
         return
-    if is_legacy(getattr(sys.modules.get("hloc"), "__version__", "1.5")):
-        from . import legacy
-
-        stages = {"hloc.triangulation": legacy.triangulate, "hloc.localize_sfm": legacy.localize}
-        if module.__name__ in stages and int(pycolmap.__version__.split(".")[0]) >= 3:
-            module.main = stages[module.__name__]  # type: ignore[attr-defined]
-            logger.warning(
-                "%s was written for pycolmap 0.x and cannot work with %s: samfeat_hloc does its"
-                " work. Update hloc to have its own.",
-                module.__name__,
-                pycolmap.__version__,
-            )
+    version = getattr(sys.modules.get("hloc"), "__version__", "1.5")
+    if is_outdated(version):
+        logger.warning("%s", outdated(version, pycolmap.__version__))
     elif module.__name__ == "hloc.triangulation":
         answers = {"TwoViewGeometry": calibrated_two_view_geometry(pycolmap)}
-        module.pycolmap = View(pycolmap, answers)  # type: ignore[attr-defined]
+        module.pycolmap = ModuleView(pycolmap, answers)  # type: ignore[attr-defined]
 
 
-def is_legacy(hloc_version: str) -> bool:
+def is_outdated(hloc_version: str) -> bool:
     """Whether this hloc (v1.4 or older) was written for the interface of pycolmap 0.x."""
     numbers = [int(part) for part in hloc_version.split(".")[:2] if part.isdigit()]
     return numbers < [1, 5]
+
+
+def outdated(hloc_version: str, pycolmap_version: str) -> str:
+    """What to tell of such an hloc."""
+    return (
+        f"hloc {hloc_version} cannot map or localize with pycolmap {pycolmap_version}; upgrade it:"
+        f' pip install --upgrade "hloc @ {HLOC_ADDRESS}"'
+    )
 
 
 def calibrated_two_view_geometry(pycolmap: ModuleType) -> Callable[..., Any]:
@@ -63,16 +64,16 @@ def calibrated_two_view_geometry(pycolmap: ModuleType) -> Callable[..., Any]:
     triangulation in pycolmap 4 passes over such pairs: the map comes out empty, without a word.
     hloc verifies them against known poses and intrinsics, so CALIBRATED is what they are.
     """
-    said = False
+    warned = False
 
     def two_view_geometry(*args: Any, **kwargs: Any) -> Any:
-        nonlocal said
+        nonlocal warned
         geometry = pycolmap.TwoViewGeometry(*args, **kwargs)
         undefined = pycolmap.TwoViewGeometryConfiguration.UNDEFINED
         if int(geometry.config) == int(undefined) and len(geometry.inlier_matches) > 0:
             geometry.config = pycolmap.TwoViewGeometryConfiguration.CALIBRATED
-            if not said and int(pycolmap.__version__.split(".")[0]) >= 4:
-                said = True
+            if not warned and int(pycolmap.__version__.split(".")[0]) >= 4:
+                warned = True
                 logger.warning(
                     "pycolmap %s ignores image pairs as this hloc writes them and would build a map"
                     " without points; samfeat_hloc marks them as calibrated, so that they count.",
@@ -129,7 +130,7 @@ def command_line(module: ModuleType) -> Iterator[None]:
         yield
         return
     original = module.argparse
-    module.argparse = View(original, {"ArgumentParser": TriangulationParser})  # type: ignore[attr-defined]
+    module.argparse = ModuleView(original, {"ArgumentParser": TriangulationParser})  # type: ignore[attr-defined]
     try:
         yield
     finally:

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..feature.checkpoints import file_sha256
 from ..feature.network import SAMFeat
 from ..feature.options import ExtractOptions
 from ..feature.presets import MATCH_DISTANCE_THRESHOLD, PRESETS
+from ..files.provenance import file_sha256
 
 MATCHER = "NN-samfeat"
 MATCHER_OFFICIAL = "NN-samfeat_official"

@@ -1,6 +1,6 @@
 """The pipeline's stages done by hloc: ``--engine hloc``.
 
-Each function stands in for a native stage: same arguments, same files, the same rules for what is
+Each method stands in for a native stage: same arguments, same files, the same rules for what is
 there already. What it computes is hloc's own, called with the configurations that the plugin
 registers. hloc writes into a temporary place; what arrives under the final name is whole and says
 how it was made.
@@ -11,11 +11,10 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..colmap.database import put_in_place, work_folder
 from ..colmap.model import file_of
 from ..colmap.readable import readable, refuse_unread
 from ..errors import SamfeatError
@@ -23,54 +22,148 @@ from ..feature.extraction import record
 from ..feature.network import SAMFeat
 from ..feature.options import ExtractOptions
 from ..files import provenance
+from ..files.h5arrays import open_hdf5
 from ..files.images import check_name
+from ..files.outputs import Output
 from ..files.pair_lists import read_pairs
-from ..localization import mapping as native_mapping
+from ..localization.inputs import LocalizationInputs, MappingInputs
 from ..localization.matches import MatchConfig
+from ..localization.result import LocalizationResult
 from ..parallel.image_checks import refuse_broken
-from . import compat, configurations
-from .calls import check_installed, hloc_module, made_by_hloc, say_native
+from . import compat, configurations, localization
+from .calls import check_installed, hloc_module, made_by_hloc
 from .files import hdf5_file, hloc_errors, text_file
-from .localization import localize
 
 logger = logging.getLogger(__name__)
-
-__all__ = [
-    "check_installed",
-    "features",
-    "global_descriptors",
-    "localize",
-    "mapping",
-    "matches",
-    "pairs_from_covisibility",
-    "pairs_from_retrieval",
-]
 
 _SEED = 0  # as in the native stages
 _MOST_KEYPOINTS = 32767  # hloc stores matches as int16
 
 
-def features(
-    image_dir: Path,
-    names: Sequence[str],
-    output: Path,
-    *,
-    model: SAMFeat,
-    options: ExtractOptions,
-    batch_size: int | None = None,
-    workers: int | None = None,
-    overwrite: bool = False,
-) -> Path:
-    """``hloc.extract_features`` with SAMFeat; see :func:`.features.main`.
+@dataclass(frozen=True)
+class HlocEngine:
+    """The stages of hloc, as `pipelines.engines.Engine` has them; overwrite: make all anew."""
 
-    ``batch_size`` and ``workers`` are hloc's own (one image, one worker), whatever is given.
-    """
-    conf = configurations.extractor("samfeat", options)
-    conf["model"]["weights"] = configurations.Loaded(model)
-    made_by = made_by_hloc(
-        "features", record(options), _images_hash(image_dir, names), model.weights_sha256
-    )
-    return _extract(conf, image_dir, names, output, made_by, overwrite)
+    overwrite: bool = False
+    side_by_side: bool = False  # hloc's modules are changed while they run
+
+    def features(
+        self, image_dir: Path, names: Sequence[str], output: Path, *, model: SAMFeat,
+        options: ExtractOptions,
+    ) -> Path:  # fmt: skip
+        """``hloc.extract_features`` with SAMFeat; one image and one worker, as hloc has it."""
+        conf = configurations.extractor("samfeat", options)
+        conf["model"]["weights"] = configurations.Loaded(model)
+        made_by = made_by_hloc(
+            "features", record(options), _images_hash(image_dir, names), model.weights_sha256
+        )
+        return _extract(conf, image_dir, names, output, made_by, self.overwrite)
+
+    def pairs_from_covisibility(self, model: Path, output: Path, *, num_matched: int) -> Path:
+        """``hloc.pairs_from_covisibility``; see :func:`.pairs.from_covisibility`."""
+        made_by = made_by_hloc(
+            "pairs",
+            {"from": "covisibility", "num_matched": num_matched},
+            {"model": _model_hash(model)},
+        )
+
+        def pair(temporary: Path) -> None:
+            hloc_module("pairs_from_covisibility").main(model, temporary, num_matched)
+
+        return text_file(output, made_by, self.overwrite, pair)
+
+    def pairs_from_retrieval(
+        self, descriptors: Path, query_names: Sequence[str], db_names: Sequence[str],
+        output: Path, *, num_matched: int,
+    ) -> Path:  # fmt: skip
+        """``hloc.pairs_from_retrieval``; see :func:`.pairs.from_retrieval`.
+
+        hloc fails where there are fewer database images than are asked for; then all are taken.
+        """
+        made_by = made_by_hloc(
+            "pairs",
+            {"from": "retrieval", "num_matched": num_matched},
+            {
+                "descriptors": provenance.file_hash(descriptors),
+                "queries": provenance.names_hash(query_names),
+                "db": provenance.names_hash(db_names),
+            },
+        )
+        count = min(num_matched, len(db_names))
+
+        def pair(temporary: Path) -> None:
+            hloc_module("pairs_from_retrieval").main(
+                descriptors, temporary, count, query_list=list(query_names), db_list=list(db_names)
+            )
+
+        return text_file(output, made_by, self.overwrite, pair)
+
+    def matches(
+        self, pairs: Path, features: Path, output: Path, *, config: MatchConfig | None = None
+    ) -> Path:
+        """``hloc.match_features`` with its nearest-neighbour matcher; see :func:`.matches.main`."""
+        config = config or MatchConfig()
+        inputs = {"pairs": provenance.file_hash(pairs), "features": provenance.file_hash(features)}
+        _check_counts(features, [name for pair in read_pairs(pairs) for name in pair])
+        conf = configurations.matcher(config.distance_threshold)
+        conf["model"]["do_mutual_check"] = config.mutual
+        conf["model"]["ratio_threshold"] = config.ratio_threshold
+
+        def match(temporary: Path) -> None:
+            hloc_module("match_features").main(conf, pairs, features, matches=temporary)
+
+        made_by = made_by_hloc("matches", asdict(config), inputs)
+        return hdf5_file(output, made_by, self.overwrite, match)
+
+    def mapping(self, inputs: MappingInputs, output: Path) -> Path:
+        """``hloc.triangulation``; see :func:`.mapping.main`.
+
+        Two things are not as hloc has them, so that the map is the native one to the bit: a seed,
+        and half a pixel in its verification (`compat.corner_origin`).
+        """
+        hashes = inputs.hashes()
+        made_by = made_by_hloc(
+            "mapping",
+            {},
+            {
+                "reference_model": hashes["reference_images"],
+                **{name: hashes[name] for name in ("pairs", "features", "matches")},
+            },
+        )
+        result = Output(output, made_by, overwrite=self.overwrite)
+        if result.is_there():
+            return output
+        with result.making() as work:
+            model = work / "model"
+            triangulation = hloc_module("triangulation")
+            names = sorted({name for pair in read_pairs(inputs.pairs) for name in pair})
+            with (
+                readable(inputs.image_dir, names, work) as photos,
+                hloc_errors("triangulation", inputs.matches),
+                compat.corner_origin(triangulation),
+            ):
+                mapped = triangulation.main(
+                    model, inputs.reference_model, photos, inputs.pairs,
+                    inputs.features, inputs.matches, mapper_options=_seeded(),
+                )  # fmt: skip
+            if len(mapped.points3D) == 0:
+                raise SamfeatError(
+                    inputs.matches,
+                    "hloc's map has 0 points",
+                    (
+                        "`samfeat doctor` tells whether this hloc and pycolmap work together, "
+                        "--engine native says what else may be wrong"
+                    ),
+                )
+            for database in model.glob("database.db*"):  # the map does not need it
+                database.unlink()
+            return result.put(model)
+
+    def localize(
+        self, inputs: LocalizationInputs, output: Path, *, max_error: float = 12.0
+    ) -> LocalizationResult:
+        """``hloc.localize_sfm``; see :func:`.localize.main`."""
+        return localization.localize(inputs, output, max_error=max_error, overwrite=self.overwrite)
 
 
 def global_descriptors(
@@ -87,156 +180,13 @@ def global_descriptors(
     if configuration not in confs or not confs[configuration]["output"].startswith("global"):
         known = [name for name, conf in confs.items() if conf["output"].startswith("global")]
         raise SamfeatError(
-            configuration, "is no global descriptor of this hloc", f"choose from {', '.join(known)}"
+            configuration,
+            "is not a global descriptor of this hloc",
+            f"choose from {', '.join(known)}",
         )
     conf = confs[configuration]
     made_by = made_by_hloc("global_descriptors", {"conf": conf}, _images_hash(image_dir, names))
     return _extract(conf, image_dir, names, output, made_by, overwrite)
-
-
-def pairs_from_covisibility(
-    model: Path, output: Path, *, num_matched: int = 20, overwrite: bool = False
-) -> Path:
-    """``hloc.pairs_from_covisibility``; see :func:`.pairs.from_covisibility`."""
-    made_by = made_by_hloc(
-        "pairs", {"from": "covisibility", "num_matched": num_matched}, {"model": _model_hash(model)}
-    )
-    return text_file(
-        output,
-        made_by,
-        overwrite,
-        lambda temporary: hloc_module("pairs_from_covisibility").main(
-            model, temporary, num_matched
-        ),
-    )
-
-
-def pairs_from_retrieval(
-    descriptors: Path,
-    query_names: Sequence[str],
-    db_names: Sequence[str],
-    output: Path,
-    *,
-    num_matched: int = 50,
-    overwrite: bool = False,
-) -> Path:
-    """``hloc.pairs_from_retrieval``; see :func:`.pairs.from_retrieval`.
-
-    hloc fails where there are fewer database images than are asked for; then all are taken.
-    """
-    made_by = made_by_hloc(
-        "pairs",
-        {"from": "retrieval", "num_matched": num_matched},
-        {
-            "descriptors": provenance.file_hash(descriptors),
-            "queries": provenance.names_hash(query_names),
-            "db": provenance.names_hash(db_names),
-        },
-    )
-    count = min(num_matched, len(db_names))
-    return text_file(
-        output,
-        made_by,
-        overwrite,
-        lambda temporary: hloc_module("pairs_from_retrieval").main(
-            descriptors, temporary, count, query_list=list(query_names), db_list=list(db_names)
-        ),
-    )
-
-
-def matches(
-    pairs: Path,
-    features: Path,
-    output: Path,
-    *,
-    features_ref: Path | None = None,
-    config: MatchConfig | None = None,
-    overwrite: bool = False,
-) -> Path:
-    """``hloc.match_features`` with its nearest-neighbour matcher; see :func:`.matches.main`."""
-    config = config or MatchConfig()
-    inputs = {
-        "pairs": provenance.file_hash(pairs),
-        "features": provenance.file_hash(features),
-    }
-    if features_ref is not None:
-        inputs["features_ref"] = provenance.file_hash(features_ref)
-    listed = read_pairs(pairs)
-    _check_counts(features, [name for name, _ in listed])
-    _check_counts(features_ref or features, [name for _, name in listed])
-    conf = configurations.matcher(config.distance_threshold)
-    conf["model"]["do_mutual_check"] = config.mutual
-    conf["model"]["ratio_threshold"] = config.ratio_threshold
-
-    def match(temporary: Path) -> None:
-        hloc_module("match_features").main(
-            conf, pairs, features, matches=temporary, features_ref=features_ref
-        )
-
-    return hdf5_file(output, made_by_hloc("matches", asdict(config), inputs), overwrite, match)
-
-
-def mapping(
-    reference_model: Path,
-    image_dir: Path,
-    pairs: Path,
-    features: Path,
-    matches: Path,
-    output: Path,
-    *,
-    overwrite: bool = False,
-) -> Path:
-    """``hloc.triangulation``; see :func:`.mapping.main`.
-
-    Two things are not as hloc has them, so that the map is the native one to the bit: a seed, and
-    half a pixel in its verification (:func:`samfeat_hloc.hloc_plugin.compat.corner_origin`).
-    hloc v1.4 does not know this generation of pycolmap: there, the native stage is used.
-    """
-    if compat.is_legacy(check_installed()):
-        say_native("mapping")
-        return native_mapping.main(
-            reference_model, image_dir, pairs, features, matches, output, overwrite=overwrite
-        )
-    made_by = made_by_hloc(
-        "mapping",
-        {},
-        {
-            "reference_model": _model_hash(reference_model),
-            "pairs": provenance.file_hash(pairs),
-            "features": provenance.file_hash(features),
-            "matches": provenance.file_hash(matches),
-        },
-    )
-    if native_mapping.finished(output, made_by, overwrite):
-        logger.info("map: %s is there already, skipped", output)
-        return output
-    with work_folder(output) as work:
-        model = work / "model"
-        triangulation = hloc_module("triangulation")
-        names = sorted({name for pair in read_pairs(pairs) for name in pair})
-        with (
-            readable(image_dir, names, work) as photos,
-            hloc_errors("triangulation", matches),
-            compat.corner_origin(triangulation),
-        ):
-            mapped = triangulation.main(
-                model, reference_model, photos, pairs, features, matches,
-                mapper_options=_seeded(),
-            )  # fmt: skip
-        if len(mapped.points3D) == 0:
-            raise SamfeatError(
-                matches,
-                "hloc's map has 0 points",
-                (
-                    "`samfeat doctor` tells whether this hloc and pycolmap work together, "
-                    "--engine native tells what else is wrong"
-                ),
-            )
-        for database in model.glob("database.db*"):  # the map does not need it
-            database.unlink()
-        provenance.write_sidecar(model, made_by)
-        put_in_place(model, output)
-    return output
 
 
 def _extract(
@@ -270,7 +220,7 @@ def _images_hash(image_dir: Path, names: Sequence[str]) -> dict[str, str]:
 
 def _seeded() -> dict[str, Any]:
     """Options of triangulation with a seed, where this pycolmap takes one."""
-    import pycolmap
+    from ..colmap.library import pycolmap
 
     options = pycolmap.IncrementalPipelineOptions()
     seeded: dict[str, Any] = {}
@@ -288,7 +238,7 @@ def _model_hash(model: Path) -> str:
 
 def _check_counts(features: Path, names: Sequence[str]) -> None:
     """Refuse features whose matches hloc would store as garbage."""
-    with provenance.open_hdf5(features) as file:
+    with open_hdf5(features) as file:
         for name in dict.fromkeys(names):
             if f"{name}/keypoints" not in file:
                 raise SamfeatError(features, f"no features of {name}", "extract them first")

@@ -15,9 +15,12 @@ from typing import Any
 
 import h5py
 
-from ..colmap.database import work_folder
 from ..errors import SamfeatError
 from ..files import provenance
+from ..files.atomic import put_in_place
+from ..files.h5arrays import InUse
+from ..files.locks import sole_run
+from ..files.outputs import Output, say_skipped, tidy
 
 logger = logging.getLogger(__name__)
 
@@ -28,28 +31,32 @@ def hdf5_file(
     """Let hloc fill an HDF5 file beside ``output``, then rename it.
 
     hloc adds to a file image by image (pair by pair) and goes on with one that it finds, so an
-    interrupted run is resumed; unless that file was made differently, or damaged by the stop.
+    interrupted run is resumed; unless that file was created with other settings, or damaged by
+    the stop.
     """
     if output.exists() and not overwrite:
         provenance.check(provenance.read_hdf5(output), made_by, output)
-        logger.info("%s: %s is there already, skipped", made_by["stage"], output)
+        tidy(output)
+        say_skipped(made_by, output)
         return output
     temporary = output.with_name(f".{output.name}.hloc")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    if temporary.exists() and (overwrite or not _resumable(temporary, made_by)):
-        temporary.unlink()
-    if not temporary.exists():
-        with h5py.File(temporary, "w", libver="latest") as file:
-            file.attrs["made_by"] = json.dumps(made_by)
-    with hloc_errors(made_by["stage"], output):
-        write(temporary)
-    temporary.replace(output)
+    with sole_run(output):
+        if temporary.exists() and (overwrite or not _resumable(temporary, made_by)):
+            temporary.unlink()
+        if not temporary.exists():
+            with h5py.File(temporary, "w", libver="latest") as file:
+                file.attrs["made_by"] = json.dumps(made_by)
+        with hloc_errors(made_by["stage"], output):
+            write(temporary)
+        put_in_place(temporary, output)
     return output
 
 
 def _resumable(path: Path, made_by: dict[str, Any]) -> bool:
     try:
         provenance.check(provenance.read_hdf5(path), made_by, path)
+    except InUse:  # by another run, whose work it is
+        raise
     except SamfeatError:
         return False
     return True
@@ -59,17 +66,13 @@ def text_file(
     output: Path, made_by: dict[str, Any], overwrite: bool, write: Callable[[Path], None]
 ) -> Path:
     """Let hloc write a text file beside ``output``, then rename it."""
-    if output.exists() and not overwrite:
-        provenance.check(provenance.read_sidecar(output), made_by, output)
-        logger.info("%s: %s is there already, skipped", made_by["stage"], output)
+    result = Output(output, made_by, overwrite=overwrite)
+    if result.is_there():
         return output
-    with work_folder(output) as work:
+    with result.making() as work:
         with hloc_errors(made_by["stage"], output):
             write(work / output.name)
-        output.unlink(missing_ok=True)  # before its record changes
-        provenance.write_sidecar(output, made_by)
-        (work / output.name).replace(output)
-    return output
+        return result.put(work / output.name)
 
 
 @contextlib.contextmanager

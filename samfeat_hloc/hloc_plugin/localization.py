@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from ..colmap.absolute_pose import ransac_options
-from ..colmap.database import work_folder
 from ..colmap.model import read_model
 from ..colmap.poses import Pose
 from ..datasets.queries import Query
 from ..errors import SamfeatError
 from ..files import provenance
 from ..files.feature_readers import FeatureReader
+from ..files.outputs import Output
 from ..files.pair_lists import read_pairs
-from ..localization import localize as native_localize
+from ..localization.inputs import LocalizationInputs
 from ..localization.result import (
     FALLBACK,
     LOCALIZED,
@@ -29,35 +29,18 @@ from ..localization.result import (
     read_result,
     write_result,
 )
-from . import compat
-from .calls import check_installed, hloc_module, made_by_hloc, say_native
+from ..localization.same_features import check_same_features
+from .calls import hloc_module, made_by_hloc
 from .files import hloc_errors
 
 logger = logging.getLogger(__name__)
 
 
 def localize(
-    map_dir: Path,
-    queries: Sequence[Query],
-    pairs: Path,
-    features: Path,
-    matches: Path,
-    output: Path,
-    *,
-    max_error: float = 12.0,
-    overwrite: bool = False,
-    workers: int = 2,
+    inputs: LocalizationInputs, output: Path, *, max_error: float = 12.0, overwrite: bool = False
 ) -> LocalizationResult:
-    """``hloc.localize_sfm``; see :func:`.localize.main`. ``workers`` is hloc's own: one.
-
-    hloc v1.4 does not know this generation of pycolmap: there, the native stage is used.
-    """
-    if compat.is_legacy(check_installed()):
-        say_native("localization")
-        return native_localize.main(
-            map_dir, queries, pairs, features, matches, output,
-            max_error=max_error, overwrite=overwrite, workers=workers,
-        )  # fmt: skip
+    """``hloc.localize_sfm``, one query at a time; see :func:`.localize.main`."""
+    queries = inputs.queries
     listing = "".join(
         f"{q.name} {q.camera.model} {q.camera.width} {q.camera.height}"
         f" {' '.join(map(repr, q.camera.params))}\n"
@@ -67,39 +50,45 @@ def localize(
         "localize",
         {"max_error": max_error},
         {
-            **native_localize.input_hashes(map_dir, queries, pairs, features, matches),
+            **inputs.hashes(),
             "queries": provenance.names_hash(listing.splitlines()),  # as hloc is given them
         },
     )
-    if output.exists() and not overwrite:
-        provenance.check(provenance.read_sidecar(output), made_by, output)
-        logger.info("localize: %s is there already, skipped", output)
+    result = Output(output, made_by, overwrite=overwrite)
+    if result.is_there():
         return read_result(output)
     retrieved: dict[str, list[str]] = {}
-    for name, db_name in read_pairs(pairs):
+    for name, db_name in read_pairs(inputs.pairs):
         retrieved.setdefault(name, []).append(db_name)
-    in_map = set(read_model(map_dir).images)
+    mapped = read_model(inputs.map_dir)
+    in_map = set(mapped.images)
     for query in queries:
         if not in_map.intersection(retrieved.get(query.name, ())):
             raise SamfeatError(
-                pairs,
+                inputs.pairs,
                 f"no image of the map retrieved for query {query.name}",
                 "give a list with a pair for every query",
             )
-    with work_folder(output) as work:
+    listed = {name for names in retrieved.values() for name in names}
+    with FeatureReader(inputs.features) as features:
+        check_same_features(mapped, inputs.map_dir, features, sorted(listed & in_map))
+    with result.making() as work:
         (work / "queries.txt").write_text(listing, encoding="utf-8")
         module = hloc_module("localize_sfm")
-        with hloc_errors("localize_sfm", map_dir), _recorded(module) as log:
+        with hloc_errors("localize_sfm", inputs.map_dir), _recorded(module) as log:
             module.main(
-                map_dir, work / "queries.txt", pairs, features, matches, work / "poses.txt",
+                inputs.map_dir, work / "queries.txt", inputs.pairs, inputs.features,
+                inputs.matches, work / "poses.txt",
                 config={"estimation": {"ransac": ransac_options(max_error)}},
             )  # fmt: skip
         poses = _read_in_order(work / "poses.txt", [query.name for query in queries])
-    results = {query.name: _result(query, poses[query.name], log, features) for query in queries}
-    write_result(results, output, made_by)
-    result = LocalizationResult(results)
-    logger.info("localize: %s", result)
-    return result
+        results = {
+            query.name: _result(query, poses[query.name], log, inputs.features) for query in queries
+        }
+        write_result(results, result)
+    localized = LocalizationResult(results)
+    logger.info("localize: %s", localized)
+    return localized
 
 
 @contextlib.contextmanager

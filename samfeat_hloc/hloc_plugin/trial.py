@@ -110,9 +110,8 @@ def pycolmap_ignores_undefined(folder: Path) -> bool:
 
     hloc (v1.5) writes such pairs; see :func:`samfeat_hloc.hloc_plugin.compat.mend`.
     """
-    import pycolmap
-
     from ..colmap.database import write_model
+    from ..colmap.library import pycolmap
 
     scene = write_scene(folder)
     reference = pycolmap.Reconstruction(scene.reference_model)
@@ -140,7 +139,7 @@ def quiet() -> Iterator[None]:
     """Without hloc's and COLMAP's messages and progress bars, except errors."""
     import io
 
-    import pycolmap
+    from ..colmap.library import pycolmap
 
     hloc_logger = logging.getLogger("hloc")
     level, to_stderr = hloc_logger.level, pycolmap.logging.alsologtostderr

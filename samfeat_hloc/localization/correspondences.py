@@ -7,50 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from ..colmap.model import Model
-from ..datasets.queries import Query
 from ..errors import SamfeatError
 from ..files.feature_readers import FeatureReader, MatchReader
-from ..files.pair_lists import read_pairs
-
-
-def retrieved_images(pairs: Path, queries: Sequence[Query]) -> dict[str, list[str]]:
-    """Of every query its database images, each once, in the order of the list.
-
-    Raises:
-        SamfeatError: a query has none.
-    """
-    retrieved: dict[str, list[str]] = {}
-    for name, db_name in dict.fromkeys(read_pairs(pairs)):
-        retrieved.setdefault(name, []).append(db_name)
-    without = [query.name for query in queries if query.name not in retrieved]
-    if without:
-        raise SamfeatError(
-            pairs,
-            (
-                "no retrieved image for query "
-                f"{without[0]}{(f' and {len(without) - 1} others' if len(without) > 1 else '')}"
-            ),
-            "give a list with a pair for every query",
-        )
-    return {query.name: retrieved[query.name] for query in queries}
-
-
-def check_retrieved(
-    map_model: Model, map_dir: Path, retrieved: dict[str, list[str]], pairs: Path
-) -> None:
-    for name, db_names in retrieved.items():
-        for db_name in db_names:
-            if db_name not in map_model.images:
-                raise SamfeatError(
-                    pairs,
-                    f"{db_name}, retrieved for {name}, is not in the map {map_dir}",
-                    "retrieve from the images of the map",
-                )
 
 
 @dataclass(frozen=True)
@@ -84,24 +46,15 @@ def image_matches(map_model: Model, name: str, db_name: str, matches: MatchReade
     """Follow a query's matches with one image to points of the map.
 
     Raises:
-        SamfeatError: the pair has no matches in the file, or they go to keypoints that the map
-            does not have.
+        SamfeatError: the pair has no matches in the file, or they are of other keypoints than
+            the map has.
     """
     to_point = map_model.images[db_name].points
     seen = to_point[to_point >= 0]
     if not len(seen):  # pycolmap 3.13 even drops such an image's keypoints
         none = np.zeros(0, dtype=np.int64)
         return ImageMatches(db_name, seen, none, none)
-    pair = matches.matches(name, db_name)
-    if len(pair) and pair[:, 1].max() >= len(to_point):
-        raise SamfeatError(
-            matches.path,
-            (
-                f"the pair {name} {db_name} matches keypoint {pair[:, 1].max()} of "
-                f"{db_name}, which has {len(to_point)} in the map"
-            ),
-            "map and match the same features",
-        )
+    pair = matches.matches(name, db_name, (None, len(to_point)))
     rows = to_point[pair[:, 1]].astype(np.int64)
     return ImageMatches(db_name, seen, pair[rows >= 0, 0], rows[rows >= 0])
 

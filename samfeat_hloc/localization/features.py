@@ -15,9 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, some_of
 from ..feature.extraction import extract_batch, record, resized_shape
 from ..feature.local_features import FeatureArrays
 from ..feature.options import ExtractOptions
@@ -26,6 +25,7 @@ from ..files.h5store import Group, SegmentWriter
 from ..parallel.cluster import Cluster
 from ..parallel.image_checks import refuse_broken
 from ..parallel.workers import Workers, sharing_torch
+from ..progress import tqdm
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ _AHEAD = 2  # batches decoded while one is in the network
 _BATCHES_A_TASK = 8  # through one worker's network, decoded ahead, on Ray
 
 
-class Model(Protocol):
+class Extractor(Protocol):
     """What extracts, and knows its weights."""
 
     weights_sha256: str
@@ -50,7 +50,7 @@ Extract = Callable[[Any, Sequence[np.ndarray], ExtractOptions], list[FeatureArra
 
 
 @dataclass(frozen=True)
-class Photo:
+class DecodedPhoto:
     """A decoded image, upright, how it is stored, and the hash of its file."""
 
     name: str
@@ -65,7 +65,7 @@ def main(
     names: Sequence[str],
     output: Path,
     *,
-    model: Model,
+    model: Extractor,
     options: ExtractOptions,
     batch_size: int | None = None,
     workers: int | None = None,
@@ -108,7 +108,9 @@ def main(
     """
     names = list(dict.fromkeys(names))
     if not names:
-        raise SamfeatError(image_dir, "no images to extract from", "check the image lists")
+        raise SamfeatError(
+            image_dir, "there are no images to extract from", "check the image lists"
+        )
     _check_images(image_dir, names)
     for what, number in (("batch_size", batch_size), ("workers", workers)):
         if number is not None and number < 1:
@@ -120,7 +122,6 @@ def main(
     with SegmentWriter(output, made_by, overwrite=overwrite, compare_inputs=False) as writer:
         same = _unchanged(image_dir, names, writer.done, workers)
         if len(same) == len(names) and writer.is_finished({n: writer.done[n] for n in same}):
-            logger.info("features: %s is there already, skipped", output)
             return output
         device = next(iter(model.parameters())).device.type if cluster is None else cluster.device
         refuse_broken(image_dir, [n for n in names if n not in same], workers=workers)
@@ -152,11 +153,8 @@ def main(
                 writer.add(groups)
                 progress.update(len(groups))
         if empty:
-            more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
             logger.warning(
-                "features: no keypoints in %s%s; nothing can be matched there",
-                ", ".join(empty[:3]),
-                more,
+                "features: no keypoints in %s; nothing can be matched there", some_of(empty)
             )
         everything = [f"{name} {source}" for name, source in writer.done.items()]
         inputs = {"images": provenance.names_hash(everything)}
@@ -208,7 +206,7 @@ class _Extraction:
                 self._groups, photos, name=lambda batch: batch[0].name, ahead=side_by_side
             )
 
-    def _groups(self, photos: Sequence[Photo]) -> dict[str, Group]:
+    def _groups(self, photos: Sequence[DecodedPhoto]) -> dict[str, Group]:
         return _extract(self.model, photos, self.options, self.extract, self.storage)
 
 
@@ -217,11 +215,8 @@ def _check_images(image_dir: Path, names: Sequence[str]) -> None:
         raise SamfeatError(image_dir, "no such image folder", "check the path")
     missing = [name for name in names if not (image_dir / images.check_name(name)).is_file()]
     if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise SamfeatError(
-            image_dir,
-            f"no image {', '.join(missing[:3])}{more}",
-            "complete the folder or the image list",
+            image_dir, f"no image {some_of(missing)}", "complete the folder or the image list"
         )
 
 
@@ -268,7 +263,7 @@ def _batches(
 
 def _decoded(
     image_dir: Path, batches: Sequence[Sequence[str]], workers: int
-) -> Iterator[list[Photo]]:
+) -> Iterator[list[DecodedPhoto]]:
     """Batches of photos, decoded by threads a few batches ahead."""
     with Workers(workers, "decoding") as pool:
         names = (name for batch in batches for name in batch)
@@ -278,15 +273,19 @@ def _decoded(
             yield list(islice(photos, len(batch)))
 
 
-def _read(image_dir: Path, name: str) -> Photo:
+def _read(image_dir: Path, name: str) -> DecodedPhoto:
     source = provenance.file_hash(image_dir / name)  # first: it also brings the file into memory
     stored, orientation = images.read_photo(image_dir / name)
     upright = images.to_upright(stored, orientation) if orientation != 1 else stored
-    return Photo(name, upright, orientation, (stored.shape[1], stored.shape[0]), source)
+    return DecodedPhoto(name, upright, orientation, (stored.shape[1], stored.shape[0]), source)
 
 
 def _extract(
-    model: Model, photos: Sequence[Photo], options: ExtractOptions, extract: Extract, storage: str
+    model: Extractor,
+    photos: Sequence[DecodedPhoto],
+    options: ExtractOptions,
+    extract: Extract,
+    storage: str,
 ) -> dict[str, Group]:
     try:
         results = extract(model, [photo.pixels for photo in photos], options)
@@ -302,7 +301,7 @@ def _extract(
     }
 
 
-def _out_of_memory(photos: Sequence[Photo]) -> SamfeatError:
+def _out_of_memory(photos: Sequence[DecodedPhoto]) -> SamfeatError:
     return SamfeatError(
         photos[0].name,
         f"not enough memory for {len(photos)} such images at once",
@@ -310,7 +309,9 @@ def _out_of_memory(photos: Sequence[Photo]) -> SamfeatError:
     )
 
 
-def _group(photo: Photo, found: FeatureArrays, options: ExtractOptions, storage: str) -> Group:
+def _group(
+    photo: DecodedPhoto, found: FeatureArrays, options: ExtractOptions, storage: str
+) -> Group:
     keypoints = found["keypoints"].astype(np.float32).reshape(-1, 2)
     if photo.orientation != 1:
         keypoints = images.keypoints_to_stored(keypoints, photo.orientation, photo.stored_size)

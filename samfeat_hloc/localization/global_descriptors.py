@@ -14,13 +14,13 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from tqdm import tqdm
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, some_of
 from ..files import provenance
 from ..files.feature_readers import read_descriptors
-from ..files.h5arrays import group_names
+from ..files.h5arrays import group_names, open_hdf5
 from ..files.h5store import Group, SegmentWriter
+from ..progress import tqdm
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def main(
 
     Raises:
         SamfeatError: images without features, too few descriptors for the vocabulary, descriptors
-            that are broken, an output that was made differently.
+            that are broken, an output that was created with other settings.
     """
     if not 1 <= clusters <= 4096:
         raise SamfeatError(
@@ -68,15 +68,13 @@ def main(
     )
     with SegmentWriter(output, made_by, overwrite=overwrite) as writer:
         if writer.is_finished(dict.fromkeys(names, "")):
-            logger.info("global descriptors: %s is there already, skipped", output)
             return output
-        with provenance.open_hdf5(features) as file:
+        with open_hdf5(features) as file:
             known = set(group_names(file, "descriptors"))
             missing = [name for name in names if name not in known]
             if missing:
-                more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
                 raise SamfeatError(
-                    features, f"no features of {', '.join(missing[:3])}{more}", "extract them first"
+                    features, f"no features of {some_of(missing)}", "extract them first"
                 )
             words = learn_vocabulary(sample(file, db_names, clusters, features), clusters, features)
             left = [name for name in names if name not in writer.done]
@@ -110,7 +108,7 @@ def learn_vocabulary(descriptors: np.ndarray, clusters: int, path: Path) -> np.n
                 f"the database images have {len(descriptors)} descriptors, too few for "
                 f"{clusters} clusters"
             ),
-            "lower clusters or look at the images",
+            "lower --clusters, or check the images",
         )
     # Imported here: faiss tells on every import, through logging, which library it loads.
     logging.getLogger("faiss").setLevel(logging.WARNING)
@@ -145,6 +143,8 @@ def _descriptors(file: h5py.File, name: str, path: Path, length: int | None) -> 
     rows = read_descriptors(file, name, path)
     if length is not None and rows.shape[1] != length:
         raise SamfeatError(
-            path, f"descriptors of {name} have shape {rows.T.shape}", "extract all images alike"
+            path,
+            f"descriptors of {name} have shape {rows.T.shape}",
+            "extract all images with the same network",
         )
     return rows.astype(np.float32)

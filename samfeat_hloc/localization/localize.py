@@ -6,7 +6,6 @@ several queries at a time because COLMAP releases Python's lock.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,19 +13,19 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ..colmap.absolute_pose import estimate_pose
-from ..colmap.model import Model, file_of, is_model, read_model
+from ..colmap.model import Model
 from ..datasets.queries import Query
-from ..errors import SamfeatError
 from ..files import provenance
 from ..files.feature_readers import FeatureReader, MatchReader
-from ..files.h5store import SegmentWriter, remove_segments
-from ..files.locks import lock_of, sole_run
+from ..files.h5store import SegmentWriter
+from ..files.outputs import Output
 from ..parallel.cluster import Cluster
 from ..parallel.workers import Workers
-from .correspondences import check_keypoints, check_retrieved, correspondences, retrieved_images
+from ..progress import tqdm
+from .correspondences import check_keypoints, correspondences
+from .inputs import LocalizationInputs
 from .result import (
     FALLBACK,
     LOCALIZED,
@@ -41,14 +40,11 @@ from .result import (
 logger = logging.getLogger(__name__)
 
 _QUERIES_A_TASK = 16  # on Ray
+_SIZE_MEND = "give the intrinsics of the image as it is stored"
 
 
 def main(
-    map_dir: Path,
-    queries: Sequence[Query],
-    pairs: Path,
-    features: Path,
-    matches: Path,
+    inputs: LocalizationInputs,
     output: Path,
     *,
     max_error: float = 12.0,
@@ -61,60 +57,38 @@ def main(
     Finished queries are kept beside the output until all are; a run that was killed goes on there.
 
     Args:
-        map_dir: folder of the map, a binary COLMAP model.
-        queries: names and intrinsics.
-        pairs: list of "query database-image" in order of retrieval.
-        features, matches: files in hloc's format.
+        inputs: see `LocalizationInputs`.
         output: poses file, "name qw qx qy qz tx ty tz" (cam_from_world); `log_path(output)` holds
             the log and is written first.
         max_error: of inliers, in pixels.
-        overwrite: replace results that were made differently.
+        overwrite: replace results that were created with other settings.
         workers: queries solved at a time.
         cluster: where to solve them; None for here.
 
     Raises:
         SamfeatError: a file is missing or damaged, a query has no pair or no features, features
-            and camera differ in size, or `output` was made differently.
+            and camera differ in size, or `output` was created with other settings.
     """
-    made_by = provenance.made_by(
-        "localize",
-        {"max_error": max_error},
-        input_hashes(map_dir, queries, pairs, features, matches),
-    )
+    made_by = provenance.made_by("localize", {"max_error": max_error}, inputs.hashes())
     kept = output.with_name(f"{output.name}.queries")
-    if output.exists() and not overwrite:
-        provenance.check(provenance.read_sidecar(output), made_by, output)
-        if lock_of(output).exists():  # killed at its very end
-            with sole_run(output):
-                remove_segments(kept)
-        logger.info("localize: %s is there already, skipped", output)
+    result = Output(output, made_by, overwrite=overwrite, kept=kept)
+    if result.is_there():
         return read_result(output)
 
-    retrieved = retrieved_images(pairs, queries)
-    map_model = read_model(map_dir)
-    check_retrieved(map_model, map_dir, retrieved, pairs)
+    queries = inputs.queries
     with (
-        sole_run(output),
+        inputs.open() as files,
+        result.making(),
         SegmentWriter(kept, made_by, overwrite=True) as writer,
-        FeatureReader(features) as feature_file,
-        MatchReader(matches) as match_file,
     ):
-        missing = feature_file.missing([query.name for query in queries])
-        if missing:
-            raise SamfeatError(
-                features,
-                (
-                    "no features of query "
-                    f"{missing[0]}{(f' and {len(missing) - 1} others' if len(missing) > 1 else '')}"
-                ),
-                "extract the features of all queries",
-            )
         for query in queries:
-            _check_size(feature_file, query)
+            size = query.camera.width, query.camera.height
+            files.features.check_size(query.name, size, _SIZE_MEND)
 
         def localize(query: Query) -> QueryResult:
+            names = files.retrieved[query.name]
             return _localize_query(
-                map_model, query, retrieved[query.name], feature_file, match_file, max_error
+                files.map_model, query, names, files.features, files.matches, max_error
             )
 
         results = {
@@ -131,20 +105,20 @@ def main(
                     localize, left, name=lambda query: query.name, ordered=False, ahead=workers
                 )
             else:
-                files = features.absolute(), matches.absolute()
-                tasks = [(query, retrieved[query.name]) for query in left]
+                tasks = [(query, files.retrieved[query.name]) for query in left]
                 batches = cluster.batches(tasks, _QUERIES_A_TASK)
-                solving = _Solving(map_model, *files, max_error)
+                paths = inputs.features.absolute(), inputs.matches.absolute()
+                solving = _Solving(files.map_model, *paths, max_error)
                 solved = chain.from_iterable(cluster.map(solving, batches))
             for found in tqdm(solved, total=len(left), desc="localize", unit="query"):
                 results[found.name] = found
                 writer.add({found.name: to_group(found)})
         results = {query.name: results[query.name] for query in queries}
-        write_result(results, output, made_by)
+        write_result(results, result)
         writer.discard()
-    result = LocalizationResult(results)
-    logger.info("localize: %s", result)
-    return result
+    localized = LocalizationResult(results)
+    logger.info("localize: %s", localized)
+    return localized
 
 
 @dataclass(frozen=True)
@@ -162,17 +136,6 @@ class _Solving:
                 _localize_query(self.map_model, query, names, features, matches, self.max_error)
                 for query, names in tasks
             ]
-
-
-def map_hash(map_dir: Path) -> str:
-    """Hash of a map: of its own record where it has one, of its images and points otherwise."""
-    if not is_model(map_dir):
-        raise SamfeatError(map_dir, "no map in this folder", "run the mapping first")
-    files = [map_dir / "made_by.json"]
-    if not files[0].is_file():
-        files = [file_of(map_dir, "images"), file_of(map_dir, "points3D")]
-    parts = [provenance.file_hash(path) for path in files]
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def _localize_query(
@@ -211,37 +174,3 @@ def _localize_query(
         inlier_keypoints=found.keypoints[inliers].astype(np.int32),
         inlier_points=map_model.point_ids[found.points[inliers]],
     )
-
-
-def _check_size(features: FeatureReader, query: Query) -> None:
-    size = features.image_size(query.name)
-    wanted = (query.camera.width, query.camera.height)
-    if size is None or size == wanted:
-        return
-    mend = "give the intrinsics of the image as it is stored"
-    if size == wanted[::-1]:
-        mend = "the photo is stored rotated: save it upright, or give intrinsics as it is stored"
-    raise SamfeatError(
-        query.name,
-        (f"the image is {size[0]}x{size[1]} but its intrinsics are for {wanted[0]}x{wanted[1]}"),
-        mend,
-    )
-
-
-def input_hashes(
-    map_dir: Path, queries: Sequence[Query], pairs: Path, features: Path, matches: Path
-) -> dict[str, str]:
-    """What a localization is made from, for its record; the stages beside it take the same."""
-    return {
-        "map": map_hash(map_dir),
-        "queries": queries_hash(queries),
-        "pairs": provenance.file_hash(pairs),
-        "features": provenance.file_hash(features),
-        "matches": provenance.file_hash(matches),
-    }
-
-
-def queries_hash(queries: Sequence[Query]) -> str:
-    """Hash of names, conditions and intrinsics."""
-    text = "\n".join(f"{q.name} {q.condition} {q.camera}" for q in queries)
-    return hashlib.sha256(text.encode()).hexdigest()

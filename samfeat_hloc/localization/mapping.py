@@ -9,78 +9,50 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-import pycolmap
-from tqdm import tqdm
-
-from ..colmap.bounded import bounded
-from ..colmap.database import database_errors, put_in_place, quiet_colmap, work_folder, write_model
-from ..colmap.model import file_of, is_model, open_in_pycolmap, read_model
-from ..colmap.readable import readable
-from ..colmap.verification import Verifier, verified
-from ..errors import SamfeatError, cause_of
+from ..colmap.database import database_errors
+from ..colmap.library import pycolmap
+from ..colmap.model import is_model, open_in_pycolmap, read_model
+from ..colmap.triangulation import (
+    MIN_PAIR_MATCHES,
+    MappingConfig,
+    Verification,
+    fill_database,
+    triangulate,
+)
+from ..errors import SamfeatError, some_of
 from ..files import provenance
 from ..files.feature_readers import FeatureReader, MatchReader
-from ..files.h5store import SegmentWriter, remove_segments
-from ..files.locks import lock_of
+from ..files.h5store import SegmentWriter
+from ..files.outputs import Output
 from ..files.pair_lists import read_pairs, unique_pairs
+from .inputs import MappingInputs
 
 logger = logging.getLogger(__name__)
 
-_MIN_PAIR_MATCHES = 15  # COLMAP drops pairs with fewer verified matches
-
-
-@dataclass(frozen=True)
-class MappingConfig:
-    """How to map.
-
-    max_error: largest distance to the epipolar line, in pixels times the detector's `uncertainty`.
-    extract_colors: colour the points by the images.
-    seed: of pycolmap's random numbers, where it takes one.
-    """
-
-    max_error: float = 4.0
-    extract_colors: bool = True
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What geometric verification kept: sums over all pairs."""
-
-    pairs: int
-    matches: int
-    inliers: int
-    usable_pairs: int  # pairs with enough inliers for COLMAP
+_NAMED = 5  # images in a warning
+_MOST_IMAGE_ID = 2**31 - 2  # of COLMAP's databases
 
 
 def main(
-    reference_model: Path,
-    image_dir: Path,
-    pairs: Path,
-    features: Path,
-    matches: Path,
+    inputs: MappingInputs,
     output: Path,
     *,
     config: MappingConfig | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Triangulate a COLMAP model in the poses and cameras of `reference_model`.
+    """Triangulate a COLMAP model in the poses and cameras of a reference model.
 
     Verified pairs are kept beside the output until the map is there; a run that was killed goes
     on after them. The triangulation is one call of COLMAP, and done again.
 
     Args:
-        reference_model: folder of a COLMAP model, binary or text; its image names are those of
-            `features`. Poses, cameras and all ids are kept as they are.
-        image_dir: folder of the images, for the colours of the points.
-        pairs: list of matched pairs of reference images.
-        features, matches: files in hloc's format; keypoints in pixels of the stored image.
+        inputs: see `MappingInputs`. Poses, cameras and all ids of the reference are kept as they
+            are.
         output: folder of the new model (binary); written beside it first and then renamed.
-        overwrite: replace a map that was made differently.
+        overwrite: replace a map that was created with other settings.
 
     Returns:
         `output`.
@@ -88,35 +60,24 @@ def main(
     Raises:
         SamfeatError: a file is missing or damaged, a name is not in the model or has no features
             or image, the matches are of other features, the map has no points, or `output` was
-            made differently.
+            created with other settings.
     """
     config = config or MappingConfig()
-    made_by = provenance.made_by(
-        "mapping",
-        asdict(config),
-        {
-            **_model_hashes(reference_model),
-            "pairs": provenance.file_hash(pairs),
-            "features": provenance.file_hash(features),
-            "matches": provenance.file_hash(matches),
-        },
-    )
+    made_by = provenance.made_by("mapping", asdict(config), inputs.hashes())
     verified_pairs = output.with_name(f"{output.name}.verified")
-    if finished(output, made_by, overwrite):
-        if lock_of(output).exists():  # killed at its very end
-            with work_folder(output):
-                remove_segments(verified_pairs)
-        logger.info("map: %s is there already, skipped", output)
+    result = Output(output, made_by, overwrite=overwrite, kept=verified_pairs)
+    if result.is_there():
         return output
 
-    reference = _read_reference(reference_model)
+    image_dir, pairs, matches = inputs.image_dir, inputs.pairs, inputs.matches
+    reference = _read_reference(inputs.reference_model)
     listed = [pair for pair in unique_pairs(read_pairs(pairs)) if pair[0] != pair[1]]
     with (
-        work_folder(output) as work,
+        result.making() as work,
         SegmentWriter(verified_pairs, made_by, overwrite=True) as kept,
     ):
         database = work / "database.db"
-        with FeatureReader(features) as feature_file, MatchReader(matches) as match_file:
+        with FeatureReader(inputs.features) as feature_file, MatchReader(matches) as match_file:
             _check_names(reference, listed, feature_file, pairs, image_dir)
             with database_errors(output):
                 verification = fill_database(
@@ -129,40 +90,26 @@ def main(
         model.mkdir()
         triangulate(reference, database, image_dir, model, config)
         _check_map(model, verification, pairs, matches)
-        provenance.write_sidecar(model, made_by)
-        put_in_place(model, output)
+        _tell_pointless(model, listed, verification)
+        result.put(model)
         kept.discard()
     return output
-
-
-def finished(output: Path, made_by: dict[str, object], overwrite: bool) -> bool:
-    """Whether the map `output` is there and was made just so; a SamfeatError where it differs."""
-    if not output.exists() or overwrite:
-        return False
-    if not is_model(output):
-        if not any(output.iterdir()):
-            return False
-        raise SamfeatError(
-            output,
-            "there is something in this folder that is not a map",
-            "give another --outputs or --overwrite",
-        )
-    provenance.check(provenance.read_sidecar(output), made_by, output)
-    return True
-
-
-def _model_hashes(model: Path) -> dict[str, str]:
-    """Hashes of the files with the cameras and with the poses; the points play no part."""
-    return {
-        f"reference_{part}": provenance.file_hash(file_of(model, part))
-        for part in ("cameras", "images")
-    }
 
 
 def _read_reference(path: Path) -> pycolmap.Reconstruction:
     reference = open_in_pycolmap(path)
     if not any(image.has_pose for image in reference.images.values()):
-        raise SamfeatError(path, "the model has no images with poses", "give a registered model")
+        raise SamfeatError(
+            path, "the model has no images with poses", "take a model with registered images"
+        )
+    largest = max(reference.images)
+    if largest > _MOST_IMAGE_ID:
+        raise SamfeatError(
+            path,
+            f"image {reference.images[largest].name} has the id {largest}, and COLMAP's databases "
+            f"take ids up to {_MOST_IMAGE_ID}",
+            "number the images of the model anew",
+        )
     return reference
 
 
@@ -175,7 +122,7 @@ def _check_names(
 ) -> None:
     known = {image.name for image in reference.images.values() if image.has_pose}
     if not pairs:
-        raise SamfeatError(pairs_path, "no pairs in it", "make the list of pairs again")
+        raise SamfeatError(pairs_path, "it has no pairs", "make the list of pairs again")
     for name in (name for pair in pairs for name in pair):
         if name not in known:
             raise SamfeatError(
@@ -183,148 +130,16 @@ def _check_names(
                 f"image {name} is not in the reference model",
                 "make the pairs from this model",
             )
-    missing = features.missing(sorted(known))
-    if missing:
-        raise SamfeatError(
-            features.path,
-            f"no features of {_some(missing)} of the reference model",
-            "extract the features of all database images",
-        )
+    features.require(sorted(known), "extract the features of all images of the reference model")
     if not image_dir.is_dir():
         raise SamfeatError(image_dir, "no such folder", "name the folder of the images")
     missing = [name for name in sorted(known) if not (image_dir / name).is_file()]
     if missing:
         raise SamfeatError(
             image_dir,
-            f"no image {_some(missing)} of the reference model",
+            f"no image {some_of(missing)} of the reference model",
             "complete the download or name the right folder",
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} other images"
-
-
-def fill_database(
-    path: Path,
-    reference: pycolmap.Reconstruction,
-    pairs: Sequence[tuple[str, str]],
-    features: FeatureReader,
-    matches: MatchReader,
-    config: MappingConfig,
-    kept: SegmentWriter | None = None,
-) -> Verification:
-    """Write cameras, poses' ids, keypoints and verified matches to a COLMAP database at once.
-
-    Args:
-        kept: where verified pairs are kept for a run after a kill.
-    """
-    images = {image.name: image for image in reference.images.values() if image.has_pose}
-    cameras = reference.cameras
-    verifier = Verifier(reference, features, matches)
-    empty = []
-    total = inlier_total = usable = 0
-    with pycolmap.Database.open(str(path)) as database, pycolmap.DatabaseTransaction(database):
-        write_model(database, reference)
-        for name, image in tqdm(images.items(), desc="keypoints", unit="image"):
-            keypoints = features.keypoints(name)
-            camera = cameras[image.camera_id]
-            _check_size(features, name, (camera.width, camera.height))
-            verifier.add_image(name, len(keypoints), config.max_error * features.uncertainty(name))
-            if not len(keypoints):
-                empty.append(name)
-            database.write_keypoints(image.image_id, keypoints.astype(np.float32))
-        if empty:
-            logger.warning("%s: no keypoints in %s", features.path, _some(empty))
-
-        found = verified(verifier, pairs, kept)
-        for (name0, name1), inliers, matched in tqdm(
-            found, total=len(pairs), desc="verify", unit="pair"
-        ):
-            total += matched
-            inlier_total += len(inliers)
-            if not len(inliers):
-                continue
-            usable += len(inliers) >= _MIN_PAIR_MATCHES
-            geometry = pycolmap.TwoViewGeometry()
-            # pycolmap 4 triangulates nothing from pairs whose configuration is UNDEFINED
-            geometry.config = pycolmap.TwoViewGeometryConfiguration.CALIBRATED
-            geometry.inlier_matches = inliers
-            database.write_two_view_geometry(
-                images[name0].image_id, images[name1].image_id, geometry
-            )
-    logger.info(
-        "map: %d of %d matches of %d pairs agree with the poses (%.1f%%)",
-        inlier_total,
-        total,
-        len(pairs),
-        100 * inlier_total / max(total, 1),
-    )
-    return Verification(len(pairs), total, inlier_total, usable)
-
-
-def _check_size(features: FeatureReader, name: str, camera_size: tuple[int, int]) -> None:
-    size = features.image_size(name)
-    if size is None or size == camera_size:
-        return
-    mend = "use the images that the reference model was made from"
-    if size == camera_size[::-1]:
-        mend = "the photo is stored rotated: save it upright, without an EXIF orientation"
-    raise SamfeatError(
-        features.path,
-        (
-            f"{name} is {size[0]}x{size[1]} but its camera in the reference model is "
-            f"{camera_size[0]}x{camera_size[1]}"
-        ),
-        mend,
-    )
-
-
-def triangulate(
-    reference: pycolmap.Reconstruction,
-    database: Path,
-    image_dir: Path,
-    output: Path,
-    config: MappingConfig,
-) -> None:
-    """Triangulate the verified matches of a COLMAP database into a model, poses and cameras fixed.
-
-    Args:
-        reference: images with poses; all their ids are those of the database.
-        database: keypoints and two-view geometries.
-        image_dir: folder of the images, for colours.
-        output: folder that exists, for the new model (binary).
-        config: see `MappingConfig`.
-
-    Raises:
-        SamfeatError: COLMAP fails.
-    """
-    options = pycolmap.IncrementalPipelineOptions()
-    options.extract_colors = config.extract_colors
-    for part in (options, options.mapper, options.triangulation):
-        if hasattr(part, "random_seed"):  # pycolmap 3.13 has none
-            part.random_seed = config.seed
-    images = len(reference.images)
-    names = [image.name for image in reference.images.values() if image.has_pose]
-    logger.info("map: triangulating %d images; COLMAP reports no progress", images)
-    try:
-        with readable(image_dir, names, output.parent) as photos, quiet_colmap():
-            bounded(
-                "COLMAP's triangulation",
-                lambda alive: pycolmap.triangulate_points(
-                    reference, str(database), str(photos), str(output), options=options
-                ),
-                images=images,
-            )
-    except (ValueError, RuntimeError, IndexError) as error:
-        if (cause := cause_of(error)) is not None:
-            raise SamfeatError(output.parent, cause) from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SamfeatError(
-            image_dir,
-            f"COLMAP could not triangulate ({reason})",
-            "run `samfeat doctor` to see whether this pycolmap works",
-        ) from error
 
 
 def _check_verified(verification: Verification, pairs: Path, matches: Path) -> None:
@@ -336,10 +151,34 @@ def _check_verified(verification: Verification, pairs: Path, matches: Path) -> N
     else:
         reason = (
             f"of {v.matches} matches in {v.pairs} pairs {v.inliers} agree with the reference "
-            f"poses, in no pair {_MIN_PAIR_MATCHES}; check that features and reference model are "
+            f"poses, in no pair {MIN_PAIR_MATCHES}; check that features and reference model are "
             "of the same images"
         )
     raise SamfeatError(matches, f"the map of {pairs.name} would have 0 points: {reason}")
+
+
+def _tell_pointless(
+    model: Path, pairs: Sequence[tuple[str, str]], verification: Verification
+) -> None:
+    """Name the images without a point, which no query can be localized by, and why."""
+    images = read_model(model).images
+    paired = {name for pair in pairs for name in pair}
+    told = []
+    for name in sorted(images):
+        if (images[name].points >= 0).any():
+            continue
+        if name not in paired:
+            why = "in no pair"
+        elif name not in verification.usable_images:
+            why = f"in no pair {MIN_PAIR_MATCHES} matches that agree with the poses"
+        else:
+            why = "its matches give no point: too little parallax"
+        told.append(f"{name} ({why})")
+    if told:
+        logger.warning(
+            "map: %d of %d images have no points: %s",
+            len(told), len(images), some_of(told, _NAMED),
+        )  # fmt: skip
 
 
 def _check_map(model: Path, verification: Verification, pairs: Path, matches: Path) -> None:

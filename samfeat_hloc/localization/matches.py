@@ -14,17 +14,17 @@ import h5py
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, some_of
 from ..feature.matching import nearest_neighbours
 from ..files import provenance
 from ..files.feature_readers import pair_name, read_descriptors
-from ..files.h5arrays import group_names
+from ..files.h5arrays import group_names, open_hdf5
 from ..files.h5store import Group, SegmentWriter
 from ..files.pair_lists import read_pairs, unique_pairs
 from ..parallel.cluster import Cluster
 from ..parallel.workers import sharing_torch
+from ..progress import tqdm
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def main(
             clash = next(pair for pair in wanted if by_group[pair_name(*pair)] != pair)
             raise SamfeatError(
                 pairs,
-                f"two pairs have the same place {pair_name(*clash)} in a match file",
+                f"two pairs have the same name {pair_name(*clash)} in a match file",
                 "rename one image",
             )
         todo = [
@@ -115,7 +115,6 @@ def main(
         if not todo and writer.is_finished(
             {group: "" for group in by_group if group in writer.done}
         ):
-            logger.info("matches: %s is there already, skipped", output)
             return output
         if len(todo) < len(by_group):
             done = len(by_group) - len(todo)
@@ -246,7 +245,7 @@ class DescriptorCache:
         self.reads = 0
         self._bytes = 0
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
-        self._file: h5py.File = provenance.open_hdf5(path)
+        self._file: h5py.File = open_hdf5(path)
 
     def __enter__(self) -> DescriptorCache:
         return self
@@ -264,10 +263,9 @@ class DescriptorCache:
         known = set(group_names(self._file, "descriptors"))
         missing = [name for name in dict.fromkeys(names) if name not in known]
         if missing:
-            more = f" (and {len(missing) - 3} more)" if len(missing) > 3 else ""
             raise SamfeatError(
                 pairs,
-                f"no features in {self.path} of {', '.join(missing[:3])}{more}",
+                f"no features in {self.path} of {some_of(missing)}",
                 "extract them first or correct the pairs",
             )
 
@@ -302,7 +300,7 @@ def _descriptors(
                 f"descriptors of {name1} have {descriptors1.shape[0]} values, those of "
                 f"{name0} in {cache0.path} {descriptors0.shape[0]}"
             ),
-            "extract both alike",
+            "extract both with the same network",
         )
     return descriptors0, descriptors1
 

@@ -10,16 +10,18 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from samfeat_hloc.colmap.covisibility import most_covisible
 
 from ..colmap.model import file_of, read_model
-from ..errors import SamfeatError
+from ..errors import SamfeatError, some_of
 from ..feature.matching import similarities
 from ..files import provenance
-from ..files.h5arrays import group_names, read_array
+from ..files.h5arrays import group_names, open_hdf5, read_array
 from ..files.images import check_name
+from ..files.outputs import Output
+from ..files.pair_lists import pairs_text
+from ..progress import tqdm
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +48,8 @@ def from_covisibility(
         {"from": "covisibility", "num_matched": num_matched},
         {"model": provenance.file_hash(file_of(model, "images"))},
     )
-    if provenance.is_made(output, made_by, overwrite=overwrite):
-        logger.info("pairs: %s is there already, skipped", output)
+    result = Output(output, made_by, overwrite=overwrite)
+    if result.is_there():
         return output
     names, seen = _observations(model)
     pairs = []
@@ -61,8 +63,8 @@ def from_covisibility(
     if not pairs:
         raise SamfeatError(model, "no two images see a common point", "take a triangulated model")
     if alone:
-        logger.warning("%s share no point with another image: %s", len(alone), _some(alone))
-    return _write(output, pairs, made_by)
+        logger.warning("%s share no point with another image: %s", len(alone), some_of(alone))
+    return _write(result, pairs)
 
 
 def from_retrieval(
@@ -87,7 +89,7 @@ def from_retrieval(
 
     Raises:
         SamfeatError: names without a descriptor, descriptors of different length or with NaN, a
-            query with no similar image; an output that was made differently.
+            query with no similar image; an output that was created with other settings.
     """
     _check_count(num_matched)
     for what, names in (("query", query_names), ("database image", db_names)):
@@ -102,17 +104,17 @@ def from_retrieval(
             "db": provenance.names_hash(db_names),
         },
     )
-    if provenance.is_made(output, made_by, overwrite=overwrite):
-        logger.info("pairs: %s is there already, skipped", output)
+    result = Output(output, made_by, overwrite=overwrite)
+    if result.is_there():
         return output
     queries, database = list(dict.fromkeys(query_names)), list(dict.fromkeys(db_names))
-    with provenance.open_hdf5(descriptors) as file:
+    with open_hdf5(descriptors) as file:
         known = set(group_names(file, "global_descriptor"))
         missing = [name for name in dict.fromkeys(queries + database) if name not in known]
         if missing:
             raise SamfeatError(
                 descriptors,
-                f"no global descriptor of {_some(missing)}",
+                f"no global descriptor of {some_of(missing)}",
                 "extract those of all images first",
             )
         pairs = _retrieve(file, queries, database, num_matched, descriptors)
@@ -121,10 +123,10 @@ def from_retrieval(
     if without:
         raise SamfeatError(
             descriptors,
-            f"no database image is similar to {_some(without)}",
+            f"no database image is similar to {some_of(without)}",
             "look at these images, or leave them out of the query lists",
         )
-    return _write(output, pairs, made_by)
+    return _write(result, pairs)
 
 
 def _observations(model: Path) -> tuple[list[str], list[np.ndarray]]:
@@ -216,7 +218,7 @@ def _check_length(rows: np.ndarray | torch.Tensor, length: int, path: Path) -> N
         raise SamfeatError(
             path,
             f"descriptors of {rows.shape[1]} and of {length} values",
-            "extract all images alike",
+            "extract all images with the same network",
         )
 
 
@@ -229,13 +231,15 @@ def _descriptors(file: h5py.File, names: list[str], path: Path) -> np.ndarray:
             raise SamfeatError(
                 path,
                 f"the global descriptor of {name} has shape {stored.shape}",
-                "extract all images alike",
+                "extract all images with the same network",
             )
         rows.append(stored.astype(np.float32))
     stacked = np.stack(rows)
     if not np.isfinite(stacked).all():
         bad = names[int(np.flatnonzero(~np.isfinite(stacked).all(axis=1))[0])]
-        raise SamfeatError(path, f"the global descriptor of {bad} is not finite", "extract again")
+        raise SamfeatError(
+            path, f"the global descriptor of {bad} is not finite", "extract it again"
+        )
     return stacked
 
 
@@ -244,11 +248,6 @@ def _check_count(num_matched: int) -> None:
         raise SamfeatError("num_matched", f"{num_matched} is not possible", "give a number from 1")
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
-
-
-def _write(output: Path, pairs: Sequence[tuple[str, str]], made_by: dict) -> Path:
-    logger.info("pairs: %s, %d pairs", output, len(pairs))
-    return provenance.write_text(output, "".join(f"{a} {b}\n" for a, b in pairs), made_by)
+def _write(result: Output, pairs: Sequence[tuple[str, str]]) -> Path:
+    logger.info("pairs: %s, %d pairs", result.path, len(pairs))
+    return result.write_text(pairs_text(pairs))

@@ -27,26 +27,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ..colmap.absolute_pose import estimate_pose
-from ..colmap.model import read_model
 from ..colmap.poses import Pose
 from ..datasets.queries import Query
-from ..errors import SamfeatError
 from ..files import provenance
-from ..files.feature_readers import FeatureReader, MatchReader
+from ..files.outputs import Output
+from ..files.pair_lists import pairs_text
 from ..parallel.workers import Workers
+from ..progress import tqdm
 from .acceptance import MIN_INLIERS, MIN_SHARE, least_inliers
 from .correspondences import (
     ImageMatches,
     check_keypoints,
-    check_retrieved,
     image_matches,
     merged,
-    retrieved_images,
 )
-from .localize import input_hashes
+from .inputs import LocalizationInputs
 
 logger = logging.getLogger(__name__)
 
@@ -70,11 +67,7 @@ class Agreement:
 
 
 def main(
-    map_dir: Path,
-    queries: Sequence[Query],
-    pairs: Path,
-    features: Path,
-    matches: Path,
+    inputs: LocalizationInputs,
     output: Path,
     *,
     max_error: float = 12.0,
@@ -84,11 +77,11 @@ def main(
     """Write the pairs without those of contradicting places; arguments as in `localize.main`.
 
     Args:
-        pairs: list of "query database-image" in order of retrieval; the order stays.
+        inputs: see `LocalizationInputs`; the order of its pairs stays.
         output: the pairs file to write.
 
     Raises:
-        SamfeatError: a file is missing or damaged, or `output` was made differently.
+        SamfeatError: a file is missing or damaged, or `output` was created with other settings.
     """
     made_by = provenance.made_by(
         "places",
@@ -98,31 +91,26 @@ def main(
             "min_share": MIN_SHARE,
             "agrees": AGREES,
         },
-        input_hashes(map_dir, queries, pairs, features, matches),
+        inputs.hashes(),
     )
-    if provenance.is_made(output, made_by, overwrite=overwrite):
-        logger.info("places: %s is there already, skipped", output)
+    result = Output(output, made_by, overwrite=overwrite)
+    if result.is_there():
         return output
-    retrieved = retrieved_images(pairs, queries)
-    map_model = read_model(map_dir)
-    check_retrieved(map_model, map_dir, retrieved, pairs)
-    with FeatureReader(features) as feature_file, MatchReader(matches) as match_file:
-        missing = feature_file.missing([query.name for query in queries])
-        if missing:
-            raise SamfeatError(features, f"no features of query {missing[0]}", "extract them")
+    queries = inputs.queries
+    with inputs.open() as files:
 
         def choose(query: Query) -> list[str]:
-            keypoints = feature_file.keypoints(query.name)
+            keypoints = files.features.keypoints(query.name)
             images = [
-                image_matches(map_model, query.name, name, match_file)
-                for name in retrieved[query.name]
+                image_matches(files.map_model, query.name, name, files.matches)
+                for name in files.retrieved[query.name]
             ]
             for image in images:
                 check_keypoints(
-                    query.name, image.keypoints, len(keypoints), feature_file, match_file
+                    query.name, image.keypoints, len(keypoints), files.features, files.matches
                 )
             camera = query.camera.to_pycolmap()
-            found = agreeing(images, map_model.xyz, camera, keypoints, max_error=max_error)
+            found = agreeing(images, files.map_model.xyz, camera, keypoints, max_error=max_error)
             return [image.name for image in found.images]
 
         with Workers(workers, "the search for places") as pool:
@@ -131,10 +119,10 @@ def main(
     lines = [
         (query.name, name) for query, names in zip(queries, kept, strict=True) for name in names
     ]
-    dropped = sum(map(len, retrieved.values())) - len(lines)
-    changed = sum(len(k) < len(retrieved[q.name]) for q, k in zip(queries, kept, strict=True))
+    dropped = sum(map(len, files.retrieved.values())) - len(lines)
+    changed = sum(len(k) < len(files.retrieved[q.name]) for q, k in zip(queries, kept, strict=True))
     logger.info("places: %d images of other places left out, of %d queries", dropped, changed)
-    return provenance.write_text(output, "".join(f"{a} {b}\n" for a, b in lines), made_by)
+    return result.write_text(pairs_text(lines))
 
 
 def agreeing(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..colmap.poses import Pose, read_poses, write_poses
+from ..colmap.poses import Pose, poses_text, read_poses
 from ..errors import SamfeatError
-from ..files import provenance
+from ..files.atomic import write_whole
 from ..files.h5store import Group
-from ..files.textlines import read_text, write_atomically
+from ..files.outputs import Output
+from ..files.textlines import read_text
 from .acceptance import refusal
 
 LOCALIZED = "localized"
@@ -96,15 +98,13 @@ def log_path(output: Path) -> Path:
     return output.with_name(name)
 
 
-def write_result(
-    results: dict[str, QueryResult], output: Path, made_by: dict[str, Any] | None = None
-) -> None:
-    """Write the log and the record, then the poses: where these are, the others are too."""
-    output.unlink(missing_ok=True)
-    write_atomically(log_path(output), _log_text(results))
-    if made_by is not None:
-        provenance.write_sidecar(output, made_by)
-    write_poses(output, {name: result.pose for name, result in results.items()})
+def write_result(results: dict[str, QueryResult], output: Output) -> None:
+    """Write the log, then the poses and their record: where the poses are, the log is too."""
+    poses = {name: result.pose for name, result in results.items()}
+    with output.making() if not output.held else nullcontext():
+        output.path.unlink(missing_ok=True)
+        write_whole(log_path(output.path), _log_text(results))
+        output.write_text(poses_text(poses, output.path))
 
 
 def read_result(output: Path) -> LocalizationResult:
@@ -116,7 +116,7 @@ def read_result(output: Path) -> LocalizationResult:
         results = {name: _result(name, poses[name], entry) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SamfeatError(
-            log, f"not the log of {output.name}", "delete both and localize again"
+            log, f"not the log that belongs to {output.name}", "localize again with --overwrite"
         ) from error
     return LocalizationResult(results, skipped=True)
 
@@ -138,7 +138,9 @@ def from_group(name: str, arrays: Mapping[str, np.ndarray], path: Path) -> Query
         pose = Pose(arrays["pose"][:4], arrays["pose"][4:])
         return _result(name, pose, json.loads(arrays["log"].astype(np.uint8).tobytes()))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise SamfeatError(path, f"damaged at {name}", "delete it and localize again") from error
+        raise SamfeatError(
+            path, f"damaged at {name}", "give another --output: this run cannot go on from here"
+        ) from error
 
 
 def _result(name: str, pose: Pose, entry: Mapping[str, Any]) -> QueryResult:

@@ -8,10 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ..colmap.cameras import Camera
-from ..colmap.database import put_in_place, work_folder
 from ..colmap.intrinsics import camera_from_exif
 from ..colmap.model import read_model
 from ..colmap.poses import Pose
@@ -19,23 +17,42 @@ from ..errors import SamfeatError
 from ..feature.extraction import resized_shape
 from ..feature.options import ExtractOptions
 from ..files import provenance
+from ..files.atomic import put_in_place, work_folder
 from ..files.feature_readers import FeatureReader
+from ..files.h5arrays import open_hdf5
 from ..localization.acceptance import MIN_INLIERS
 from ..localization.correspondences import merged
+from ..localization.same_features import check_same_features
+from ..progress import tqdm
 from . import new_points, saved_map
 from .localizer import Localizer, with_points
 from .saved_map import FrozenImage, FrozenMap
+from .sources import MapSources
 
 logger = logging.getLogger(__name__)
 
 
+def check_output(output: Path, *, overwrite: bool) -> None:
+    """Refuse to write a map where something else is, before any work is done.
+
+    Raises:
+        SamfeatError: something at ``output`` that is not to be replaced, or is no map.
+    """
+    if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
+        raise SamfeatError(output, "exists already", "replace it with --overwrite")
+    if output.exists() and overwrite and not (output / saved_map.MANIFEST).is_file():
+        raise SamfeatError(
+            output, "is not a saved map, so it is not replaced", "give another folder"
+        )
+
+
 def build(
-    outputs: Path, output: Path, *, compact: bool = False, overwrite: bool = False
+    sources: MapSources, output: Path, *, compact: bool = False, overwrite: bool = False
 ) -> FrozenMap:
-    """Save the map of a finished run.
+    """Save a map in one folder.
 
     Arguments:
-        outputs: the run's folder, with ``map/``, ``features.h5`` and ``global-descriptors.h5``.
+        sources: see :func:`.sources.sources_in`.
         output: the folder of the saved map; made beside it first and then renamed.
         compact: leave out keypoints without a point, which are most of a map. They also tell
             wrong matches, so that poses are then not quite the run's, and images that are added
@@ -43,49 +60,43 @@ def build(
         overwrite: replace what is there.
 
     Raises:
-        SamfeatError: a file that is missing, damaged or does not fit the others; a run without
-            VLAD retrieval; something at ``output`` already.
+        SamfeatError: a file that is missing, damaged or does not fit the others; global
+            descriptors that are not VLAD's; something at ``output`` already.
     """
-    if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
-        raise SamfeatError(output, "there is something here already", "give --overwrite")
-    if output.exists() and overwrite and not (output / saved_map.MANIFEST).is_file():
-        raise SamfeatError(output, "this is no map to overwrite", "give another folder")
-    features, globals_file = outputs / "features.h5", outputs / "global-descriptors.h5"
+    check_output(output, overwrite=overwrite)
+    features, globals_file = sources.features, sources.global_descriptors
     record = provenance.read_hdf5(features)
     if record is None or not isinstance(record.get("weights_sha256"), str):
         raise SamfeatError(
-            features, "it does not say which network made it", "extract with `samfeat features`"
+            features,
+            "it does not record which weights it was extracted with",
+            "extract with `samfeat features`",
         )
-    model = read_model(outputs / "map")
+    model = read_model(sources.model)
     images = []
     with (
         FeatureReader(features) as feature_file,
-        provenance.open_hdf5(globals_file) as global_file,
+        open_hdf5(globals_file) as global_file,
     ):
         if "vocabulary" not in global_file.attrs:
             raise SamfeatError(
                 globals_file,
-                "it has no vocabulary",
-                "describe images by `samfeat global-descriptors` (VLAD)",
+                "it has no VLAD vocabulary",
+                "make it with `samfeat global-descriptors`",
             )
         vocabulary = np.asarray(global_file.attrs["vocabulary"], dtype=np.float32)
         missing = feature_file.missing(list(model.images))
         missing += [name for name in model.images if f"{name}/global_descriptor" not in global_file]
         if missing:
             raise SamfeatError(
-                outputs,
+                sources.model,
                 f"no features or no global descriptor of {missing[0]}, an image of the map",
                 "run the whole pipeline again",
             )
+        check_same_features(model, sources.model, feature_file, list(model.images))
         for name, image in tqdm(model.images.items(), desc="map", unit="image", delay=2):
             keypoints = feature_file.keypoints(name)
             points = image.points
-            if len(points) not in (len(keypoints), 0):
-                raise SamfeatError(
-                    features,
-                    f"{name} has {len(keypoints)} keypoints but {len(points)} in the map",
-                    "map these features again",
-                )
             if len(points) == 0:  # pycolmap 3.13 drops an image's keypoints without points
                 points = np.full(len(keypoints), -1, dtype=np.int32)
             kept = points >= 0 if compact else np.ones(len(points), dtype=bool)
@@ -105,7 +116,9 @@ def build(
             **{key: value for key, value in record["config"].items() if key != "storage"}
         )
     except (TypeError, KeyError) as error:
-        raise SamfeatError(features, f"made by another version ({error})", "run again") from None
+        raise SamfeatError(
+            features, f"written by another version ({error})", "run the same command again"
+        ) from None
     frozen = FrozenMap(
         extraction=extraction,
         weights_sha256=record["weights_sha256"],
@@ -242,9 +255,9 @@ def _joined(
         (image, pair) for image, pair in zip(retrieved, pairs, strict=True) if image.name in used
     ]
     new = new_points.triangulate(
-        new_points.View(camera, pose, features.keypoints, noise, points < 0),
+        new_points.PosedKeypoints(camera, pose, features.keypoints, noise, points < 0),
         [
-            new_points.View(
+            new_points.PosedKeypoints(
                 i.camera, i.pose, i.keypoints, _noise(i.camera, frozen.extraction), i.points < 0
             )
             for i, _ in neighbours

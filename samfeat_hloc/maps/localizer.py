@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycolmap
 import torch
 
 from ..colmap.absolute_pose import estimate_pose
 from ..colmap.cameras import Camera
 from ..colmap.focal_length import estimate_focal_length, refine_focal_length
 from ..colmap.intrinsics import camera_from_exif, guessed_camera, rough_camera
+from ..colmap.library import pycolmap
 from ..colmap.poses import Pose
 from ..errors import SamfeatError
 from ..feature.extraction import extract_batch
@@ -50,7 +50,7 @@ _CACHE_BYTES = 1 << 29  # of descriptors on the device
 
 
 @dataclass(frozen=True, eq=False)
-class Features:
+class QueryFeatures:
     """Local features of a photo.
 
     Attributes:
@@ -315,7 +315,7 @@ class Localizer:
 
     def localize_features(
         self,
-        features: Features,
+        features: QueryFeatures,
         camera: Camera | pycolmap.Camera,
         seconds: dict[str, float] | None = None,
         *,
@@ -333,7 +333,7 @@ class Localizer:
 
     def solve(
         self,
-        features: Features,
+        features: QueryFeatures,
         camera: Camera | pycolmap.Camera,
         retrieved: Sequence[FrozenImage],
         pairs: Sequence[tuple[np.ndarray, np.ndarray]],
@@ -385,7 +385,7 @@ class Localizer:
         return localization, found, inliers
 
     def _posed(
-        self, images: list[ImageMatches], features: Features, camera: Camera, clock: _Clock
+        self, images: list[ImageMatches], features: QueryFeatures, camera: Camera, clock: _Clock
     ) -> _Posed:
         """The pose with these intrinsics."""
         intrinsics = camera.to_pycolmap()
@@ -408,7 +408,7 @@ class Localizer:
         return _Posed(pose, inliers, found, [image.name for image in agreement.images], ransacs)
 
     def _estimated(
-        self, images: list[ImageMatches], features: Features, camera: Camera
+        self, images: list[ImageMatches], features: QueryFeatures, camera: Camera
     ) -> Camera | None:
         """The camera with the focal length that the most promising place tells."""
         found = merged(most_promising(images))
@@ -420,7 +420,7 @@ class Localizer:
         return None if estimated is None else Camera.of(estimated)
 
     def _refined(
-        self, posed: _Posed, features: Features, camera: Camera
+        self, posed: _Posed, features: QueryFeatures, camera: Camera
     ) -> tuple[_Posed, Camera, float] | None:
         """Pose and focal length from all inliers; None where these do not tell the latter."""
         if posed.pose is None:
@@ -445,7 +445,7 @@ class Localizer:
         return [self.map.images[row] for row in best if similarity[row] >= 0]
 
     def match(
-        self, features: Features, images: Sequence[FrozenImage]
+        self, features: QueryFeatures, images: Sequence[FrozenImage]
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """With each image the matches: (K,) int64 rows of the photo's and of its keypoints."""
         query = self._on_device(features.descriptors)
@@ -466,7 +466,7 @@ class Localizer:
 
     def extract(
         self, image: ImageLike, camera: Camera | pycolmap.Camera | None = None
-    ) -> tuple[Features, Camera, bool]:
+    ) -> tuple[QueryFeatures, Camera, bool]:
         """Features of a photo, its intrinsics, and whether the focal length is to be found.
 
         As :meth:`localize` takes them; the photo is not turned.
@@ -495,7 +495,7 @@ class Localizer:
             _check_size(image, intrinsics, size)
         return _Photo(stored, orientation, intrinsics, refine, clock.seconds)
 
-    def _features(self, stored: np.ndarray, orientation: int) -> Features:
+    def _features(self, stored: np.ndarray, orientation: int) -> QueryFeatures:
         upright = to_upright(stored, orientation) if orientation != 1 else stored
         found = extract_batch(self.model, [upright], self.options)[0]
         keypoints = found["keypoints"].astype(np.float32).reshape(-1, 2)
@@ -503,7 +503,7 @@ class Localizer:
         if orientation != 1:
             keypoints = keypoints_to_stored(keypoints, orientation, size)
         descriptors = np.ascontiguousarray(found["descriptors"].T.astype(np.float16))
-        return Features(
+        return QueryFeatures(
             keypoints=keypoints.astype(np.float64) + 0.5,
             descriptors=descriptors,
             size=size,

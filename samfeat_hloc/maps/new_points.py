@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pycolmap
 
 from ..colmap.cameras import Camera
 from ..colmap.epipolar import epipolar_errors
+from ..colmap.library import pycolmap
 from ..colmap.poses import Pose
 
 MAX_ERROR = 4.0  # times the keypoints' noise, as in mapping
@@ -22,7 +22,7 @@ _MIN_ANGLE = np.deg2rad(1.5)  # between two rays: COLMAP's least for a point
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class PosedKeypoints:
     """An image with a pose.
 
     keypoints: (N, 2) pixels, the corner of the image at (0, 0).
@@ -49,7 +49,9 @@ class NewPoints:
 
 
 def triangulate(
-    new: View, neighbours: Sequence[View], pairs: Sequence[tuple[np.ndarray, np.ndarray]]
+    new: PosedKeypoints,
+    neighbours: Sequence[PosedKeypoints],
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> NewPoints:
     """Triangulate matches of free keypoints of an image with free keypoints of its neighbours.
 
@@ -91,7 +93,9 @@ def triangulate(
     return NewPoints(np.array(xyz).reshape(-1, 3), table[:, 0], table[:, 1], table[:, 2])
 
 
-def _agree(new: View, view: View, own: np.ndarray, other: np.ndarray) -> np.ndarray:
+def _agree(
+    new: PosedKeypoints, view: PosedKeypoints, own: np.ndarray, other: np.ndarray
+) -> np.ndarray:
     """Which matches lie near each other's epipolar lines."""
     if not len(own):
         return np.zeros(0, dtype=bool)

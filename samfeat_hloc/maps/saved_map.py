@@ -21,7 +21,6 @@ old one. Nothing in a map can carry code.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -35,10 +34,12 @@ import numpy as np
 
 from ..colmap.cameras import CAMERA_MODELS, Camera
 from ..colmap.poses import Pose
-from ..errors import SamfeatError
+from ..errors import SamfeatError, writing
 from ..feature.options import ExtractOptions
-from ..files.locks import FileLock
-from ..files.textlines import read_text, write_atomically
+from ..files.atomic import write_whole
+from ..files.locks import locked
+from ..files.provenance import file_sha256
+from ..files.textlines import read_text
 
 FORMAT = "samfeat map"
 VERSION = 2
@@ -46,7 +47,7 @@ MANIFEST = "manifest.json"
 _VOCABULARY = "vocabulary.npy"
 _SEGMENT_ARRAYS = ("counts", "keypoints", "descriptors", "global")
 _POINT_ARRAYS = ("xyz", "ids", "seen")
-_MEND = "copy the map again or build it anew"
+_MEND = "copy the map again, or build it again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +107,9 @@ def read(folder: Path) -> FrozenMap:
     for name, digest in manifest["files"].items():
         path = folder / name
         if not path.is_file():
-            raise SamfeatError(path, "this file of the map is missing", _MEND)
-        if _sha256(path) != digest:
-            raise SamfeatError(path, "not as the map's manifest says", _MEND)
+            raise SamfeatError(path, "this file of the saved map is missing", _MEND)
+        if file_sha256(path) != digest:
+            raise SamfeatError(path, "differs from the map's manifest", _MEND)
     try:
         segments = [_read_segment(folder / name) for name in manifest["segments"]]
         xyz, point_ids, images = _read_points(
@@ -221,18 +222,11 @@ def _without(
 def _changing(folder: Path) -> Iterator[dict[str, Any]]:
     """The manifest, while no other process changes the map; leftovers of a kill are removed."""
     _manifest(folder)  # a folder that is no map gets no lock file
-    lock = FileLock(folder / ".lock", folder)
-    try:
+    with locked(folder / ".lock", folder), writing(folder):
         manifest = _manifest(folder)
         _tidy(folder, manifest)
         yield manifest
         _tidy(folder, _manifest(folder))
-    except OSError as error:
-        raise SamfeatError(
-            folder, f"cannot be written ({error.strerror})", "check the folder and the free space"
-        ) from None
-    finally:
-        lock.release()
 
 
 def _tidy(folder: Path, manifest: dict[str, Any]) -> None:
@@ -251,7 +245,7 @@ def _next(names: Sequence[str]) -> str:
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
-        raise SamfeatError(folder, "no map here", "make one with `samfeat map build`")
+        raise SamfeatError(folder, "no saved map here", "make one with `samfeat map build`")
     try:
         manifest = json.loads(read_text(path))
         found = (manifest["format"], manifest["version"])
@@ -269,7 +263,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
         raise SamfeatError(
             path,
             (f"{found[0]} of version {found[1]}, but this program reads version {VERSION}"),
-            "build the map anew",
+            "build the map again",
         )
     return manifest
 
@@ -277,9 +271,9 @@ def _manifest(folder: Path) -> dict[str, Any]:
 def _write_manifest(folder: Path, manifest: dict[str, Any], known: dict[str, str]) -> None:
     """Write it with the hashes of its files; those of folders that have not changed are known."""
     manifest["files"] = {
-        name: known.get(name) or _sha256(folder / name) for name in _files(manifest)
+        name: known.get(name) or file_sha256(folder / name) for name in _files(manifest)
     }
-    write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    write_whole(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
 def _files(manifest: dict[str, Any]) -> list[str]:
@@ -289,14 +283,6 @@ def _files(manifest: dict[str, Any]) -> list[str]:
         *(f"{s}/images.json" for s in manifest["segments"]),
         *(f"{manifest['points']}/{name}.npy" for name in _POINT_ARRAYS),
     ]
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _write_segment(folder: Path, images: Sequence[FrozenImage]) -> None:
@@ -312,7 +298,7 @@ def _write_segment(folder: Path, images: Sequence[FrozenImage]) -> None:
         for image in images
     ]  # fmt: skip
     lines = ",\n".join(json.dumps(entry) for entry in listed)
-    write_atomically(folder / "images.json", f"[\n{lines}\n]\n")
+    write_whole(folder / "images.json", f"[\n{lines}\n]\n")
     counts = np.array([len(image.keypoints) for image in images], dtype=np.int64)
     _save(folder / "counts.npy", counts)
     for name, dtype, arrays in (

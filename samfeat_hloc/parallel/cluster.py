@@ -88,7 +88,7 @@ class Cluster:
             device: "cuda" for a GPU a task, "cpu" for a processor.
 
         Raises:
-            SamfeatError: one raised by ``work``, as it is; a batch has lost its worker too often.
+            SamfeatError: one raised by ``work``, as it is; a batch whose worker died too often.
         """
         ray = self._connect()
         perform = ray.remote(_perform).options(
@@ -127,7 +127,7 @@ class Cluster:
         except errors.RayError as error:
             raise SamfeatError(
                 "--workers ray",
-                f"a batch has lost its worker {_RETRIES + 1} times ({_first_line(error)})",
+                f"a batch failed: its worker died {_RETRIES + 1} times ({_first_line(error)})",
                 (
                     "give the workers more memory, or --batch-size a smaller number, and run "
                     "the same command again"

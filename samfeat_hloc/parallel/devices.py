@@ -70,8 +70,8 @@ def _finished(waiting: dict[Future[Result], str], command: str) -> Iterator[Resu
     except BrokenProcessPool:
         raise SamfeatError(
             command,
-            "a process of it was killed, perhaps for want of memory",
-            "run the same command again, with smaller batches if it dies again",
+            "one of its processes was killed (out of memory?)",
+            "run the same command again, with smaller batches if it is killed again",
         ) from None
 
 

@@ -6,10 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
-from ..errors import SamfeatError
+from ..errors import SamfeatError, some_of
 from ..files.images import check_whole, read_photo
+from ..progress import tqdm
 from .workers import Workers
 
 _NAMED = 5  # in one line of an error
@@ -48,10 +47,9 @@ def refuse_broken(
         return
     if len(found) == 1:
         raise next(iter(found.values()))
-    told = [f"{name} ({why.problem})" for name, why in list(found.items())[:_NAMED]]
-    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    told = some_of([f"{name} ({why.problem})" for name, why in found.items()], _NAMED)
     raise SamfeatError(
         folder,
-        f"{len(found)} of {len(names)} images cannot be read: {', '.join(told)}{more}",
+        f"{len(found)} of {len(names)} images cannot be read: {told}",
         f"fetch them again or remove them (`samfeat check {folder}` lists all)",
     )

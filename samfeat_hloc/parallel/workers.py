@@ -200,8 +200,8 @@ def next_result(
         why = " ".join(f"{type(error).__name__}: {error}".split())
         raise SamfeatError(
             name or what,
-            f"{what} failed there ({why}); what is finished is kept",
-            "leave it out, or report this",
+            f"{what} failed on it ({why})",
+            "leave it out, or report this; what is finished is kept",
         ) from error
 
 

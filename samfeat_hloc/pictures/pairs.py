@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..evaluation.matching import Features, mutual_nearest, reprojection_errors
+from ..evaluation.matching import CachedFeatures, mutual_nearest, reprojection_errors
+from ..evaluation.palette import BLUE, GREEN, ORANGE, VERMILION
 from ..feature.extraction import resize_image
 from ..feature.levels import STRIDE
 from ..feature.network import SAMFeat
 from ..feature.options import ExtractOptions
 
-RIGHT, WRONG, UNKNOWN, POINT = "#0072B2", "#D55E00", "#009E73", "#E69F00"
+RIGHT, WRONG, UNKNOWN, POINT = BLUE, VERMILION, GREEN, ORANGE
 RIGHT_WITHIN = 3.0  # pixels
 MOST_LINES = 300  # more matches than that are a random part of them
 
@@ -71,7 +72,7 @@ def keypoints_figure(
 
 def matches_figure(
     images: tuple[np.ndarray, np.ndarray],
-    features: tuple[Features, Features],
+    features: tuple[CachedFeatures, CachedFeatures],
     title: str,
     homography: np.ndarray | None = None,
     *,
@@ -123,7 +124,9 @@ def matches_figure(
 
 
 def _groups(
-    features: tuple[Features, Features], matches: np.ndarray, homography: np.ndarray | None
+    features: tuple[CachedFeatures, CachedFeatures],
+    matches: np.ndarray,
+    homography: np.ndarray | None,
 ) -> list[tuple[np.ndarray, str, str, str]]:
     """Rows, colour, line style and name of each kind of match; wrong ones are drawn first."""
     if homography is None:

@@ -33,7 +33,9 @@ def name_in(cache: TeacherCache, image: Path, name: str | None) -> str:
     known = [n for n in cache.names if path == n or path.endswith(f"/{n}")]
     if len(known) != 1:
         which = f"may be {', '.join(known[:3])}" if known else "is not among its photos"
-        raise SamfeatError(cache.path, f"{image.name} {which}", "give --name NAME")
+        raise SamfeatError(
+            cache.path, f"{image.name} {which}", "give its name in the cache with --name"
+        )
     return known[0]
 
 
@@ -69,7 +71,9 @@ def relations_figure(
     height, width = image.shape[:2]
     x, y = at or (width / 2, height / 2)
     if not (0 <= x < width and 0 <= y < height):
-        raise SamfeatError(f"--at {x:g} {y:g}", f"is not on the photo of {width} x {height} pixels")
+        raise SamfeatError(
+            f"--at {x:g} {y:g}", f"is outside the photo of {width} x {height} pixels"
+        )
     shape = (teacher.shape[1], teacher.shape[2])
     student = student_embedding(model, image, shape)
     row, column = int(y / height * shape[0]), int(x / width * shape[1])

@@ -21,17 +21,17 @@ from matplotlib.figure import Figure
 
 from ..colmap.model import Model, read_model
 from ..colmap.poses import Pose
-from ..datasets.queries import base_name
+from ..evaluation.palette import BLUE, GREEN, GREY, ORANGE
 from ..feature.extraction import resize_image
 from ..feature.levels import STRIDE
 from ..feature.network import SAMFeat
 from ..feature.presets import PRESETS
+from ..files.atomic import making_file
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.images import read_image
 from ..localization.result import LocalizationResult, QueryResult
 from ..pipelines.run import Run
 
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
 CONDITION_COLOURS = {"day": BLUE, "night": ORANGE}
 _DPI = 110
 _WIDTH = 11.0  # inches
@@ -196,9 +196,9 @@ def draw_map(
         axes.scatter(*estimated.T, s=26, marker="x", c=colour, linewidths=1.2,
                      label=f"{condition} queries, estimated")  # fmt: skip
         outside += int((~((estimated >= low) & (estimated <= high)).all(axis=1)).sum())
-        known = [q for q in queries if truth is not None and base_name(q.name) in truth]
+        known = [q for q in queries if truth is not None and q.name in truth]
         if truth is not None and known:
-            true = flat(np.array([truth[base_name(query.name)].centre for query in known]))
+            true = flat(np.array([truth[query.name].centre for query in known]))
             axes.scatter(*true.T, s=60, marker="o", facecolors="none", edgecolors=colour,
                          linewidths=0.8, label=f"{condition} queries, true")  # fmt: skip
             ends = flat(np.array([query.pose.centre for query in known]))
@@ -293,6 +293,6 @@ def _figure(
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png")
-    return temporary.replace(path)
+    with making_file(path) as place:
+        figure.savefig(place, format="png")
+    return path

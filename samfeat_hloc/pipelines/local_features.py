@@ -20,7 +20,7 @@ from typing import Any
 
 from samfeat_hloc.files.pair_lists import read_pairs, unique_pairs
 
-from ..colmap.database import VerificationConfig, put_in_place, work_folder
+from ..colmap.database import VerificationConfig
 from ..colmap.model import is_model
 from ..colmap.poses import Pose, poses_text, read_poses
 from ..colmap.registration import (
@@ -32,16 +32,18 @@ from ..colmap.registration import (
     read_database,
     register,
 )
-from ..datasets.aachen import AachenDataset
+from ..colmap.triangulation import MappingConfig, triangulate
+from ..datasets.aachen import FORM, AachenDataset
+from ..datasets.dataset import no_two_alike
 from ..datasets.queries import Query
 from ..errors import SamfeatError
-from ..evaluation.localization import LocalizationEvaluation, by_base_name, evaluate
+from ..evaluation.localization import LocalizationEvaluation, evaluate
 from ..evaluation.record import measurement
 from ..files import provenance
+from ..files.atomic import write_atomically
 from ..files.feature_readers import FeatureReader, MatchReader
-from ..files.textlines import write_atomically
+from ..files.outputs import Output
 from ..localization import global_descriptors, matches, pairs
-from ..localization.mapping import MappingConfig, triangulate
 from ..localization.submission import file_name
 from .methods import match_config
 from .reconstruct import ReconstructOptions, extract
@@ -112,8 +114,8 @@ def run(dataset_dir: Path, outputs: Path, options: ProtocolOptions | None = None
     """
     options = options or ProtocolOptions()
     dataset = AachenDataset.open(dataset_dir)
-    dataset.queries_by_base_name()
-    submission_name = file_name(options.method)
+    no_two_alike(dataset.queries, FORM, dataset.root / "queries")
+    submission_name = file_name(options.method, FORM)
     folder = outputs / FOLDER
     template = dataset_dir / DATABASE
     given = options.pairs
@@ -147,7 +149,10 @@ def run(dataset_dir: Path, outputs: Path, options: ProtocolOptions | None = None
     poses = _register(map_dir, database, entries, queries, folder / "poses.txt", **again)
 
     submission = folder / submission_name
-    write_atomically(submission, poses_text(by_base_name(poses), submission))
+    write_atomically(
+        submission,
+        poses_text({FORM.line_name(name): pose for name, pose in poses.items()}, submission),
+    )
     if len(poses) < len(queries):
         logger.warning(
             "%s: %d of %d queries are registered; as in the benchmark's script the others are "
@@ -155,7 +160,7 @@ def run(dataset_dir: Path, outputs: Path, options: ProtocolOptions | None = None
         )  # fmt: skip
     evaluation = None
     if dataset.ground_truth is not None:
-        evaluation = evaluate(by_base_name(poses), replace(dataset, queries=queries))
+        evaluation = evaluate(poses, replace(dataset, queries=queries))
     summary = {
         "protocol": "local-features",
         "queries": len(queries),
@@ -196,10 +201,12 @@ def _make_pairs(
         {"from": "covisibility and retrieval"},
         {"db": provenance.file_hash(covisible), "query": provenance.file_hash(retrieved)},
     )
-    if not provenance.is_made(output, made_by, **again):
-        text = covisible.read_text(encoding="utf-8") + retrieved.read_text(encoding="utf-8")
-        provenance.write_text(output, text, made_by)
-    return output
+    result = Output(output, made_by, **again)
+    if result.is_there():
+        return output
+    return result.write_text(
+        covisible.read_text(encoding="utf-8") + retrieved.read_text(encoding="utf-8")
+    )
 
 
 def _queries(
@@ -279,12 +286,11 @@ def _map(
         },
     )
     model = empty_model(entries, poses)
-    if provenance.is_made(database, made_by, overwrite=overwrite):
-        logger.info("database: %s is there already, skipped", database)
-    else:
+    result = Output(database, made_by, overwrite=overwrite)
+    if not result.is_there():
         unique = [pair for pair in unique_pairs(listed) if pair[0] != pair[1]]
         with (
-            work_folder(database) as work,
+            result.making() as work,
             FeatureReader(feature_file) as features_of,
             MatchReader(match_file) as matches_of,
         ):
@@ -295,30 +301,26 @@ def _map(
                 "database: %d of %d matches verified, in %d of %d pairs",
                 found.inliers, found.matches, found.verified_pairs, len(unique),
             )  # fmt: skip
-            database.unlink(missing_ok=True)
-            provenance.write_sidecar(database, made_by)
-            put_in_place(work / "database.db", database)
+            result.put(work / "database.db")
 
     map_made_by = provenance.made_by(
         "registration_map",
         asdict(mapping),
         {"database": provenance.file_hash(provenance.sidecar(database))},
     )
-    if map_dir.exists() and not overwrite:
-        provenance.check(provenance.read_sidecar(map_dir), map_made_by, map_dir)
-        logger.info("map: %s is there already, skipped", map_dir)
+    result = Output(map_dir, map_made_by, overwrite=overwrite)
+    if result.is_there():
         return
-    with work_folder(map_dir) as work:
+    with result.making() as work:
         (work / "map").mkdir()
         triangulate(model, database, dataset.image_dir, work / "map", mapping)
         if not is_model(work / "map") or not map_figures(work / "map")["points"]:
             raise SamfeatError(
                 match_file,
                 "the map would have no points",
-                "are the features and the reference model of the same images?",
+                "check that features and reference model are of the same images",
             )
-        provenance.write_sidecar(work / "map", map_made_by)
-        put_in_place(work / "map", map_dir)
+        result.put(work / "map")
 
 
 def _register(
@@ -339,8 +341,8 @@ def _register(
             "queries": provenance.names_hash(names),
         },
     )
-    if provenance.is_made(output, made_by, overwrite=overwrite):
-        logger.info("registration: %s is there already, skipped", output)
+    result = Output(output, made_by, overwrite=overwrite)
+    if result.is_there():
         return read_poses(output)
     found = register(map_dir, database, {name: entries[name].image_id for name in names})
     poses = {name: one.pose for name, one in found.items() if one.pose is not None}
@@ -352,5 +354,5 @@ def _register(
             f"none of the {len(names)} queries can be registered",
             (f"see {output.with_name('registration.json')} for the points that each one sees"),
         )
-    provenance.write_text(output, poses_text(poses, output), made_by)
+    result.write_text(poses_text(poses, output))
     return poses

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict, dataclass, field, replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,9 @@ from ..errors import SamfeatError
 from ..evaluation.reconstruction import ReconstructionFigures, evaluate
 from ..evaluation.record import measurement
 from ..feature.presets import PRESETS
-from ..files import provenance
+from ..files.atomic import write_atomically
 from ..files.image_folders import list_images
-from ..files.textlines import write_atomically
-from ..localization import features, global_descriptors, matches, pairs
+from ..localization import features, global_descriptors, matches, pairs, pairs_by_rule
 from . import methods
 
 logger = logging.getLogger(__name__)
@@ -44,7 +42,7 @@ class ReconstructOptions:
     num_retrieved: photos retrieved for each photo.
     sfm: cameras and mapper.
     workers: threads that decode photos.
-    overwrite: make everything anew.
+    overwrite: do every stage again.
     """
 
     method: str = "samfeat"
@@ -101,7 +99,7 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
 
     Raises:
         SamfeatError: no or broken photos, fewer than two, nothing to reconstruct, or files in
-            `outputs` that were made differently.
+            `outputs` that were created with other settings.
     """
     options = options or ReconstructOptions()
     names = list_images(image_dir)
@@ -145,22 +143,6 @@ def extract(image_dir: Path, names: list[str], output: Path, options: Reconstruc
     )  # fmt: skip
 
 
-def exhaustive_pairs(names: list[str], output: Path, *, overwrite: bool = False) -> Path:
-    """Pair every image with every other one.
-
-    Raises:
-        SamfeatError: an output that was made differently.
-    """
-    made_by = provenance.made_by(
-        "pairs", {"from": "exhaustive"}, {"images": provenance.names_hash(names)}
-    )
-    if provenance.is_made(output, made_by, overwrite=overwrite):
-        logger.info("pairs: %s is there already, skipped", output)
-        return output
-    text = "".join(f"{a} {b}\n" for a, b in combinations(names, 2))
-    return provenance.write_text(output, text, made_by)
-
-
 def choose_pairs(
     names: list[str], outputs: Path, feature_file: Path, options: ReconstructOptions
 ) -> Path:
@@ -168,7 +150,7 @@ def choose_pairs(
 
     Raises:
         SamfeatError: a given list with names that are not among the images, or pairs in
-            `outputs` that were made differently.
+            `outputs` that were created with other settings.
     """
     if options.pairs is not None:
         known = set(names)
@@ -181,7 +163,7 @@ def choose_pairs(
         exhaustive = len(names) <= MOST_EXHAUSTIVE
     again: dict[str, Any] = {"overwrite": options.overwrite}
     if exhaustive:
-        return exhaustive_pairs(names, outputs / "pairs-exhaustive.txt", **again)
+        return pairs_by_rule.exhaustive(names, outputs / "pairs-exhaustive.txt", **again)
     descriptors = global_descriptors.main(
         feature_file, names, [], outputs / "global-descriptors.h5", clusters=_CLUSTERS, **again
     )

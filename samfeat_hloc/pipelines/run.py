@@ -9,42 +9,42 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from importlib import import_module
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
-from samfeat_hloc.files.pair_lists import read_pairs
+from samfeat_hloc.files.pair_lists import pairs_text, read_pairs
 
-from ..datasets.aachen import AachenDataset
+from ..datasets.dataset import Dataset, no_two_alike
+from ..datasets.registry import open_dataset
 from ..errors import SamfeatError
-from ..evaluation.localization import LocalizationEvaluation, by_base_name, evaluate
+from ..evaluation.localization import LocalizationEvaluation, evaluate
 from ..feature.presets import PRESETS
-from ..files.textlines import write_atomically
+from ..files.atomic import write_atomically
+from ..hloc_plugin.engine import global_descriptors as hloc_descriptors
 from ..localization import (
-    features,
+    depth_points,
     global_descriptors,
-    localize,
-    mapping,
-    matches,
-    pairs,
+    pairs_by_rule,
     places,
+    scan_map,
     submission,
 )
+from ..localization.inputs import LocalizationInputs, MappingInputs
 from ..localization.result import LocalizationResult
 from ..parallel.cluster import Cluster
 from . import methods
+from .clock import Clock, beside
+from .engines import Engine, NativeEngine, hloc_engine
 from .run_options import VLAD, RunOptions
-from .summary import RunSummary, StageSummary, count_keypoints, count_matches, map_figures
+from .summary import RunSummary, count_keypoints, count_matches, map_figures
 
 logger = logging.getLogger(__name__)
 
 STAGES = (
     "features", "pairs-db", "matches-db", "map", "global-descriptors", "pairs-query",
-    "matches-query", "places", "localize",
+    "matches-query", "depth", "places", "localize",
 )  # fmt: skip
 
 
@@ -52,103 +52,16 @@ STAGES = (
 class Run:
     """What a run leaves: its files, and what was found."""
 
-    dataset: AachenDataset
+    dataset: Dataset
     outputs: Path
     model: Any  # SAMFeat, or what stands for RootSIFT
     features: Path
     map_dir: Path
     matches_query: Path
-    submission: Path
+    submission: Path | None  # None where none can be made
     result: LocalizationResult
     evaluation: LocalizationEvaluation | None
     summary: RunSummary
-
-
-@dataclass(frozen=True)
-class Engine:
-    """The stages of an engine; the signatures are those of the native ones."""
-
-    features: Callable[..., Path]
-    pairs_from_covisibility: Callable[..., Path]
-    pairs_from_retrieval: Callable[..., Path]
-    matches: Callable[..., Path]
-    mapping: Callable[..., Path]
-    localize: Callable[..., LocalizationResult]
-
-
-def choose_engine(name: str) -> Engine:
-    """The stages of the native engine, or of hloc (a SamfeatError where it is not installed)."""
-    if name == "hloc":
-        hloc = import_module("samfeat_hloc.hloc_plugin.engine")
-        hloc.check_installed()
-        return Engine(
-            features=hloc.features,
-            pairs_from_covisibility=hloc.pairs_from_covisibility,
-            pairs_from_retrieval=hloc.pairs_from_retrieval,
-            matches=hloc.matches,
-            mapping=hloc.mapping,
-            localize=hloc.localize,
-        )
-    return Engine(
-        features=features.main,
-        pairs_from_covisibility=pairs.from_covisibility,
-        pairs_from_retrieval=pairs.from_retrieval,
-        matches=matches.main,
-        mapping=mapping.main,
-        localize=localize.main,
-    )
-
-
-@dataclass
-class _Clock:
-    """Times the stages; one whose output is as old as before was skipped."""
-
-    stages: list[StageSummary] = field(default_factory=list)
-    started: float = field(default_factory=time.perf_counter)
-
-    @contextmanager
-    def stage(self, name: str, output: Path) -> Iterator[dict[str, Any]]:
-        """Yields a dict for the stage's figures, which may be filled later too."""
-        before = _modified(output)
-        start = time.perf_counter()
-        figures: dict[str, Any] = {}
-        yield figures
-        seconds = time.perf_counter() - start
-        skipped = before is not None and _modified(output) == before
-        self.stages.append(StageSummary(name, seconds, skipped, figures))
-
-
-@contextmanager
-def _beside(work: Callable[[], None], name: str, *, wait: bool) -> Iterator[None]:
-    """Do ``work`` in a thread beside the block, at whose end it is waited for; its error is raised.
-
-    Where the block fails, the thread is waited for too, but not where the user interrupts it.
-
-    Args:
-        wait: do it before the block.
-    """
-    if wait:
-        work()
-        yield
-        return
-    failed: list[BaseException] = []
-
-    def go() -> None:
-        try:
-            work()
-        except BaseException as error:
-            failed.append(error)
-
-    thread = Thread(target=go, name=name, daemon=True)
-    thread.start()
-    try:
-        yield
-    except Exception:
-        thread.join()
-        raise
-    thread.join()
-    if failed:
-        raise failed[0]
 
 
 def run(
@@ -161,7 +74,7 @@ def run(
     """Map the database images of a dataset, localize its queries, write and check the submission.
 
     Args:
-        dataset_dir: dataset in Aachen v1.1's layout.
+        dataset_dir: folder of the dataset, in the layout of `options.benchmark`.
         outputs: folder for all files; made when missing. A run that was interrupted goes on.
         options: see `RunOptions`.
         cluster: where to extract, match and localize, with the native engine; None for here.
@@ -171,90 +84,110 @@ def run(
     """
     options = options or RunOptions()
     if cluster is not None and options.engine != "native":
-        raise SamfeatError("--workers ray", "only the native engine works on a cluster")
+        raise SamfeatError("--workers ray", "only --engine native works on a cluster")
     if cluster is not None and options.features != "samfeat":
         raise SamfeatError("--workers ray", "only SAMFeat is extracted on a cluster")
-    engine = choose_engine(options.engine)
-    spread: dict[str, Any] = {} if cluster is None else {"cluster": cluster}
-    dataset = AachenDataset.open(dataset_dir)
-    dataset.queries_by_base_name()  # the submission needs them: an error now, not in an hour
-    submission.file_name(options.method)
+    dataset = open_dataset(
+        dataset_dir, options.benchmark, options.scene, queries=options.queries, truth=options.truth
+    )
+    submitting = _can_submit(dataset, options.method)
     given_db = _given_pairs_db(options.pairs_db, dataset)
-    given_query = _given_pairs_query(options.pairs_query, dataset)
+    given_query = _listed_pairs(options, dataset)
+    if dataset.scan_of is not None and given_query is not None:
+        dataset = replace(dataset, db_names=sorted({name for _, name in given_query}))
+    if options.depth and dataset.depth_maps is None:
+        raise SamfeatError("--depth", f"{dataset_dir} has no depth maps", "leave it out")
     model, how = methods.load(options.features, options.weights, options.official_weights)
-    preset = PRESETS[options.conf]
-    # What hloc's stage does not take.
-    native = {"storage": options.storage, "extract": how} if options.engine == "native" else {}
+    engine: Engine = NativeEngine(options.workers, options.storage, how, options.overwrite, cluster)
+    if options.engine == "hloc":
+        engine = hloc_engine(overwrite=options.overwrite)
     outputs.mkdir(parents=True, exist_ok=True)
-    again = {"overwrite": options.overwrite}
-    clock = _Clock()
+    reference = dataset.reference_in(outputs, overwrite=options.overwrite)
+    num_covisible = options.num_covisible or dataset.retrieval.num_covisible
+    max_error = options.max_error or dataset.max_error
+    clock = Clock()
 
     feature_file = outputs / "features.h5"
     with clock.stage("features", feature_file) as figures:
         engine.features(
             dataset.image_dir, [*dataset.db_names, *dataset.query_names], feature_file,
-            model=model, options=preset, workers=options.workers, **native, **spread,
-            **again,
+            model=model, options=PRESETS[options.conf],
         )  # fmt: skip
     figures.update(count_keypoints(feature_file, dataset))
 
-    pairs_db = given_db or outputs / f"pairs-db-covis{options.num_covisible}.txt"
-    with clock.stage("pairs-db", pairs_db) as figures:
-        if given_db is None:
-            engine.pairs_from_covisibility(
-                dataset.reference_model, pairs_db, num_matched=options.num_covisible, **again
-            )
     config = methods.match_config(options.features)
-    matches_db = outputs / "matches-db.h5"
-    with clock.stage("matches-db", matches_db) as figures:
-        engine.matches(pairs_db, feature_file, matches_db, config=config, **spread, **again)
-    figures.update(count_matches(matches_db))
-
     map_dir = outputs / "map"
+    if dataset.scan_of is None:
+        by = "covis" if dataset.num_points else "poses"
+        pairs_db = given_db or outputs / f"pairs-db-{by}{num_covisible}.txt"
+        with clock.stage("pairs-db", pairs_db) as figures:
+            if given_db is None and not dataset.num_points:
+                pairs_by_rule.from_poses(
+                    reference, pairs_db, num_matched=num_covisible, overwrite=options.overwrite
+                )
+            elif given_db is None:
+                engine.pairs_from_covisibility(reference, pairs_db, num_matched=num_covisible)
+        matches_db = outputs / "matches-db.h5"
+        with clock.stage("matches-db", matches_db) as figures:
+            engine.matches(pairs_db, feature_file, matches_db, config=config)
+        figures.update(count_matches(matches_db))
 
     def make_map() -> None:
+        if dataset.scan_of is not None:  # the places of matched keypoints, which are not known yet
+            return
         with clock.stage("map", map_dir) as figures:
-            engine.mapping(
-                dataset.reference_model, dataset.image_dir, pairs_db, feature_file, matches_db,
-                map_dir, **again,
-            )  # fmt: skip
+            inputs = MappingInputs(reference, dataset.image_dir, pairs_db, feature_file, matches_db)
+            engine.mapping(inputs, map_dir)
         figures.update(map_figures(map_dir))
 
     # Retrieval and matching of the queries need no map, and COLMAP one processor most of the time.
-    # hloc's modules are changed while they run, and so run alone.
-    with _beside(make_map, "map", wait=options.engine == "hloc"):
+    with beside(make_map, "map", wait=not engine.side_by_side):
         pairs_query = _query_pairs(
             engine, options, dataset, outputs, feature_file, given_query, clock
         )
         matches_query = outputs / "matches-query.h5"
         with clock.stage("matches-query", matches_query) as figures:
-            engine.matches(
-                pairs_query, feature_file, matches_query, config=config, **spread, **again
-            )
+            engine.matches(pairs_query, feature_file, matches_query, config=config)
         figures.update(count_matches(matches_query))
 
-    pairs_used = pairs_query
-    if options.places:
-        pairs_used = outputs / "pairs-query-places.txt"
-        with clock.stage("places", pairs_used):
+    if dataset.scan_of is not None:
+        listed, pairs_query = pairs_query, outputs / "pairs-query-enough.txt"
+        again = {"overwrite": options.overwrite}
+        with clock.stage("map", map_dir) as figures:
+            scan_map.enough_matches(listed, matches_query, pairs_query, **again)
+            scan_map.main(
+                dataset.scan_of, pairs_query, feature_file, matches_query, map_dir, **again
+            )
+        figures.update(map_figures(map_dir))
+    if options.depth:
+        assert dataset.depth_maps is not None
+        sparse, map_dir = map_dir, outputs / "map-depth"
+        with clock.stage("depth", map_dir) as figures:
+            depth_points.main(sparse, dataset.depth_maps, map_dir, overwrite=options.overwrite)
+        figures.update(map_figures(map_dir))
+
+    inputs = LocalizationInputs(map_dir, dataset.queries, pairs_query, feature_file, matches_query)
+    if options.places and dataset.scan_of is None:  # scans share no points to tell places by
+        kept = outputs / "pairs-query-places.txt"
+        with clock.stage("places", kept):
             places.main(
-                map_dir, dataset.queries, pairs_query, feature_file, matches_query, pairs_used,
-                max_error=options.max_error, workers=options.workers, **again,
+                inputs, kept, max_error=max_error, workers=options.workers,
+                overwrite=options.overwrite,
             )  # fmt: skip
+        inputs = replace(inputs, pairs=kept)
     poses = outputs / "poses.txt"
     with clock.stage("localize", poses) as figures:
-        result = engine.localize(
-            map_dir, dataset.queries, pairs_used, feature_file, matches_query, poses,
-            max_error=options.max_error, workers=options.workers, **spread, **again,
-        )  # fmt: skip
+        result = engine.localize(inputs, poses, max_error=max_error)
     figures.update(_localized(result, dataset))
 
-    submitted = submission.make(result.poses, dataset, outputs, options.method)
-    if problems := submission.check(submitted, dataset):
-        raise SamfeatError(submitted, problems[0], "report this, a run should not write it")
+    submitted = None
+    if submitting:
+        submitted = submission.make(result.poses, dataset, outputs, options.method)
+    for doubt in submission.doubts(result.poses, dataset):
+        logger.warning("%s: %s", poses, doubt)
     evaluation = None
     if dataset.ground_truth is not None:
-        evaluation = evaluate(by_base_name(result.poses), dataset)
+        evaluation = evaluate(result.poses, dataset)
     summary = RunSummary(
         dataset=str(dataset_dir),
         engine=options.engine,
@@ -263,6 +196,10 @@ def run(
         stages=sorted(clock.stages, key=lambda stage: STAGES.index(stage.name)),
         seconds=time.perf_counter() - clock.started,
         evaluation=None if evaluation is None else evaluation.as_json(),
+        benchmark=dataset.benchmark,
+        scene=dataset.scene,
+        queries=options.queries,
+        truth=options.truth,
     )
     write_atomically(outputs / "summary.json", json.dumps(summary.as_json(), indent=1) + "\n")
     return Run(
@@ -274,46 +211,59 @@ def run(
 def _query_pairs(
     engine: Engine,
     options: RunOptions,
-    dataset: AachenDataset,
+    dataset: Dataset,
     outputs: Path,
     feature_file: Path,
     given: Sequence[tuple[str, str]] | None,
-    clock: _Clock,
+    clock: Clock,
 ) -> Path:
     """The list of retrieved images: the one given, cut to the dataset's queries, or our own."""
     if given is not None:
         pairs_query = outputs / "pairs-query-given.txt"
         with clock.stage("pairs-query", pairs_query):
-            text = "".join(f"{name} {db_name}\n" for name, db_name in given)
+            text = pairs_text(given)
             if not pairs_query.is_file() or pairs_query.read_text(encoding="utf-8") != text:
                 write_atomically(pairs_query, text)
         return pairs_query
     again = {"overwrite": options.overwrite}
-    if options.retrieval == VLAD:
+    retrieval = options.retrieval or VLAD
+    if retrieval == VLAD:
         descriptors = outputs / "global-descriptors.h5"
         with clock.stage("global-descriptors", descriptors):
             global_descriptors.main(
                 feature_file, dataset.db_names, dataset.query_names, descriptors, **again
             )
     else:
-        descriptors = outputs / f"global-descriptors-{options.retrieval}.h5"
-        hloc = import_module("samfeat_hloc.hloc_plugin.engine")
+        descriptors = outputs / f"global-descriptors-{retrieval}.h5"
         with clock.stage("global-descriptors", descriptors):
-            hloc.global_descriptors(
+            hloc_descriptors(
                 dataset.image_dir, [*dataset.db_names, *dataset.query_names], descriptors,
-                configuration=options.retrieval, **again,
+                configuration=retrieval, **again,
             )  # fmt: skip
-    count = options.num_retrieved
-    pairs_query = outputs / f"pairs-query-{options.retrieval}{count}.txt"
+    count = options.num_retrieved or dataset.retrieval.num_retrieved
+    pairs_query = outputs / f"pairs-query-{retrieval}{count}.txt"
     with clock.stage("pairs-query", pairs_query):
         engine.pairs_from_retrieval(
-            descriptors, dataset.query_names, dataset.db_names, pairs_query,
-            num_matched=count, **again,
-        )  # fmt: skip
+            descriptors, dataset.query_names, dataset.db_names, pairs_query, num_matched=count
+        )
     return pairs_query
 
 
-def _given_pairs_db(path: Path | None, dataset: AachenDataset) -> Path | None:
+def _can_submit(dataset: Dataset, method: str) -> bool:
+    """Whether a submission can be written; where names stand in its way, that is said now."""
+    if dataset.form is None:
+        return False
+    submission.file_name(method, dataset.form)
+    try:
+        if dataset.relocalizations is None:
+            no_two_alike(dataset.to_submit, dataset.form, dataset.root)
+    except SamfeatError as error:
+        logger.warning("no submission will be written: %s", error)
+        return False
+    return True
+
+
+def _given_pairs_db(path: Path | None, dataset: Dataset) -> Path | None:
     if path is None:
         return None
     known = set(dataset.db_names)
@@ -327,7 +277,16 @@ def _given_pairs_db(path: Path | None, dataset: AachenDataset) -> Path | None:
     return path
 
 
-def _given_pairs_query(path: Path | None, dataset: AachenDataset) -> list[tuple[str, str]] | None:
+def _listed_pairs(options: RunOptions, dataset: Dataset) -> list[tuple[str, str]] | None:
+    """The query pairs that the user gives, else those of the dataset; None to retrieve."""
+    retrieval = dataset.retrieval
+    if options.pairs_query is None and options.retrieval is None and retrieval.pairs is not None:
+        return retrieval.pairs(options.num_retrieved or retrieval.num_retrieved)
+    published = retrieval.published if options.retrieval is None else None
+    return _given_pairs_query(options.pairs_query or published, dataset)
+
+
+def _given_pairs_query(path: Path | None, dataset: Dataset) -> list[tuple[str, str]] | None:
     """The pairs of the dataset's queries; published lists may have more queries than these."""
     if path is None:
         return None
@@ -362,7 +321,7 @@ def _given_pairs_query(path: Path | None, dataset: AachenDataset) -> list[tuple[
     return kept
 
 
-def _localized(result: LocalizationResult, dataset: AachenDataset) -> dict[str, Any]:
+def _localized(result: LocalizationResult, dataset: Dataset) -> dict[str, Any]:
     found: dict[str, dict[str, int]] = {}
     for condition in dataset.conditions:
         queries = [q for q in result.queries.values() if q.condition == condition]
@@ -372,9 +331,3 @@ def _localized(result: LocalizationResult, dataset: AachenDataset) -> dict[str, 
             "weak": sum(query.weak for query in queries),
         }
     return {"localized": found}
-
-
-def _modified(output: Path) -> int | None:
-    """When a file, or the record of a folder, was written."""
-    path = output / "made_by.json" if output.is_dir() else output
-    return path.stat().st_mtime_ns if path.is_file() else None

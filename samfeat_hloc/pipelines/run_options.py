@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..datasets.registry import DEFAULT
 from ..errors import SamfeatError
 from ..feature.presets import PRESETS
 from ..localization.features import STORAGE
@@ -24,15 +25,21 @@ class RunOptions:
     weights: checkpoint; None for the shipped one.
     official_weights: `weights` is a file of the paper's public release.
     pairs_db, pairs_query: lists of pairs to use in place of covisibility and retrieval.
-    retrieval: "vlad", or one of hloc's global descriptors (hloc has to be installed).
-    num_covisible: database images paired with each database image.
-    num_retrieved: database images retrieved for each query; as hloc does on Aachen.
+    retrieval: "vlad", or one of hloc's global descriptors (hloc has to be installed); None for
+        the list that comes with the dataset, and "vlad" where none does.
+    num_covisible: database images paired with each database image; None for what hloc takes on
+        the benchmark.
+    num_retrieved: database images retrieved for each query; likewise.
     places: leave out images of lookalike places, see `places`; hloc has no such stage.
-    max_error: of inliers of a query's pose, in pixels.
+    max_error: of inliers of a query's pose, in pixels; likewise.
     method: name in the submission's file name.
     workers: threads and processes of stages that take them.
     storage: how descriptors are kept, see `features`; hloc has "half" alone.
-    overwrite: make everything anew.
+    overwrite: do every stage again.
+    benchmark: whose layout the dataset has, see `datasets.registry`.
+    scene: of a benchmark with scenes.
+    queries, truth: of "colmap": the list of queries, and their true poses.
+    depth: put the map's points on the dataset's depth maps.
     """
 
     engine: str = "native"
@@ -42,15 +49,20 @@ class RunOptions:
     official_weights: bool = False
     pairs_db: Path | None = None
     pairs_query: Path | None = None
-    retrieval: str = VLAD
-    num_covisible: int = 20
-    num_retrieved: int = 50
+    retrieval: str | None = None
+    num_covisible: int | None = None
+    num_retrieved: int | None = None
     places: bool = True
-    max_error: float = 12.0
+    max_error: float | None = None
     method: str = "samfeat"
     workers: int = 2
     storage: str = "half"
     overwrite: bool = False
+    benchmark: str = DEFAULT
+    scene: str | None = None
+    queries: Path | None = None
+    truth: Path | None = None
+    depth: bool = False
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
@@ -59,18 +71,22 @@ class RunOptions:
             raise SamfeatError(f"--preset {self.conf}", f"choose from {', '.join(PRESETS)}")
         for name in ("num_covisible", "num_retrieved", "workers"):
             value = getattr(self, name)
-            if value < 1:
+            if value is not None and value < 1:
                 raise SamfeatError(f"--{name.replace('_', '-')}", "give a number from 1")
         if self.features not in methods.METHODS:
             known = ", ".join(methods.METHODS)
             raise SamfeatError(f"--feature-type {self.features}", f"choose from {known}")
         if self.features != "samfeat" and self.engine != "native":
-            raise SamfeatError(f"--feature-type {self.features}", "only the native engine has them")
+            raise SamfeatError(
+                f"--feature-type {self.features}", "only --engine native extracts them"
+            )
         methods.check(self.features, self.weights, self.official_weights)
         if self.storage not in STORAGE:
             known = ", ".join(STORAGE)
             raise SamfeatError(f"--storage {self.storage}", f"choose from {known}")
         if self.storage != "half" and self.engine != "native":
-            raise SamfeatError(f"--storage {self.storage}", "only the native engine stores so")
-        if not self.max_error > 0:
+            raise SamfeatError(
+                f"--storage {self.storage}", "only --engine native stores descriptors so"
+            )
+        if self.max_error is not None and not self.max_error > 0:
             raise SamfeatError("--max-error", "give a number of pixels above 0")

@@ -9,11 +9,13 @@ from typing import Any
 
 import h5py
 import numpy as np
-from tqdm import tqdm
 
 from ..colmap.model import read_model
-from ..datasets.aachen import AachenDataset
-from ..files.provenance import open_hdf5
+from ..datasets.dataset import Dataset
+from ..datasets.registry import DEFAULT
+from ..evaluation.tables import aligned
+from ..files.h5arrays import open_hdf5
+from ..progress import tqdm
 
 
 @dataclass(frozen=True)
@@ -66,22 +68,28 @@ class RunSummary:
     stages: Sequence[StageSummary]
     seconds: float
     evaluation: dict[str, Any] | None = None
+    benchmark: str = DEFAULT
+    scene: str | None = None
+    queries: Path | None = None
+    truth: Path | None = None
 
     def table(self) -> str:
         """Aligned text: stage, seconds, figures."""
-        rows = [("stage", "seconds", "result")]
-        rows += [
+        rows = [
             (stage.name, "skipped" if stage.skipped else f"{stage.seconds:.1f}", stage.describe())
             for stage in self.stages
         ]
         rows.append(("all", f"{self.seconds:.1f}", f"{self.engine} engine, {self.conf}"))
-        first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
-        return "\n".join(f"{a:<{first}}  {b:>{second}}  {c}".rstrip() for a, b, c in rows)
+        return aligned(("stage", "seconds", "result"), rows, "lrl")
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers, lists and dicts."""
         return {
             "dataset": self.dataset,
+            "benchmark": self.benchmark,
+            "scene": self.scene,
+            "queries": None if self.queries is None else str(self.queries),
+            "truth": None if self.truth is None else str(self.truth),
             "engine": self.engine,
             "conf": self.conf,
             "weights_sha256": self.weights_sha256,
@@ -98,7 +106,7 @@ class RunSummary:
         }
 
 
-def count_keypoints(features: Path, dataset: AachenDataset) -> dict[str, Any]:
+def count_keypoints(features: Path, dataset: Dataset) -> dict[str, Any]:
     """Number of images, and their mean keypoint count, of the dataset's images."""
     names = [*dataset.db_names, *dataset.query_names]
     with open_hdf5(features) as file:

@@ -10,12 +10,12 @@ import numpy as np
 from ..evaluation.failures import Diagnosis
 from ..evaluation.localization import LocalizationEvaluation
 from ..localization.result import QueryResult
-from .photos import Photo
+from .photos import ReportPhoto
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The 3-D view; coordinates are those of `Frame`, poses as `Frame.poses` has them.
+    """The 3-D view; coordinates are those of `MapFrame`, poses as `MapFrame.poses` has them.
 
     points (P, 3) float32, colors (P, 3) uint8: the part of the map's num_points that is shown.
     centre (3,), radius: what is seen at first.
@@ -45,8 +45,8 @@ class MatchPicture:
     a part was chosen.
     """
 
-    query: Photo
-    database: Photo
+    query: ReportPhoto
+    database: ReportPhoto
     db_name: str
     keypoints: np.ndarray
     matches: np.ndarray
@@ -69,7 +69,7 @@ class QueryReport:
     support: list[int]
     points: np.ndarray
     inlier_xy: np.ndarray
-    thumbnail: Photo | None
+    thumbnail: ReportPhoto | None
     picture: MatchPicture | None
 
 

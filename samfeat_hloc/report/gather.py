@@ -11,21 +11,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ..colmap.model import Model, is_model, read_model
-from ..datasets.aachen import AachenDataset
-from ..datasets.queries import base_name
+from ..datasets.dataset import Dataset
+from ..datasets.registry import DEFAULT, open_dataset
 from ..errors import SamfeatError
 from ..evaluation.failures import Diagnosis, diagnose_all
-from ..evaluation.localization import by_base_name, evaluate
+from ..evaluation.localization import evaluate
 from ..files import provenance
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.textlines import read_text
 from ..localization.result import LocalizationResult, QueryResult, log_path, read_result
+from ..progress import tqdm
 from .contents import MatchPicture, QueryReport, ReportData, Scene
-from .photos import MAX_KEYPOINTS, Photo, detail, relative, thumbnail
-from .scene import Frame, camera_size, choose_points, extent, map_tangents, tangents, upright_frame
+from .photos import MAX_KEYPOINTS, ReportPhoto, detail, relative, thumbnail
+from .scene import (
+    MapFrame,
+    camera_size,
+    choose_points,
+    extent,
+    map_tangents,
+    tangents,
+    upright_frame,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -56,12 +64,14 @@ def gather(
     """
     poses = outputs / "poses.txt"
     if not outputs.is_dir():
-        raise SamfeatError(outputs, "no such folder", "name the outputs of a run")
+        raise SamfeatError(outputs, "no such folder", "give the outputs folder of a run")
     for path in (poses, log_path(poses)):
         if not path.is_file():
-            raise SamfeatError(path, "no such file", "localize first, or name the run's folder")
+            raise SamfeatError(
+                path, "no such file", "finish the run, or give another run's outputs folder"
+            )
     if not is_model(outputs / "map"):
-        raise SamfeatError(outputs / "map", "no map in this folder", "run the mapping first")
+        raise SamfeatError(outputs / "map", "no map in this folder", "finish the run first")
     notes: list[str] = []
     summary = _read_json(outputs / "summary.json")
     dataset = _open_dataset(dataset_dir, summary, notes)
@@ -71,7 +81,7 @@ def gather(
     _check_images(result, map_model, outputs)
     evaluation = None
     if dataset is not None and dataset.ground_truth is not None:
-        evaluation = evaluate(by_base_name(result.poses), dataset)
+        evaluation = evaluate(result.poses, dataset)
     elif dataset is not None:
         notes.append("The dataset has no ground truth: errors of the queries are not known.")
     diagnoses = diagnose_all(result, map_model, dataset)
@@ -116,12 +126,16 @@ def choose_pictures(order: Sequence[int], most: int) -> list[int]:
 
 def _open_dataset(
     given: Path | None, summary: Mapping[str, Any], notes: list[str]
-) -> AachenDataset | None:
-    if given is not None:
-        return AachenDataset.open(given)
-    named = summary.get("dataset")
-    if isinstance(named, str) and Path(named).is_dir():
-        return AachenDataset.open(Path(named))
+) -> Dataset | None:
+    named = given or summary.get("dataset")
+    if isinstance(named, str | Path) and (given or Path(named).is_dir()):
+        queries, truth = (
+            Path(summary[key]) if summary.get(key) else None for key in ("queries", "truth")
+        )
+        benchmark = summary.get("benchmark", DEFAULT)
+        return open_dataset(
+            Path(named), benchmark, summary.get("scene"), queries=queries, truth=truth
+        )
     where = f"the dataset {named} is not there" if named else "no dataset was given"
     notes.append(f"Without photos, errors and reasons of failures: {where} (--dataset).")
     return None
@@ -155,12 +169,12 @@ def _scene(
     map_model: Model,
     map_fields: Mapping[int, tuple[float, float]],
     result: LocalizationResult,
-    dataset: AachenDataset | None,
+    dataset: Dataset | None,
     wanted: Sequence[np.ndarray],
     max_points: int,
 ) -> tuple[Scene, np.ndarray]:
     """The scene, and the rows of the map's points in it."""
-    frame: Frame = upright_frame(map_model)
+    frame: MapFrame = upright_frame(map_model)
     shown = choose_points(len(map_model.point_ids), wanted, max_points)
     points = frame.points(map_model.xyz[shown])
     images = list(map_model.images.values())
@@ -181,14 +195,14 @@ def _scene(
         db_names=[image.name for image in images],
         db_poses=db_poses,
         estimated=frame.poses([query.pose for query in result.queries.values()], fields),
-        truth=frame.poses([truth.get(base_name(name)) for name in result.queries], fields),
+        truth=frame.poses([truth.get(name) for name in result.queries], fields),
     )
     return scene, shown
 
 
 def _query_reports(
     outputs: Path,
-    dataset: AachenDataset | None,
+    dataset: Dataset | None,
     map_model: Model,
     result: LocalizationResult,
     diagnoses: Sequence[Diagnosis],
@@ -207,8 +221,10 @@ def _query_reports(
         if pictured and len(chosen) < len(results):
             notes.append(
                 f"{len(chosen)} of {len(results)} queries have a picture of their matches: the "
-                "worst, and some of all others (--pictures); all have a thumbnail."
+                "worst, and some of all others (--max-pictures); all have a thumbnail."
             )
+
+        unread: list[str] = []
 
         def report(index: int) -> QueryReport:
             query = results[index]
@@ -216,6 +232,8 @@ def _query_reports(
             picture = small = None
             if dataset is not None:
                 small = thumbnail(dataset.image_dir / query.name)
+                if small is None:
+                    unread.append(query.name)
                 if features is not None and matches is not None and index in chosen:
                     best = max(range(len(found)), key=lambda i: (found[i], query.retrieved[i][1]))
                     picture = _picture(
@@ -227,12 +245,18 @@ def _query_reports(
             )
 
         with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
-            return list(
+            reports = list(
                 tqdm(
                     pool.map(report, range(len(results))),
                     total=len(results), desc="report", unit="query", delay=1,
                 )
             )  # fmt: skip
+        if unread:
+            notes.append(
+                f"{len(unread)} of {len(results)} queries have no picture, as their photo is "
+                f"missing or broken: {', '.join(sorted(unread)[:5])}"
+            )
+        return reports
 
 
 def _opened(stack: ExitStack, reader: Any, path: Path, notes: list[str], what: str) -> Any:
@@ -257,7 +281,7 @@ def _query_report(
     rows: np.ndarray,
     shown: np.ndarray,
     features: FeatureReader | None,
-    small: Photo | None,
+    small: ReportPhoto | None,
     picture: MatchPicture | None,
 ) -> QueryReport:
     some = _some(len(rows), _POINTS_PER_QUERY)
@@ -332,7 +356,7 @@ def _keypoints(features: FeatureReader, query: QueryResult, index: np.ndarray) -
     if len(index) and index.max() >= len(keypoints):
         raise SamfeatError(
             features.path,
-            f"{query.name} has fewer keypoints than its inliers say",
+            f"{query.name} has fewer keypoints than its inliers refer to",
             "localize again with these features",
         )
     return keypoints[index]
@@ -369,5 +393,5 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        raise SamfeatError(path, "not the summary of a run", "delete it or run again")
+        raise SamfeatError(path, "not the summary of a run", "run the same command again")
     return content

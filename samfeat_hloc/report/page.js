@@ -2,13 +2,13 @@
 /* Fills the page from the JSON in it. Names and messages become text nodes, never markup. */
 
 const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16) / 255);
-// Okabe and Ito's colours; a shape goes with each
-const FAILED = { color: rgb("#D55E00"), shape: "cross", css: "#D55E00" };
+// the colours of evaluation/palette.py; a shape goes with each
+const FAILED = { color: rgb("%VERMILION%"), shape: "cross", css: "%VERMILION%" };
 const CONDITION_LOOKS = [
-  ["#0072B2", "disc"], ["#E69F00", "square"], ["#56B4E9", "diamond"], ["#CC79A7", "disc"],
+  ["%BLUE%", "disc"], ["%ORANGE%", "square"], ["%SKY%", "diamond"], ["%PURPLE%", "disc"],
 ].map(([css, shape]) => ({ color: rgb(css), shape, css }));
-const TRUTH_LOOK = { color: rgb("#009E73"), shape: "ring", css: "#009E73" };
-const DATABASE_LOOK = { color: rgb("#BBBBBB"), shape: "triangle", css: "#BBBBBB" };
+const TRUTH_LOOK = { color: rgb("%GREEN%"), shape: "ring", css: "%GREEN%" };
+const DATABASE_LOOK = { color: rgb("%GREY%"), shape: "triangle", css: "%GREY%" };
 const MOST_INLIERS = 150, MOST_OTHERS = 100;
 
 const byId = (id) => document.getElementById(id);
@@ -207,7 +207,7 @@ async function drawPicture(canvas, query, width) {
   };
   if (!picture) {
     const xy = decode(query.inlierXY, Uint16Array);
-    dots(xy, "#56B4E9", 2.2);
+    dots(xy, "%SKY%", 2.2);
     return `${number(xy.length / 2)} of ${number(query.inliers)} inliers on its thumbnail`;
   }
   const matches = decode(picture.matches, Uint16Array), inliers = decode(picture.inliers, Uint8Array);
@@ -215,7 +215,7 @@ async function drawPicture(canvas, query, width) {
   const words = [];
   if (toggles.keypoints) {
     const xy = decode(picture.keypoints, Uint16Array);
-    dots(xy, "#E69F00", 1.3);
+    dots(xy, "%ORANGE%", 1.3);
     words.push(`${number(xy.length / 2)} of ${number(picture.numKeypoints)} keypoints (orange dots)`);
   }
   const lines = (index, color, dash, thickness, ends) => {

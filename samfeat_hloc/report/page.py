@@ -22,14 +22,15 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from ..evaluation import palette
 from ..evaluation.localization import LocalizationEvaluation
 from ..evaluation.localization_curves import error_figure
 from ..evaluation.record import measurement
-from ..files.textlines import write_atomically
+from ..files.atomic import write_atomically
 from ..pipelines.summary import StageSummary
 from ..version import __version__
 from .contents import MatchPicture, QueryReport, ReportData, Scene
-from .photos import Photo
+from .photos import ReportPhoto
 
 _SCRIPTS = ("viewer.js", "page.js")
 
@@ -73,7 +74,10 @@ def page_content(data: ReportData) -> dict[str, Any]:
 
 
 def _asset(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    text = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    for name, colour in palette.NAMES.items():
+        text = text.replace(f"%{name}%", colour)
+    return text
 
 
 def _hash(text: str) -> str:
@@ -227,7 +231,7 @@ def _query(
     }
 
 
-def _photo(photo: Photo | None) -> dict[str, Any] | None:
+def _photo(photo: ReportPhoto | None) -> dict[str, Any] | None:
     if photo is None:
         return None
     return {"jpeg": base64.b64encode(photo.jpeg).decode(), "size": list(photo.size)}

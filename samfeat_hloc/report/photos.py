@@ -17,14 +17,14 @@ MAX_KEYPOINTS = 4096
 
 
 @dataclass(frozen=True)
-class Photo:
+class ReportPhoto:
     """`jpeg` of at most a given longer side, and the (width, height) of the photo it is of."""
 
     jpeg: bytes
     size: tuple[int, int]
 
 
-def encode(image: np.ndarray, longer_side: int, quality: int) -> Photo:
+def encode(image: np.ndarray, longer_side: int, quality: int) -> ReportPhoto:
     """Shrink (never enlarge) an RGB image and encode it."""
     height, width = image.shape[:2]
     scale = longer_side / max(height, width)
@@ -36,20 +36,20 @@ def encode(image: np.ndarray, longer_side: int, quality: int) -> Photo:
     )
     if not done:
         raise SamfeatError("opencv", "it could not encode a photo as JPEG", "reinstall it")
-    return Photo(data.tobytes(), (width, height))
+    return ReportPhoto(data.tobytes(), (width, height))
 
 
-def thumbnail(path: Path) -> Photo | None:
+def thumbnail(path: Path) -> ReportPhoto | None:
     """A small picture; None where the photo is missing or broken: a report shows what there is."""
     return _of(path, THUMBNAIL_SIDE, 62)
 
 
-def detail(path: Path) -> Photo | None:
+def detail(path: Path) -> ReportPhoto | None:
     """A picture large enough to follow matches in; None as for `thumbnail`."""
     return _of(path, DETAIL_SIDE, 72)
 
 
-def _of(path: Path, longer_side: int, quality: int) -> Photo | None:
+def _of(path: Path, longer_side: int, quality: int) -> ReportPhoto | None:
     try:
         return encode(read_image(path), longer_side, quality)
     except SamfeatError:

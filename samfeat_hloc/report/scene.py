@@ -21,7 +21,7 @@ _CAMERA = struct.Struct("<IiQQ")  # id, model, width, height; then the parameter
 
 
 @dataclass(frozen=True)
-class Frame:
+class MapFrame:
     """The scene's coordinates: `rotation` (3, 3) @ (world - `origin` (3,)), z up."""
 
     origin: np.ndarray
@@ -46,7 +46,7 @@ class Frame:
         return rows
 
 
-def upright_frame(map_model: Model) -> Frame:
+def upright_frame(map_model: Model) -> MapFrame:
     """Up is the mean of the database cameras' upward directions, the origin amid the cameras."""
     cameras = [image.pose for image in map_model.images.values()]
     up = -np.mean([pose.rotation[1] for pose in cameras], axis=0)
@@ -56,7 +56,7 @@ def upright_frame(map_model: Model) -> Frame:
     east = east - up * (east @ up)
     east /= np.linalg.norm(east)
     origin = np.median([pose.centre for pose in cameras], axis=0)
-    return Frame(origin, np.stack([east, np.cross(up, east), up]))
+    return MapFrame(origin, np.stack([east, np.cross(up, east), up]))
 
 
 def extent(points: np.ndarray, cameras: np.ndarray) -> tuple[np.ndarray, float]:

@@ -8,16 +8,16 @@ points from one view to another; ``write_demo(folder)`` writes a whole localizat
 from .city import build_city
 from .demo import Shot, plan_shots, write_demo
 from .lighting import DAY, NIGHT, day_exposure, illuminate, night_exposure, photograph
-from .render import Correspondences, View, correspond, lift, look_at, project, render
+from .render import Rendering, TrueCorrespondences, correspond, lift, look_at, project, render
 from .surfaces import City
 
 __all__ = [
     "DAY",
     "NIGHT",
     "City",
-    "Correspondences",
+    "Rendering",
     "Shot",
-    "View",
+    "TrueCorrespondences",
     "build_city",
     "correspond",
     "day_exposure",

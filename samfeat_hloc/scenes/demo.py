@@ -11,14 +11,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from ..colmap.cameras import Camera
 from ..colmap.poses import Pose, write_poses
 from ..errors import SamfeatError
+from ..files.atomic import put_in_place, work_folder
+from ..progress import tqdm
 from .city import build_city
 from .lighting import DAY, NIGHT, day_exposure, illuminate, night_exposure, photograph
-from .render import View, correspond, lift, look_at, render
+from .render import Rendering, correspond, lift, look_at, render
 from .surfaces import LENGTH, City
 
 RECIPE = 1
@@ -73,15 +74,9 @@ def write_demo(
         )
     if _finished(output_dir, recipe):
         return output_dir
-    unfinished = output_dir.with_name(f".{output_dir.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        _write(unfinished, recipe, plan_shots(seed, num_db, num_queries, size))
-        if output_dir.is_dir():
-            output_dir.rmdir()  # it is empty, and not every system replaces a folder
-        unfinished.replace(output_dir)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with work_folder(output_dir) as work:
+        _write(work / "demo", recipe, plan_shots(seed, num_db, num_queries, size))
+        put_in_place(work / "demo", output_dir)
     return output_dir
 
 
@@ -150,7 +145,7 @@ def _write(root: Path, recipe: dict[str, object], shots: Sequence[Shot]) -> None
     with tqdm(total=3 + 2 * len(shots), desc="building the demo city", leave=False) as progress:
         city = build_city(seed)
         progress.update(1)
-        views: list[View] = []
+        views: list[Rendering] = []
         for light, conditions in ((DAY, ("db", "day")), (NIGHT, ("night",))):
             lit = illuminate(city, light, seed)
             progress.update(1)
@@ -170,10 +165,10 @@ def _photograph_all(
     numbered: Sequence[tuple[int, Shot]],
     seed: int,
     done: Callable[[], object],
-) -> list[View]:
+) -> list[Rendering]:
     """Take and save photographs; the database's are returned with what they show of the city."""
 
-    def take(item: tuple[int, Shot]) -> View | None:
+    def take(item: tuple[int, Shot]) -> Rendering | None:
         index, shot = item
         rng = np.random.default_rng((seed, 3, index))
         view = render(city, shot.camera, shot.pose)
@@ -219,7 +214,7 @@ class _Point:
     seen: dict[int, np.ndarray]
 
 
-def _scene_points(views: Sequence[View]) -> list[_Point]:
+def _scene_points(views: Sequence[Rendering]) -> list[_Point]:
     """Corners of the database images lifted to the surfaces they lie on, with all who see them."""
     free = [np.full(view.surface.shape, 255, np.uint8) for view in views]
     points: list[_Point] = []
@@ -247,9 +242,9 @@ def _scene_points(views: Sequence[View]) -> list[_Point]:
     return points
 
 
-def _write_reference_model(folder: Path, shots: Sequence[Shot], views: Sequence[View]) -> None:
+def _write_reference_model(folder: Path, shots: Sequence[Shot], views: Sequence[Rendering]) -> None:
     """Through COLMAP's text format, which every version of pycolmap reads alike."""
-    import pycolmap
+    from ..colmap.library import pycolmap
 
     points = _scene_points(views)
     if not points:

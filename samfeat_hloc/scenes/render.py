@@ -21,7 +21,7 @@ NEAR = 0.05
 
 
 @dataclass(frozen=True)
-class View:
+class Rendering:
     """What a camera sees of a city.
 
     image: uint8 (H, W, 3) RGB. depth: float32 (H, W), metres along the optical axis at pixel
@@ -39,7 +39,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Correspondences:
+class TrueCorrespondences:
     """Where keypoints of one view lie in another.
 
     keypoints: float64 (N, 2) in the second view, NaN where the first shows sky. visible: bool
@@ -179,7 +179,7 @@ def rasterise(
     return winner
 
 
-def render(city: City, camera: Camera, pose: Pose, *, supersampling: int = 2) -> View:
+def render(city: City, camera: Camera, pose: Pose, *, supersampling: int = 2) -> Rendering:
     """Photograph a city: colours averaged over ``supersampling`` squared samples a pixel."""
     width, height = camera.width, camera.height
     forms = surface_forms(city, camera, pose)
@@ -196,7 +196,7 @@ def render(city: City, camera: Camera, pose: Pose, *, supersampling: int = 2) ->
     winner = rasterise(forms[kept], boxes, kept, fine_xs, fine_ys)
     paint = _paint(city, camera, pose, forms, winner, fine_xs, fine_ys, kept, boxes)
     image = cv2.resize(paint, (width, height), interpolation=cv2.INTER_AREA)
-    return View(image, depth.astype(np.float32), surface, planes, camera, pose)
+    return Rendering(image, depth.astype(np.float32), surface, planes, camera, pose)
 
 
 def _paint(
@@ -315,7 +315,7 @@ def _sky(
     return image
 
 
-def lift(view: View, keypoints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def lift(view: Rendering, keypoints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Keypoints (N, 2) to the world: points (N, 3) in metres, NaN for sky; surfaces (N,) int32.
 
     A keypoint between pixels lies on the surface seen by the pixel nearest to it; its depth is
@@ -330,7 +330,7 @@ def lift(view: View, keypoints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (local - view.pose.tvec) @ view.pose.rotation, surface
 
 
-def _surface_at(view: View, pixels: np.ndarray) -> np.ndarray:
+def _surface_at(view: Rendering, pixels: np.ndarray) -> np.ndarray:
     """Surface (N,) int32 at pixels (N, 2), corner origin; -1 for sky and outside."""
     size = np.array((view.camera.width, view.camera.height))
     inside = np.all((pixels >= 0) & (pixels < size), axis=1)
@@ -339,8 +339,8 @@ def _surface_at(view: View, pixels: np.ndarray) -> np.ndarray:
 
 
 def correspond(
-    view0: View, view1: View, keypoints0: np.ndarray, *, tolerance: float = 2e-3
-) -> Correspondences:
+    view0: Rendering, view1: Rendering, keypoints0: np.ndarray, *, tolerance: float = 2e-3
+) -> TrueCorrespondences:
     """Carry keypoints (N, 2) of ``view0`` over to ``view1`` by depth.
 
     ``tolerance``: how much, as a part of the depth, what ``view1`` sees at that spot may lie in
@@ -354,4 +354,4 @@ def correspond(
     inverse = np.einsum("nk,nk->n", view1.planes[there], rays)
     with np.errstate(invalid="ignore"):
         visible = ahead & (there >= 0) & (np.abs(inverse * depth - 1) < tolerance)
-    return Correspondences(pixels - 0.5, visible, surface, points)
+    return TrueCorrespondences(pixels - 0.5, visible, surface, points)

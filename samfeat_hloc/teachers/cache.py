@@ -36,9 +36,8 @@ import cv2
 import numpy as np
 
 from ..errors import SamfeatError
-from ..files.h5arrays import group_names, read_array
+from ..files.h5arrays import group_names, open_hdf5, read_array, reading_hdf5
 from ..files.h5store import Group
-from ..files.provenance import open_hdf5, reading_hdf5
 from ..files.shared_file import SharedFile
 from .reduction import reduce_embedding
 
@@ -78,8 +77,8 @@ def pack(taught: Taught, image_size: tuple[int, int], source: str, *, raw: bool 
     if not np.isfinite(taught.embedding).all():
         raise SamfeatError(
             "teacher",
-            "its embedding is not a number somewhere",
-            "its weights are broken, take others",
+            "its embedding contains NaN",
+            "use other weights",
         )
     groups, edges = _bring_down(taught.groups, taught.edges)
     groups = groups.astype(np.int16 if groups.max(initial=0) < 1 << 15 else np.int32)
@@ -162,7 +161,7 @@ class TeacherCache:
             raise SamfeatError(
                 self.path,
                 f"{name} cannot be read ({' '.join(str(error).split())})",
-                "delete the file and run `samfeat teach` again",
+                "copy it again, or run `samfeat teach --overwrite`",
             ) from None
 
     def image_size(self, name: str) -> tuple[int, int]:

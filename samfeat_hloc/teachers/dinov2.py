@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from ..errors import SamfeatError
-from ..feature.checkpoints import file_sha256
+from ..feature.torch_files import read_tensors
+from ..files.provenance import file_sha256
 from .cache import Taught
 from .regions import Regions
 from .registry import Photo, TeacherOptions, need
-from .torchvision_ops import need_torchvision
 
 PATCH = 14
 MOST_CELLS = 64  # along the longer side
@@ -50,7 +50,6 @@ class Encoder:
     """
 
     def __init__(self, weights: Path | None, model: str, device: str) -> None:
-        need_torchvision("teacher dinov2")
         timm = need("timm", "teacher dinov2")
         overlay: dict[str, Any] = {}
         self.weights_sha256: str | None = None
@@ -61,7 +60,9 @@ class Encoder:
             overlay = {"file": str(weights)}
             self.weights_sha256 = file_sha256(weights)
         if "dinov2" not in model or not timm.is_model(model.split(".")[0]):
-            raise SamfeatError(model, "is no DINOv2 of timm's", "take vit_small_patch14_dinov2")
+            raise SamfeatError(
+                model, "timm has no DINOv2 of this name", "take vit_small_patch14_dinov2"
+            )
         try:
             self._network = timm.create_model(
                 model, pretrained=True, num_classes=0, dynamic_img_size=True,
@@ -117,14 +118,14 @@ class Dinov2:
 
 def _model_of(weights: Path) -> str:
     """timm's name of the model that a checkpoint is of."""
-    models = need("timm.models", "teacher dinov2")
+    need("timm.models", "teacher dinov2")
+    # Tensors only: timm, which reads it afterwards, would unpickle code too.
+    state = read_tensors(weights, "give a file of timm's or Meta's")
     try:
-        state = models.load_state_dict(str(weights))
         width = state["patch_embed.proj.weight"].shape[0]
         registers = "_reg4" if {"reg_token", "register_tokens"} & set(state) else ""
         return f"vit_{_SIZES[width]}_patch14{registers}_dinov2"
-    except Exception as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+    except (KeyError, AttributeError, IndexError):
         raise SamfeatError(
-            weights, f"is no checkpoint of DINOv2 ({why})", "give a file of timm's or Meta's"
+            weights, "its tensors are not those of a DINOv2", "give a file of timm's or Meta's"
         ) from None

@@ -85,13 +85,18 @@ def label_map(folder: Path, name: str) -> Path:
     Raises:
         SamfeatError: there is none.
     """
-    for extension in sorted(EXTENSIONS, key=lambda e: (e != ".png", e)):
-        path = folder / Path(name).with_suffix(extension)
-        if path.is_file():
-            return path
-    raise SamfeatError(
-        folder, f"has no label map of {name}", f"add {Path(name).with_suffix('.png')}"
-    )
+    if (path := find_label_map(folder, name)) is None:
+        raise SamfeatError(
+            folder, f"has no label map of {name}", f"add {Path(name).with_suffix('.png')}"
+        )
+    return path
+
+
+def find_label_map(folder: Path, name: str) -> Path | None:
+    """The label map of a photo; None where there is none."""
+    places = (folder / Path(name).with_suffix(ending) for ending in
+              sorted(EXTENSIONS, key=lambda e: (e != ".png", e)))  # fmt: skip
+    return next((path for path in places if path.is_file()), None)
 
 
 def read_label_map(path: Path) -> np.ndarray:
@@ -110,7 +115,7 @@ def read_label_map(path: Path) -> np.ndarray:
             colours = np.asarray(image.convert("RGB")).astype(np.int32)
     except (OSError, ValueError, SyntaxError) as error:
         why = " ".join(str(error).split())
-        raise SamfeatError(path, f"is no label map that can be read ({why})") from None
+        raise SamfeatError(path, f"cannot be read as a label map ({why})") from None
     numbers = (colours[..., 0] << 16) + (colours[..., 1] << 8) + colours[..., 2]
     return np.where(numbers == 0, -1, numbers).astype(np.int32)
 

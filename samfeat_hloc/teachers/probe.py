@@ -8,11 +8,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from ..errors import SamfeatError
+from ..progress import tqdm
 from .cache import TeacherCache
-from .labels import label_map, read_label_map
+from .labels import find_label_map, read_label_map
 
 LEAST_CELLS = 2.0  # of a region, in cells of the embedding
 
@@ -28,15 +28,16 @@ class ProbeResult:
     regions: int
     labels: int
     photos: int
+    all_photos: int
     neighbours: int
 
     def line(self) -> str:
         """The figures in words."""
         return (
             f"{100 * self.accuracy:.1f} % of {self.regions} regions ({self.labels} labels,"
-            f" {self.photos} photos) are recognised by their {self.neighbours} nearest in other"
-            f" photos ({100 * self.balanced:.1f} % over labels alike); always guessing the most"
-            f" frequent label: {100 * self.chance:.1f} %"
+            f" {self.photos} of {self.all_photos} photos) are recognised by their"
+            f" {self.neighbours} nearest in other photos ({100 * self.balanced:.1f} % over labels"
+            f" alike); always guessing the most frequent label: {100 * self.chance:.1f} %"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -59,9 +60,7 @@ def probe(cache: TeacherCache, label_dir: Path, *, neighbours: int = 5) -> Probe
     vectors, labels, photos = [], [], []
     used = 0
     for name in tqdm(cache.names, desc="probe", unit="photo", delay=2):
-        try:
-            path = label_map(label_dir, name)
-        except SamfeatError:
+        if (path := find_label_map(label_dir, name)) is None:
             continue
         embedding = cache.read(name, own_dimensions=True).embedding
         found = region_means(embedding, read_label_map(path))
@@ -72,7 +71,7 @@ def probe(cache: TeacherCache, label_dir: Path, *, neighbours: int = 5) -> Probe
             photos.append(used)
     if used < 2 or not labels:
         raise SamfeatError(
-            label_dir, f"has label maps of {used} photos of {cache.path}", "two at least are needed"
+            label_dir, f"has label maps of {used} photos of {cache.path}", "at least two are needed"
         )
     right = guessed_right(np.array(vectors), np.array(labels), np.array(photos), neighbours)
     kinds, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
@@ -80,7 +79,8 @@ def probe(cache: TeacherCache, label_dir: Path, *, neighbours: int = 5) -> Probe
         accuracy=float(right.mean()),
         balanced=float((np.bincount(index, right) / counts).mean()),
         chance=float(counts.max() / counts.sum()),
-        regions=len(labels), labels=len(kinds), photos=used, neighbours=neighbours,
+        regions=len(labels), labels=len(kinds), photos=used, all_photos=len(cache.names),
+        neighbours=neighbours,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -90,10 +91,19 @@ def need(package: str, purpose: str) -> Any:
     """
     try:
         return import_module(package)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         missing = error.name or package
         raise SamfeatError(
             purpose, f"needs the package {missing}", "pip install samfeat_hloc[train]"
+        ) from None
+    except (ImportError, RuntimeError, OSError) as error:
+        # torchvision's compiled part fits one build of torch, and fails so beside any other.
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        fitting = "torchvision" if "torchvision" in why else package
+        raise SamfeatError(
+            purpose,
+            f"{package} does not work with torch {version('torch')} ({why})",
+            f"install the {fitting} that belongs to this torch",
         ) from None
 
 

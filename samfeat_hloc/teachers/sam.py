@@ -9,7 +9,6 @@ the mask good.
 from __future__ import annotations
 
 import hashlib
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,12 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import SamfeatError
-from ..feature.checkpoints import file_sha256
+from ..errors import SamfeatError, cause_of
+from ..feature.torch_files import read_torch
+from ..files.provenance import file_sha256
 from .cache import Taught
 from .maps import soft_edges, working_image
 from .registry import Photo, TeacherOptions, need, weights_file
-from .torchvision_ops import need_torchvision
 
 _ADVICE = "a file such as sam_vit_b_01ec64.pth"
 _MODELS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}  # by the encoder's width
@@ -86,7 +85,6 @@ def load_model(path: Path) -> tuple[str, Any]:
     Raises:
         SamfeatError: segment-anything is missing, or the file is damaged or no checkpoint of SAM.
     """
-    need_torchvision("teacher sam")
     package = need("segment_anything", "teacher sam")
     if official := _OFFICIAL.fullmatch(path.name):
         found = _md5(path)
@@ -99,17 +97,17 @@ def load_model(path: Path) -> tuple[str, Any]:
                 ),
                 "download it again",
             )
+    state = read_torch(path, f"give {_ADVICE}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
         width = state["image_encoder.patch_embed.proj.weight"].shape[0]
         kind = _MODELS[width]
         model = package.sam_model_registry[kind]()
         model.load_state_dict(state)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError,
-            AttributeError) as error:  # fmt: skip
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if (cause := cause_of(error)) is not None:
+            raise SamfeatError(path, cause) from None
         raise SamfeatError(
-            path, f"is no checkpoint of SAM ViT-B, L or H ({reason[0][:100]})", f"give {_ADVICE}"
+            path, "its tensors are not those of SAM ViT-B, L or H", f"give {_ADVICE}"
         ) from None
     return kind, model.eval()
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from tqdm import tqdm
 
 from ..files import images, provenance
 from ..files.h5store import Group, SegmentWriter
 from ..files.image_folders import list_images
 from ..parallel.devices import Work, all_devices, on_devices
 from ..parallel.image_checks import refuse_broken
+from ..progress import tqdm
 from .cache import BUDGET, FORMAT, MAP_SIDE, TeacherCache, pack
 from .maps import working_image
 from .reduction import RELATION_ERROR
@@ -71,11 +71,11 @@ def main(
         raw: keep whole embeddings in float16 (2 MB a photo for SAM).
         device: where to compute; None for all GPUs (a process each), or the processor.
         batch_size: photos through the teacher at once; None for 4 on a GPU, 1 on a processor.
-        overwrite: start anew instead of refusing a cache that was made differently.
+        overwrite: start anew instead of refusing a cache that was created with other settings.
 
     Raises:
         SamfeatError: no photos, one that is broken, something the teacher needs is missing, or a
-            cache made differently. What is taught so far is kept.
+            cache created with other settings. What is taught so far is kept.
     """
     job = Job(Path(image_dir), teacher, options, raw)
     names = list_images(job.image_dir, for_lists=False)
@@ -88,7 +88,6 @@ def main(
     sources = job.sources(names)
     with SegmentWriter(output, record, overwrite=overwrite, compare_inputs=False) as writer:
         if writer.is_finished(sources):
-            logger.info("teach: %s is there already, skipped", output)
             return output
         left = [name for name in names if writer.done.get(name) != sources[name]]
         refuse_broken(job.image_dir, left)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import SamfeatError
+from ..files.atomic import write_atomically
 from .data import PACKED
 from .recipe import Recipe
 from .trainer import train
@@ -98,11 +99,15 @@ def ablate(recipe: Recipe) -> list[AblationRow]:
             process.start()
             process.join()
             if process.exitcode:
-                raise SamfeatError(chosen.output, f"training {name} failed", "its reason is above")
+                raise SamfeatError(
+                    chosen.output, f"training {name} failed", "the reason is printed above"
+                )
         rows.append(_row(name, chosen.output, float(json.loads(memory.read_text()))))
     record = {"rows": [asdict(row) for row in rows], "recipe": asdict(recipe)}
-    (recipe.output / "ablation.json").write_text(json.dumps(record, indent=1, default=str))
-    (recipe.output / "ablation.md").write_text(table(rows) + "\n")
+    write_atomically(
+        recipe.output / "ablation.json", json.dumps(record, indent=1, default=str) + "\n"
+    )
+    write_atomically(recipe.output / "ablation.md", table(rows) + "\n")
     return rows
 
 

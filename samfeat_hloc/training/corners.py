@@ -66,7 +66,7 @@ def common_corners(
     response = (corner_response(view0) * response1).clamp(min=0).sqrt() * valid0[:, None]
 
     kept = (response >= local_maximum(response, radius)) & (response > least)
-    kept = clear_border(kept, 4, side, side)
+    kept = clear_border(kept, 4, width=side, height=side)
     ranked = torch.where(kept, response, response.new_tensor(-1.0)).flatten(1)
     values, order = ranked.topk(limit, dim=1)
     whole = torch.stack([order % side, order // side], dim=-1)

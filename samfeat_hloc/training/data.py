@@ -100,8 +100,8 @@ def _homographies(
     if teacher is not None and not any(name in teacher for name in photos.names):
         raise SamfeatError(
             recipe.data.teacher,
-            f"knows none of the photos in {photos.folder}",
-            "run samfeat teach on that folder",
+            f"has no entry for any photo in {photos.folder}",
+            "run `samfeat teach` on that folder",
         )
     HomographySource(photos, recipe.homographies, teacher, labels)  # refused before packing
     path = recipe.data.packed or recipe.output / PACKED

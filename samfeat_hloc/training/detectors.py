@@ -6,7 +6,6 @@ the file (ALIKED's and DISK's may also lie where torch.hub keeps its downloads).
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from ..feature.detection import clear_border, local_maximum, refine
 from ..feature.extraction import detect_and_describe
 from ..feature.network import SAMFeat
 from ..feature.options import ExtractOptions
+from ..feature.torch_files import read_torch
 from ..teachers.registry import need
 from .corners import corner_response
 
@@ -97,7 +97,7 @@ def _peaks(scores: Tensor, limit: int, least: float) -> Tensor:
     """Sub-pixel local maxima (N, 2) of a map (H, W), the best ``limit``."""
     height, width = scores.shape
     kept = (scores >= local_maximum(scores[None, None], _RADIUS)[0, 0]) & (scores > least)
-    kept = clear_border(kept[None, None], 4, height, width)[0, 0]
+    kept = clear_border(kept[None, None], 4, width=width, height=height)[0, 0]
     values, order = scores.masked_fill(~kept, -1).flatten().topk(min(limit, scores.numel()))
     order = order[values > 0]
     return refine(scores, torch.stack([order % width, order // width], dim=-1))
@@ -125,18 +125,18 @@ def _checkpoint(name: str, weights: Path | None) -> Path:
 
 
 def _load(network: Any, path: Path, choose: Callable[[Any], Any]) -> Any:
+    read = read_torch(path, "give its authors' file")
     try:
-        state = choose(torch.load(path, map_location="cpu", weights_only=True))
+        state = choose(read)
         wanted = network.state_dict()
         # Buffers that are no statistics (grids) are made by the network itself.
         missing = [key for key, _ in network.named_parameters() if key not in state]
         if missing:
             raise KeyError(f"lacks {missing[0]}")
         network.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError,
-            AttributeError) as error:  # fmt: skip
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise SamfeatError(
-            path, f"is no checkpoint of this detector ({why})", "give its authors' file"
+            path, f"is not a checkpoint of this detector ({why})", "give its authors' file"
         ) from None
     return network

@@ -60,7 +60,7 @@ def make_pairs(
         labelled = labels_in_views(found, sizes, to_photo0, seen0, options.keypoints)
     if teacher is not None:
         with ThreadPoolExecutor(READERS, thread_name_prefix="teacher") as readers:
-            entries = list(readers.map(partial(_said, teacher), names))
+            entries = list(readers.map(partial(_taught_if_known, teacher), names))
         taught = (
             warp_taught(entries, sizes, to_photo0, side),
             warp_taught(entries, sizes, to_photo1, side),
@@ -71,7 +71,7 @@ def make_pairs(
     )  # fmt: skip
 
 
-def _said(teacher: TeacherCache, name: str) -> Taught | None:
+def _taught_if_known(teacher: TeacherCache, name: str) -> Taught | None:
     return teacher.read(name) if name in teacher else None
 
 
@@ -98,6 +98,11 @@ class HomographySource:
                 f"has no labels of {len(missing)} photos ({missing[0]}, ...)",
                 "run `samfeat label` on their folder",
             )
+
+    @property
+    def num_pairs(self) -> int:
+        """One of each photo."""
+        return len(self.photos)
 
     def batch(self, count: int, options: PairOptions, generator: torch.Generator) -> PairBatch:
         """``count`` random pairs on the generator's device."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import cv2
@@ -13,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..evaluation.palette import BLUE, GREEN, ORANGE, rgb
 from ..feature.extraction import detect_and_describe
 from ..feature.levels import Network
 from ..feature.options import ExtractOptions
+from ..files.atomic import write_whole
 from ..geometry.homographies import transform
 from .pairs import PairBatch
 from .validation import mutual_nearest
@@ -46,10 +47,7 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:  # fmt: skip
+    def __exit__(self, *_: object) -> None:
         self._log.close()
         if self._board is not None:
             self._board.close()
@@ -77,7 +75,7 @@ class Journal:
             kept = [
                 line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step
             ]
-            path.write_text("".join(line + "\n" for line in kept))
+            write_whole(path, "".join(line + "\n" for line in kept))
 
 
 @torch.inference_mode()
@@ -96,13 +94,13 @@ def draw_pair(model: Network, batch: PairBatch) -> dict[str, np.ndarray]:
     canvas = np.hstack(images)
     for index, features in enumerate(found):
         for x, y in features["keypoints"].round().int().tolist():
-            cv2.circle(canvas, (x + index * side, y), 1, (0, 158, 115), -1)
+            cv2.circle(canvas, (x + index * side, y), 1, rgb(GREEN), -1)
     first, second = mutual_nearest(found[0]["descriptors"], found[1]["descriptors"])
     start, end = found[0]["keypoints"][first], found[1]["keypoints"][second]
     colours = [(255, 255, 255)] * len(start)
     if batch.matrix01 is not None:
         error = (transform(batch.matrix01, start[None])[0] - end).norm(dim=1)
-        colours = [(0, 114, 178) if good else (230, 159, 0) for good in (error <= 3).tolist()]
+        colours = [rgb(BLUE) if good else rgb(ORANGE) for good in (error <= 3).tolist()]
     for a, b, colour in zip(start.tolist(), end.tolist(), colours, strict=True):
         ends = [(round(p[0]) + shift, round(p[1])) for p, shift in ((a, 0), (b, side))]
         cv2.line(canvas, ends[0], ends[1], colour, 1, cv2.LINE_AA)

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SamfeatError
-from ..files.h5arrays import group_names, read_array
-from ..files.provenance import open_hdf5
+from ..files.h5arrays import group_names, open_hdf5, read_array
 from ..files.shared_file import SharedFile
 from ..geometry.homographies import transform
 
@@ -56,7 +55,9 @@ class KeypointLabels:
             SamfeatError: it has none, or they cannot be read.
         """
         if name not in self._known:
-            raise SamfeatError(self.path, f"has no {name}", "run `samfeat label` on its folder")
+            raise SamfeatError(
+                self.path, f"has no keypoints of {name}", "run `samfeat label` on its folder"
+            )
         try:
             group = self._file()[name]
             keypoints = read_array(group, "keypoints", self.path)

@@ -17,17 +17,18 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..errors import SamfeatError
-from ..feature.checkpoints import SHIPPED, file_sha256
+from ..feature.checkpoints import SHIPPED
 from ..feature.detection import local_maximum, refine
 from ..files import images, provenance
 from ..files.h5store import Group, SegmentWriter
 from ..files.image_folders import list_images
+from ..files.provenance import file_sha256
 from ..geometry.homographies import homography_from_points, pixel_grid, transform, uniform, warp
 from ..parallel.devices import Work, all_devices, on_devices
 from ..parallel.image_checks import refuse_broken
+from ..progress import tqdm
 from .corners import gaussian_blur
 from .detectors import STRIDE, Detect, load_detector
 from .keypoint_labels import KeypointLabels
@@ -107,7 +108,7 @@ def main(
 
     Raises:
         SamfeatError: no photos, one that is broken, no such detector, a checkpoint that is missing,
-            an output made differently.
+            an output created with other settings.
     """
     image_dir = Path(image_dir)
     names = list_images(image_dir, for_lists=False)
@@ -121,7 +122,6 @@ def main(
     sources = {name: f"{(image_dir / name).stat().st_size} bytes" for name in names}
     with SegmentWriter(output, record, overwrite=overwrite, compare_inputs=False) as writer:
         if writer.is_finished(sources):
-            logger.info("label: %s is there already, skipped", output)
             return output
         left = [name for name in names if writer.done.get(name) != sources[name]]
         refuse_broken(image_dir, left)
@@ -219,7 +219,7 @@ def adaptation_views(
     """
     if options.views < 1 or options.scale < 1:
         raise SamfeatError(
-            f"views {options.views}, scale {options.scale}", "both have to be from 1"
+            f"views {options.views}, scale {options.scale}", "both have to be at least 1"
         )
     count, device, half = options.views, generator.device, side / 2
     corners = half * torch.tensor([[-1.0, -1.0], [1, -1], [1, 1], [-1, 1]], device=device)

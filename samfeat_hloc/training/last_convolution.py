@@ -34,10 +34,10 @@ def open_checkpoint(
             there or cannot be written, no photos.
     """
     if output.exists() and not overwrite:
-        raise SamfeatError(output, "is there already", "give another --out, or --overwrite")
+        raise SamfeatError(output, "exists already", "give another --output, or --overwrite")
     model = SAMFeat.from_pretrained(weights)
     if done in model.metadata:
-        raise SamfeatError(weights, f"is {done} already", "give the checkpoint before")
+        raise SamfeatError(weights, f"is {done} already", "give the checkpoint from before that")
     photos = PhotoFolder.open(images)
     if len(photos) >= HELD_BACK_EVERY:
         photos = photos.split()[0]

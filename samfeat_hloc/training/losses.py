@@ -80,7 +80,7 @@ def triplet_loss(
     attention0: Tensor,
     attention1: Tensor,
     valid: Tensor,
-    not_search: Tensor,
+    too_close: Tensor,
     *,
     temperature: float = 14.0,
     margin: float = 1.0,
@@ -92,7 +92,7 @@ def triplet_loss(
             other.
         attention0, attention1: (B, N, 1) attention weights.
         valid: (B, N), 1 where the pair of points counts.
-        not_search: (B, N, N), 1 where point j of image 1 is too close to point i's match to be
+        too_close: (B, N, N), 1 where point j of image 1 is too close to point i's match to be
             its negative (the diagonal included).
         temperature: T of the weights exp(attention0 / T), normalised over the image.
 
@@ -101,7 +101,7 @@ def triplet_loss(
     """
     between = distances(descriptors0 * attention0, descriptors1 * attention1)
     positive = torch.diagonal(between, dim1=1, dim2=2)
-    hardest = (between + UNREACHABLE * not_search).amin(dim=2)
+    hardest = (between + UNREACHABLE * too_close).amin(dim=2)
     weight = torch.exp(attention0.squeeze(-1) / temperature) * valid
     weight = weight / weight.sum(dim=1, keepdim=True).clamp(min=1e-5)
     return (torch.relu(margin + positive - hardest) * weight).sum(dim=1).mean()
@@ -111,7 +111,7 @@ def matching_loss(
     descriptors0: Tensor,
     descriptors1: Tensor,
     valid: Tensor,
-    not_search: Tensor,
+    too_close: Tensor,
     *,
     temperature: float = 0.05,
 ) -> Tensor:
@@ -129,7 +129,7 @@ def matching_loss(
     pairs, points, _ = descriptors0.shape
     similarity = descriptors0.flatten(0, 1) @ descriptors1.flatten(0, 1).t() / temperature
     same = torch.eye(points, device=valid.device, dtype=torch.bool)
-    blocked = torch.block_diag(*((not_search > 0) & ~same).unbind(0))
+    blocked = torch.block_diag(*((too_close > 0) & ~same).unbind(0))
     blocked = blocked | ~(valid.flatten() > 0)[None]
     blocked = blocked & ~torch.eye(pairs * points, device=valid.device, dtype=torch.bool)
     similarity = similarity.masked_fill(blocked, -torch.inf)
@@ -211,7 +211,7 @@ def _mean_over(values: Tensor, known: Tensor | None) -> Tensor:
 
 
 def wsc_loss(
-    descriptors: Tensor, attention: Tensor, groups: Tensor, not_search: Tensor, *,
+    descriptors: Tensor, attention: Tensor, groups: Tensor, too_close: Tensor, *,
     margin: float = 0.07, temperature: float = 5.0,
 ) -> Tensor:  # fmt: skip
     """Weakly supervised contrast by semantic groups, the release's InfoNCE form (L_wsc).
@@ -222,19 +222,19 @@ def wsc_loss(
 
     Arguments:
         descriptors: (B, N, D) of unit length. attention: (B, N, 1).
-        groups: (B, N), -1 where no group. not_search: (B, N, N), 1 where two points are too close.
+        groups: (B, N), -1 where no group. too_close: (B, N, N), 1 where two points are too close.
 
     Returns:
         Scalar, of one side of the pairs; the release averages both.
     """
-    distance, positive, negative = _grouped(descriptors, attention, groups, not_search)
+    distance, positive, negative = _grouped(descriptors, attention, groups, too_close)
     near = torch.exp(-torch.maximum(margin * positive, distance * positive) / temperature)
     far = torch.exp(-distance * negative / temperature)
     return -torch.log(near.sum(1) / (near.sum(1) + far.sum(1))).mean()
 
 
 def wsc_margin_loss(
-    descriptors: Tensor, attention: Tensor, groups: Tensor, not_search: Tensor, *,
+    descriptors: Tensor, attention: Tensor, groups: Tensor, too_close: Tensor, *,
     margin: float = 0.07, temperature: float = 5.0,
 ) -> Tensor:  # fmt: skip
     """Weakly supervised contrast, the paper's margin form with M and T.
@@ -245,8 +245,8 @@ def wsc_margin_loss(
 
     Arguments and return value: as in :func:`wsc_loss`.
     """
-    distance, positive, negative = _grouped(descriptors, attention, groups, not_search)
-    apart = 1 - not_search
+    distance, positive, negative = _grouped(descriptors, attention, groups, too_close)
+    apart = 1 - too_close
     positive, negative = positive * apart, negative * apart
     counts = positive.sum(2), negative.sum(2)
     own = ((distance * positive).sum(2) / counts[0].clamp(min=1)).clamp(min=margin)
@@ -256,11 +256,11 @@ def wsc_margin_loss(
 
 
 def _grouped(
-    descriptors: Tensor, attention: Tensor, groups: Tensor, not_search: Tensor
+    descriptors: Tensor, attention: Tensor, groups: Tensor, too_close: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Distances within an image (B, N, N), which of them are in a group, and which between two."""
     weighted = descriptors * attention
-    distance = distances(weighted, weighted) + UNREACHABLE * not_search
+    distance = distances(weighted, weighted) + UNREACHABLE * too_close
     known = (groups >= 0)[:, :, None] & (groups >= 0)[:, None]
     same = groups[:, :, None] == groups[:, None]
     return distance, (known & same).to(distance), (known & ~same).to(distance)

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Generic
 
 import torch
-from tqdm import tqdm
 
 from ..colmap.model import is_model
 from ..errors import SamfeatError
+from ..progress import tqdm
 from ..teachers.cache import Taught
 from .keypoint_labels import Labels
 from .pairs import PairBatch, PairOptions
@@ -101,6 +101,11 @@ class MegadepthSource:
                 f"depth maps are looked for in {_DEPTHS[0].format('SCENE')}",
             )
         return cls(PosedSource(read, options))
+
+    @property
+    def num_pairs(self) -> int:
+        """All that overlap."""
+        return self._posed.num_pairs
 
     def batch(self, count: int, options: PairOptions, generator: torch.Generator) -> PairBatch:
         """``count`` random pairs on the generator's device; see :class:`.pairs.PairSource`."""

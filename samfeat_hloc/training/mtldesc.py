@@ -142,6 +142,11 @@ class MtldescSource:
         source._read(names[0])
         return source
 
+    @property
+    def num_pairs(self) -> int:
+        """Those of the release."""
+        return len(self.names)
+
     def batch(self, count: int, options: PairOptions, generator: torch.Generator) -> PairBatch:
         """``count`` random pairs on the generator's device; see :class:`.pairs.PairSource`."""
         device = generator.device
@@ -229,12 +234,12 @@ class MtldescSource:
             self.root / "despoint" / f"{name}.npz", ("desp_point1", "desp_point2", "valid_mask")
         )
         path = self.root / "sam" / f"{name}.npz"
-        said = _arrays(path, (*_SAM, *_SAM.values())) if name in self._taught else None
+        sam = _arrays(path, (*_SAM, *_SAM.values())) if name in self._taught else None
         photos = []
         valid = despoint["valid_mask"].reshape(-1) > 0
         try:
             for k in (0, 1):
-                taught, categories = _said(said, k) if said else (None, np.full(len(valid), -1))
+                taught, categories = _of_sam(sam, k) if sam else (None, np.full(len(valid), -1))
                 points = (despoint[f"desp_point{k + 1}"].reshape(-1, 2) + 1) / 2 * (size - 1)
                 if not len(points) == len(valid) == len(categories):
                     raise ValueError(f"{len(points)} points, {len(valid)} of them marked as valid"
@@ -256,9 +261,9 @@ class _Known(dict[str, Any]):
         return self[name]
 
 
-def _said(said: dict[str, np.ndarray], k: int) -> tuple[Taught, np.ndarray]:
+def _of_sam(sam: dict[str, np.ndarray], k: int) -> tuple[Taught, np.ndarray]:
     """SAM's embedding and edges of photo k, and the categories of its descriptor points."""
-    feature, edge, category = (said[(first, second)[k]] for first, second in _SAM.items())
+    feature, edge, category = (sam[(first, second)[k]] for first, second in _SAM.items())
     edges = edge.reshape(edge.shape[-2:]).astype(np.float32) / 255
     embedding = feature.reshape(feature.shape[-3:]).astype(np.float32)
     taught = Taught(embedding, np.full(edges.shape, -1, np.int32), edges)

@@ -28,14 +28,14 @@ class PairOptions:
 
     crop: side of the views, pixels. night: share of second views relit as night. points:
     descriptor points a pair, half of them on keypoints. keypoints: labels a view at most.
-    not_search: radius around a match within which nothing is a negative, pixels.
+    too_close: radius around a match within which nothing is a negative, pixels.
     """
 
     crop: int = 192
     night: float = 0.35
     points: int = 256
     keypoints: int = 224
-    not_search: float = 8.0
+    too_close: float = 8.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class PairBatch:
 
     labels0, labels1: (B, S, S) keypoint labels. valid0, valid1: (B, S, S), where they hold.
     edges0, edges1: (B, S, S) in [0, 1]. points0, points1: (B, N, 2), row i of one is row i of the
-    other. valid: (B, N). not_search: (B, N, N). matrix01: (B, 3, 3), view 0 to view 1,
+    other. valid: (B, N). too_close: (B, N, N). matrix01: (B, 3, 3), view 0 to view 1,
     where a homography says it; else None.
     corners0, corners1: (B, K, 2), the labels' sub-pixel places. present: (B, K), which are there.
     groups0, groups1: (B, N) int64, the teacher's semantic group at the points, -1 where none.
@@ -63,7 +63,7 @@ class PairBatch:
     points0: Tensor
     points1: Tensor
     valid: Tensor
-    not_search: Tensor
+    too_close: Tensor
     corners0: Tensor
     corners1: Tensor
     present: Tensor
@@ -101,7 +101,10 @@ class TeacherViews:
 
 
 class PairSource(Protocol):
-    """Where pairs come from."""
+    """Where pairs come from. num_pairs: how many make an epoch."""
+
+    @property
+    def num_pairs(self) -> int: ...
 
     def batch(self, count: int, options: PairOptions, generator: torch.Generator) -> PairBatch:
         """``count`` random pairs on the generator's device; the same for the same random state."""
@@ -164,9 +167,9 @@ def finish_pairs(
     corners0, corners1, present = corners
     points0, points1, valid = points
     count, side = len(view0), view0.shape[-1]
-    near = torch.cdist(points1, points1) < options.not_search
+    near = torch.cdist(points1, points1) < options.too_close
     # Distances in view 0 count as well: after a zoom, close there may be far here.
-    near |= torch.cdist(points0, points0) < options.not_search
+    near |= torch.cdist(points0, points0) < options.too_close
 
     edges0, edges1 = gradient_edges(view0), gradient_edges(view1)
     groups0 = torch.full(valid.shape, -1, dtype=torch.long, device=valid.device)

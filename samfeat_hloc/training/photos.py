@@ -19,14 +19,14 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..errors import SamfeatError, writing
+from ..files.atomic import making_file
 from ..files.image_folders import list_images
 from ..files.images import read_image
-from ..files.locks import sole_run
 from ..parallel.image_checks import refuse_broken
 from ..parallel.workers import Workers
+from ..progress import tqdm
 
 HELD_BACK_EVERY = 25  # each 25th photo is for validation
 LONGEST = 480  # pixels of a photo's longer side; larger ones are reduced
@@ -140,7 +140,11 @@ class PackedPhotos:
         self.path = Path(path)
         index = _read_index(self.path)
         if index is None:
-            raise SamfeatError(path, "is not a whole file of packed photos", "delete it")
+            raise SamfeatError(
+                path,
+                "is not a whole file of packed photos",
+                "copy it again, or give another data.packed",
+            )
         places, start = {}, len(FORMAT)
         for name, width, height, _ in index["photos"]:
             places[name] = (start, width, height)
@@ -181,29 +185,22 @@ def pack(folder: Path, path: Path) -> PackedPhotos:
     sources = [_source(folder / name) for name in names]
     if not _holds(path, names, sources):
         refuse_broken(folder, names)
-        with sole_run(path), writing(path):
-            _write(folder, names, sources, path)
+        with making_file(path) as place:
+            _write(folder, names, sources, place)
     return PackedPhotos(path)
 
 
 def _write(folder: Path, names: Sequence[str], sources: Sequence[str], path: Path) -> None:
-    temporary = path.with_name(path.name + ".tmp")
     entries = []
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(FORMAT)
-            decoded = _decoded([folder / name for name in names])
-            bar = tqdm(decoded, total=len(names), desc="photos", unit="photo")
-            for name, source, pixels in zip(names, sources, bar, strict=True):
-                stream.write(pixels.data)
-                entries.append([name, pixels.shape[1], pixels.shape[0], source])
-            index = json.dumps({"longest": LONGEST, "photos": entries}).encode()
-            stream.write(index + len(index).to_bytes(8, "little"))
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with path.open("wb") as stream:
+        stream.write(FORMAT)
+        decoded = _decoded([folder / name for name in names])
+        bar = tqdm(decoded, total=len(names), desc="photos", unit="photo")
+        for name, source, pixels in zip(names, sources, bar, strict=True):
+            stream.write(pixels.data)
+            entries.append([name, pixels.shape[1], pixels.shape[0], source])
+        index = json.dumps({"longest": LONGEST, "photos": entries}).encode()
+        stream.write(index + len(index).to_bytes(8, "little"))
 
 
 def _decoded(paths: Sequence[Path]) -> Iterator[np.ndarray]:
@@ -248,7 +245,7 @@ def _holds(path: Path, names: Sequence[str], sources: Sequence[str]) -> bool:
     with writing(path), path.open("rb") as stream:
         if stream.read(len(FORMAT)) != FORMAT:
             raise SamfeatError(
-                path, "is there and is not a file of packed photos", "give another data.packed"
+                path, "exists and is not a file of packed photos", "give another data.packed"
             )
     index = _read_index(path)
     return (

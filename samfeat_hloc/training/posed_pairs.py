@@ -89,6 +89,11 @@ class PosedSource:
         )
         return cls([scene], options)
 
+    @property
+    def num_pairs(self) -> int:
+        """All that overlap."""
+        return sum(len(scene.pairs) for scene in self.scenes)
+
     def batch(self, count: int, options: PairOptions, generator: torch.Generator) -> PairBatch:
         """``count`` random pairs on the generator's device; see :class:`.pairs.PairSource`."""
         device = generator.device

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from ..colmap.cameras import CAMERA_MODELS, Camera
 from ..colmap.covisibility import shared_points
@@ -18,6 +17,7 @@ from ..colmap.model import read_model
 from ..colmap.poses import Pose
 from ..errors import SamfeatError
 from ..files.images import read_image
+from ..progress import tqdm
 from ..teachers.cache import Taught
 from .depth_maps import find_depth_map, read_depth_map
 from .keypoint_labels import Labels
@@ -199,7 +199,7 @@ def read_scene(
     if teacher is not None and not any(image.taught for image in posed):
         raise SamfeatError(
             images,
-            "the teacher has seen none of the model's photos there",
+            "the teacher's cache has no entry for any of the model's photos",
             "run `samfeat teach` on this folder",
         )
     bare = [image.name for image in posed if labels is not None and image.labels is None]

@@ -14,6 +14,7 @@ paper; the reward is that of DISK, NeurIPS 2020, with gradients through P itself
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,16 +23,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..errors import SamfeatError
 from ..feature.levels import choose, detect_levels
 from ..feature.network import DESCRIPTOR_DIM, SAMFeat
 from ..feature.options import ExtractOptions
 from ..geometry.homographies import HomographyOptions, transform
+from ..progress import tqdm
 from .homography_pairs import HomographySource
 from .last_convolution import multiply_in, open_checkpoint, write
 from .pairs import PairOptions
+
+logger = logging.getLogger(__name__)
 
 STEPS = 270
 PAIRS = 3  # a step: a pair, and two other photos of which it gets keypoints
@@ -107,6 +110,7 @@ def main(
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     projection: Projection | None = None
+    taken = 0
     progress = tqdm(range(steps), desc="project", unit="step")
     for step in progress:
         scales = SCALES[step % len(SCALES)]
@@ -128,11 +132,16 @@ def main(
         (-reward).backward()
         optimizer.step()
         decay.step()
+        taken += 1
         progress.set_postfix(reward=round(reward.item(), 3), refresh=False)
     if projection is None:
         raise SamfeatError(images, "no keypoints in views of its photos", "give other photos")
     multiply_in(model, projection.matrix.detach(), projection.length * projection.vector.detach())
-    facts = {"steps": steps, "pairs": steps * PAIRS, "photos": images.name, "seed": seed}
+    if taken < steps:
+        logger.warning(
+            "project: %d of %d steps did nothing, a view had no keypoints", steps - taken, steps
+        )
+    facts = {"steps": taken, "pairs": taken * PAIRS, "photos": images.name, "seed": seed}
     return write(model, output, "projected", facts)
 
 

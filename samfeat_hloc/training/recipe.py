@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -13,11 +14,15 @@ from ..errors import SamfeatError
 from ..geometry.homographies import HomographyOptions
 from .pairs import PairOptions
 from .posed_views import PosedOptions
+from .recipe_files import find_recipe
+
+logger = logging.getLogger(__name__)
 
 SCHEDULES = ("linear", "cosine")
 EDGE_LOSSES = ("mse", "bce")
 PRECISIONS = ("auto", "full")
 SHIPPED = "shipped"  # start_from: the checkpoint that comes with the package
+FORMER_KEYS = {"pairs.not_search": "pairs.too_close"}  # and what they are called now
 
 _LEAST = {
     1: (
@@ -27,7 +32,7 @@ _LEAST = {
     ),
     0: (
         "train.learning_rate", "train.warmup", "train.weight_decay", "train.clip", "train.keep",
-        "train.seed", "pairs.not_search", "homographies.rotation", "homographies.perspective",
+        "train.seed", "pairs.too_close", "homographies.rotation", "homographies.perspective",
         "homographies.shift", "posed.rotation", "data.mix.homographies", "data.mix.model",
         "data.mix.megadepth", "data.mix.mtldesc", "data.mix.synthetic",
     ),
@@ -97,14 +102,16 @@ class NetworkOptions:
 
 @dataclass
 class LoopOptions:
-    """steps of batch pairs each (on each GPU). The learning rate rises over warmup steps, stays,
-    and falls to 0 over the last share decay of all steps, linearly or as a cosine (schedule).
-    weight_decay: Adam's. clip: the largest gradient norm. ema: how much of the averaged weights a
-    step keeps, such as 0.999; 0 does without, else the averaged weights are validated and shipped.
-    keep: so many of the last checkpoints stay beside the newest and the best. precision: "auto"
-    takes bfloat16 for the network where the device is fast at it, "full" float32 everywhere."""
+    """steps of batch pairs each (on each GPU); with epochs, as many as so many epochs of the pairs
+    that are found take. The learning rate rises over warmup steps, stays, and falls to 0 over the
+    last share decay of all steps, linearly or as a cosine (schedule). weight_decay: Adam's. clip:
+    the largest gradient norm. ema: how much of the averaged weights a step keeps, such as 0.999; 0
+    does without, else the averaged weights are validated and shipped. keep: so many of the last
+    checkpoints stay beside the newest and the best. precision: "auto" takes bfloat16 for the
+    network where the device is fast at it, "full" float32 everywhere."""
 
     steps: int = 3000
+    epochs: int | None = None
     batch: int = 8
     learning_rate: float = 1e-3
     warmup: int = 50
@@ -167,17 +174,23 @@ class Recipe:
 def read_recipe(path: Path, overrides: list[str]) -> Recipe:
     """Read a recipe and apply ``key=value`` overrides.
 
+    Arguments:
+        path: its file, or the name of one that comes with the package, such as homographies.
+
     Raises:
-        SamfeatError: no such file, not YAML, an unknown or missing key, a value of another type or
-            out of range.
+        SamfeatError: no such recipe, not YAML, an unknown or missing key, a value of another type
+            or out of range.
     """
-    if not path.is_file():
-        raise SamfeatError(path, "no such recipe", "take one from configs/")
+    path = find_recipe(path)
     try:
-        config = OmegaConf.merge(
-            OmegaConf.structured(Recipe), OmegaConf.load(path), OmegaConf.from_dotlist(overrides)
-        )
-        recipe = OmegaConf.to_object(config)
+        given = [OmegaConf.load(path), OmegaConf.from_dotlist(overrides)]
+        for config in given:
+            _rename_keys(config)
+        merged = OmegaConf.merge(OmegaConf.structured(Recipe), *given)
+        steps, epochs = (OmegaConf.select(given[1], f"train.{key}") for key in ("steps", "epochs"))
+        if steps and not epochs:
+            merged.train.epochs = None  # the recipe's own
+        recipe = OmegaConf.to_object(merged)
     except (
         OmegaConfBaseException, ValueError, TypeError, OSError, RecursionError, YAMLError
     ) as error:  # fmt: skip
@@ -188,6 +201,16 @@ def read_recipe(path: Path, overrides: list[str]) -> Recipe:
     assert isinstance(recipe, Recipe)
     _check(recipe, path)
     return recipe
+
+
+def _rename_keys(config: object) -> None:
+    """Give keys of recipes of earlier versions the names that they have now."""
+    for former, key in FORMER_KEYS.items():
+        section, _, name = former.rpartition(".")
+        part = OmegaConf.select(config, section) if isinstance(config, DictConfig) else None
+        if isinstance(part, DictConfig) and name in part:
+            logger.warning("%s is called %s now", former, key)
+            part[key.rpartition(".")[2]] = part.pop(name)
 
 
 def _check(recipe: Recipe, path: Path) -> None:
@@ -206,6 +229,8 @@ def _check(recipe: Recipe, path: Path) -> None:
             value = getattr(sections[section], name)
             if not value >= least:  # nor is nan
                 refuse(key, value, f"a number from {least}")
+    if loop.epochs is not None and loop.epochs < 1:
+        refuse("train.epochs", loop.epochs, "a number from 1, or train.steps")
     if loop.schedule not in SCHEDULES:
         refuse("train.schedule", loop.schedule, " or ".join(SCHEDULES))
     if loop.precision not in PRECISIONS:
@@ -238,5 +263,5 @@ def _check(recipe: Recipe, path: Path) -> None:
         raise SamfeatError(
             path,
             f"losses.{needing[0]} needs a teacher",
-            (f"run samfeat teach and give data.teacher=CACHE, or set losses.{needing[0]}=0"),
+            (f"run `samfeat teach` and give data.teacher=CACHE, or set losses.{needing[0]}=0"),
         )

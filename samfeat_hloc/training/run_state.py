@@ -7,7 +7,6 @@ few. Every file is replaced in one step, so a killed run finds the old one or th
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from dataclasses import asdict, dataclass
@@ -17,19 +16,25 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from torch import nn
+from yaml import YAMLError
 
 from ..errors import SamfeatError, writing
 from ..feature import checkpoints
 from ..feature.network import SAMFeat
-from ..files.h5store import write_whole
-from .posed_views import PosedOptions
-from .recipe import Recipe
+from ..feature.torch_files import read_torch
+from ..files.atomic import write_whole
+from .recipe import FORMER_KEYS, Recipe
 
 STATE = "state.pt"
 NEWEST = "samfeat.safetensors"
 BEST = "best.safetensors"
 CONFIG = "config.yaml"
-_MAY_CHANGE = ("steps", "decay", "log_every", "save_every", "validate_every", "keep")
+# Keys of a recipe that do not decide the weights: where they are kept, how often is logged, saved
+# and validated, how long the run is planned to be.
+_MAY_CHANGE = {"output", "data.packed"} | {
+    f"train.{name}"
+    for name in ("steps", "epochs", "decay", "log_every", "save_every", "validate_every", "keep")
+}
 
 
 @dataclass
@@ -48,7 +53,7 @@ def save_state(
     """Write ``state.pt``."""
     state = {
         **asdict(progress),
-        "recipe": recipe_hash(recipe),
+        "recipe": deciding(plain(recipe)),
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "averaged": averaged.state_dict() if averaged is not None else None,
@@ -57,8 +62,7 @@ def save_state(
     path = folder / STATE
     content = io.BytesIO()
     torch.save(state, content)
-    with writing(path):
-        write_whole(path, content.getvalue())
+    write_whole(path, content.getvalue())
 
 
 def load_state(
@@ -73,17 +77,16 @@ def load_state(
     path = folder / STATE
     if not path.exists():
         return Progress()
+    mend = "give another output, or start_from a checkpoint beside it"
+    state: dict[str, Any] = read_torch(path, mend, device=device)
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-        same = state["recipe"] == recipe_hash(recipe)
-    except Exception as error:
-        raise SamfeatError(
-            path, f"cannot be read ({type(error).__name__})", "delete it to begin anew"
-        ) from None
-    if not same:
+        differing = _what_differs(state, folder, recipe)
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError, OSError, YAMLError):
+        raise SamfeatError(path, "is not the state of a training run", mend) from None
+    if differing:
         raise SamfeatError(
             path,
-            f"is of a run with another recipe ({_what_differs(folder, recipe)})",
+            f"is of a run with another recipe ({', '.join(differing)})",
             "choose another output, or start_from its checkpoint",
         )
     model.load_state_dict(state["model"])
@@ -94,23 +97,10 @@ def load_state(
     return Progress(int(state["step"]), float(state["seconds"]), float(state["best"]))
 
 
-def recipe_hash(recipe: Recipe) -> str:
-    """Of all that decides the weights: not how often is logged, saved and validated, nor how long
-    the run is planned to be (a run may be shortened or prolonged), nor where pixels are kept."""
-    values = plain(recipe)
-    del values["output"], values["data"]["packed"]
-    # Later than the first runs' states, which stay valid: what has its default is not counted.
-    if recipe.data.validation_pairs is None:
-        del values["data"]["validation_pairs"]
-    if recipe.posed == PosedOptions():
-        del values["posed"]
-    if recipe.train.precision == "auto":
-        del values["train"]["precision"]
-    parts = {name: part for name, part in values["network"].items() if part is not None}
-    values["network"] = {"edge_attention": True, **parts}
-    for name in _MAY_CHANGE:
-        del values["train"][name]
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+def deciding(values: dict[str, Any]) -> dict[str, Any]:
+    """All of a recipe that decides the weights, as ``{"section.key": value}``."""
+    flat = {FORMER_KEYS.get(key, key): value for key, value in _flat(values).items()}
+    return {key: value for key, value in flat.items() if key not in _MAY_CHANGE}
 
 
 def plain(recipe: Recipe) -> dict[str, Any]:
@@ -119,21 +109,20 @@ def plain(recipe: Recipe) -> dict[str, Any]:
     return values
 
 
-def _what_differs(folder: Path, recipe: Recipe) -> str:
-    """The keys whose values are others than those that the run folder's recipe has."""
-    path = folder / CONFIG
-    try:
-        known = OmegaConf.to_container(OmegaConf.load(path))
-        before = json.loads(json.dumps(known, default=str))
-        differing = [
-            f"{key}: {before_value} then, {value} now"
-            for key, value in _flat(plain(recipe)).items()
-            if (before_value := _flat(before).get(key, value)) != value
-            and key not in ("output", "data.packed", *(f"train.{n}" for n in _MAY_CHANGE))
-        ]
-    except Exception:  # a help only: whatever is wrong with the file
-        return str(path)
-    return ", ".join(differing) or str(path)
+def _what_differs(state: dict[str, Any], folder: Path, recipe: Recipe) -> list[str]:
+    """The keys whose values are others than when the state was written."""
+    before = state["recipe"]
+    if isinstance(before, str):  # a hash, of a recipe that lies beside it
+        read = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
+        before = json.loads(json.dumps(read, default=str))
+    # A key that there was not then had its default.
+    before = deciding(plain(Recipe(output=folder))) | deciding(before)
+    now = deciding(plain(recipe))
+    return [
+        f"{key}: {before.get(key)} then, {now.get(key)} now"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -160,4 +149,5 @@ def save_weights(
 
 def _copy(source: Path, target: Path) -> None:
     with writing(target):
-        write_whole(target, source.read_bytes())
+        content = source.read_bytes()
+    write_whole(target, content)

@@ -33,6 +33,11 @@ class MixedSource:
         self.sources = [source for source, _ in sources]
         self._below = (weights / weights.sum()).cumsum(0)
 
+    @property
+    def num_pairs(self) -> int:
+        """Those of all sources."""
+        return sum(source.num_pairs for source in self.sources)
+
     def batch(self, count: int, options: PairOptions, generator: torch.Generator) -> PairBatch:
         """``count`` pairs of one of the sources; see :class:`.pairs.PairSource`."""
         drawn = torch.rand((), generator=generator, device=generator.device, dtype=torch.float64)

@@ -10,10 +10,10 @@ from typing import TypeVar
 import cv2
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ..errors import SamfeatError
-from ..scenes import DAY, View, build_city, correspond, illuminate, lift, plan_shots, render
+from ..progress import tqdm
+from ..scenes import DAY, Rendering, build_city, correspond, illuminate, lift, plan_shots, render
 from ..teachers.cache import Taught
 from .pairs import PairBatch, PairOptions
 from .posed_pairs import PosedSource
@@ -64,6 +64,11 @@ class SyntheticSource:
         # Everything is in memory already: nothing to cache.
         return cls(PosedSource(made, options, cache_bytes=0))
 
+    @property
+    def num_pairs(self) -> int:
+        """All that overlap."""
+        return self._posed.num_pairs
+
     def batch(self, count: int, options: PairOptions, generator: torch.Generator) -> PairBatch:
         """``count`` random pairs on the generator's device; see :class:`.pairs.PairSource`."""
         return self._posed.batch(count, options, generator)
@@ -84,7 +89,7 @@ def make_scene(
     return scene_of(views, seed, taught=taught)
 
 
-def scene_of(views: Sequence[View], seed: int = 0, *, taught: bool = True) -> PosedScene:
+def scene_of(views: Sequence[Rendering], seed: int = 0, *, taught: bool = True) -> PosedScene:
     """Pictures of one city as a scene; ``seed`` shapes the codes of its surfaces.
 
     Raises:
@@ -116,7 +121,7 @@ def _itself(kept: T) -> T:
     return kept
 
 
-def _common_points(views: Sequence[View]) -> tuple[np.ndarray, list[np.ndarray]]:
+def _common_points(views: Sequence[Rendering]) -> tuple[np.ndarray, list[np.ndarray]]:
     """World points (P, 3) on a grid over every picture, and which of them each picture shows."""
     places: list[np.ndarray] = []
     seen: list[list[np.ndarray]] = [[] for _ in views]

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,13 +20,13 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from ..errors import SamfeatError, writing
 from ..feature.detection import sample
 from ..feature.levels import half_precision
 from ..feature.network import Maps, SAMFeat
-from ..files.h5store import sole_run
+from ..files.locks import sole_run
+from ..progress import tqdm
 from ..version import __version__
 from . import losses, processes
 from .data import open_data
@@ -61,12 +62,12 @@ def batch_losses(maps: Maps, batch: PairBatch, options: LossOptions) -> dict[str
         parts["position"] = losses.position_loss(logits, corners, present)
     if options.triplet:
         parts["triplet"] = losses.triplet_loss(
-            descriptors0, descriptors1, attention0, attention1, batch.valid, batch.not_search,
+            descriptors0, descriptors1, attention0, attention1, batch.valid, batch.too_close,
             temperature=options.triplet_temperature,
         )  # fmt: skip
     if options.matching:
         parts["matching"] = losses.matching_loss(
-            descriptors0, descriptors1, batch.valid, batch.not_search
+            descriptors0, descriptors1, batch.valid, batch.too_close
         )
     if batch.teacher0 is not None and batch.teacher1 is not None:
         teacher = torch.cat([batch.teacher0, batch.teacher1])
@@ -76,7 +77,7 @@ def batch_losses(maps: Maps, batch: PairBatch, options: LossOptions) -> dict[str
             parts["psrd"] = losses.psrd_loss(maps.distillation, teacher, known)
     for name, contrast in (("wsc", losses.wsc_loss), ("wsc_margin", losses.wsc_margin_loss)):
         if getattr(options, name):
-            near = torch.cat([batch.not_search, batch.not_search])
+            near = torch.cat([batch.too_close, batch.too_close])
             groups = torch.cat([batch.groups0, batch.groups1])
             parts[name] = contrast(
                 descriptors, attention, groups, near,
@@ -177,6 +178,14 @@ def _train(recipe: Recipe, device: torch.device, rank: int, world: int) -> Path:
     if loop.ema:
         averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(loop.ema))  # type: ignore[no-untyped-call]
     data = open_data(recipe, device)
+    if loop.epochs is not None:
+        steps = loop.epochs * math.ceil(data.source.num_pairs / (loop.batch * world))
+        loop = replace(loop, steps=steps)
+        recipe = replace(recipe, train=loop)
+        if rank == 0:
+            tqdm.write(
+                f"{output}: {steps} steps, {loop.epochs} epochs of {data.source.num_pairs} pairs"
+            )
     output.mkdir(parents=True, exist_ok=True)
     progress = load_state(output, recipe, model, optimizer, averaged, device)
     parallel = processes.in_parallel(model, device, world)

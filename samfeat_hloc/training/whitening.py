@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from ..errors import SamfeatError
 from ..feature.levels import half_precision
 from ..feature.network import DESCRIPTOR_DIM, SAMFeat
 from ..geometry.homographies import HomographyOptions
+from ..progress import tqdm
 from .homography_pairs import HomographySource
 from .last_convolution import multiply_in, open_checkpoint, write
 from .pairs import PairBatch, PairOptions
@@ -74,7 +74,7 @@ def main(
         raise SamfeatError(
             images,
             f"{count} corners match between its views, too few to whiten by",
-            "give more --pairs, or other photos",
+            "raise --num-pairs, or give other photos",
         )
     whiten(model, total / count, strength)
     facts = {"strength": strength, "pairs": pairs, "photos": images.name, "corners": count}

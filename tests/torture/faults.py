@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import children
+from budget import left, short
 from children import Ended
 from stages import City, Stage, differences, inspect, run_stage, start_stage, unreadable
 from tally import Tally
@@ -14,16 +15,17 @@ from tally import Tally
 PROMISE = "one line that names the cause, exit code 1; finished work kept, the rerun completes it"
 
 
-def try_stage(city: City, stage: Stage, tally: Tally) -> None:
-    """All faults on one stage."""
+def try_stage(city: City, stage: Stage, tally: Tally, deadline: float) -> None:
+    """All faults on one stage, as far as the time goes."""
     whole = city.whole / stage.name
     largest = max(path.stat().st_size for path in whole.rglob("*") if path.is_file())
     causes = ("file size limit", "disk is full", "the disk full")
     sizes = [int(largest * share) for share in (0.0, 0.1, 0.5, 0.9)]
-    _limited(city, stage, tally, "full disk", causes, [children.file_size(s) for s in sizes])
-    _limited(city, stage, tally, "few open files", ("open files",),
+    _limited(city, stage, tally, "full disk", causes, deadline,
+             [children.file_size(s) for s in sizes])  # fmt: skip
+    _limited(city, stage, tally, "few open files", ("open files",), deadline,
              [children.open_files(number) for number in (1, 2, 3, 5, 8)])  # fmt: skip
-    _limited(city, stage, tally, "little memory", ("memory",),
+    _limited(city, stage, tally, "little memory", ("memory",), deadline,
              [children.memory(megabytes) for megabytes in (8, 32, 64, 128)])  # fmt: skip
     _read_only(city, stage, tally)
     _two_at_once(city, stage, tally)
@@ -59,10 +61,13 @@ def after(city: City, stage: Stage, folder: Path, done: Path | None = None) -> l
 
 def _limited(
     city: City, stage: Stage, tally: Tally, fault: str, causes: tuple[str, ...],
-    limits: list[children.Limit],
+    deadline: float, limits: list[children.Limit],
 ) -> None:  # fmt: skip
-    lost, said, met = [], "", 0
+    lost, said, met, tried = [], "", 0, 0
     for limit in limits:
+        if tried and not left(deadline):
+            break
+        tried += 1
         folder = fresh(city)
         ended = run_stage(stage, folder, limit, timeout=120)
         found = wrong(ended, causes)
@@ -74,8 +79,9 @@ def _limited(
         if found:
             lost.append("; ".join(found[:3]))
     weak = "" if met else "every limit was enough for it"
-    tally.add("fault", f"{stage.name}: {fault}", PROMISE, lost or [weak or plain(said, city)],
-              tried=len(limits), lost=len(lost))  # fmt: skip
+    tally.add("fault", f"{stage.name}: {fault}", PROMISE,
+              (lost or [weak or plain(said, city)]) + short(tried, len(limits), "limits"),
+              tried=tried, lost=len(lost))  # fmt: skip
 
 
 def _read_only(city: City, stage: Stage, tally: Tally) -> None:
@@ -118,7 +124,7 @@ def _two_at_once(city: City, stage: Stage, tally: Tally) -> None:
 
 
 def _skipped(ended: Ended) -> bool:
-    return "skipped" in ended.output or "is there already" in ended.output
+    return "skipped" in ended.output or "exists already" in ended.output
 
 
 def plain(text: str, city: City) -> str:

@@ -5,30 +5,40 @@ from __future__ import annotations
 import random
 import shutil
 import signal
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import children
+from budget import Budget, left, short
 from stages import City
 from tally import Tally
 
 SECONDS_EACH = 20  # of one file
+LEAST = 20  # files in one child, and of each parser, whatever the time
 Parse = Callable[[Path], Any]
 
 
-def try_all(city: City, count: int, seed: int, tally: Tally) -> None:
-    """``count`` damaged files for each parser, in a child that goes on after each."""
-    for name, source, parse in _parsers(city):
+def try_all(city: City, count: int, seed: int, tally: Tally, deadline: float) -> None:
+    """``count`` damaged files for each parser, in a child that goes on after each.
+
+    A parser's files are cut short where its share of the time is up.
+    """
+    parsers = _parsers(city)
+    budget = Budget((deadline - time.monotonic()) / 60, len(parsers))
+    for name, source, parse in parsers:
         lost: list[str] = []
-        first = 0
-        while first < count and len(lost) < 5:
-            first = _child(city, name, source, parse, range(first, count), seed, lost)
+        first, end = 0, budget.next()
+        while first < count and len(lost) < 5 and (first < LEAST or left(end)):
+            step = min(first + LEAST, count)
+            first = _child(city, name, source, parse, range(first, step), seed, lost)
         promise = "read, or refused in one line; no other exception, crash, hang, or 2 GB"
         tally.add("bad input", f"{name}: random damage", promise,
-                  lost or [f"{count} damaged files: read, or refused in one line"],
-                  tried=count, lost=len(lost))  # fmt: skip
+                  (lost or [f"{first} damaged files: read, or refused in one line"])
+                  + short(first, count, "files"),
+                  tried=first, lost=len(lost))  # fmt: skip
 
 
 def _child(

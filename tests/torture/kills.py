@@ -8,19 +8,28 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from budget import left, short
 from stages import City, Stage, differences, inspect, run_stage, start_stage, unreadable
 from tally import Tally
 
+LEAST = 3  # kills of a stage, whatever the time
 
-def kill_stage(city: City, stage: Stage, kills: int, seed: int, tally: Tally) -> None:
-    """Kill a stage ``kills`` times, each on an empty output, and compare what the rerun leaves."""
+
+def kill_stage(
+    city: City, stage: Stage, kills: int, seed: int, tally: Tally, deadline: float
+) -> None:
+    """Kill a stage ``kills`` times, each on an empty output, and compare what the rerun leaves.
+
+    Arguments:
+        deadline: after which no more are tried, but for the first few.
+    """
     chance = random.Random(f"{seed} {stage.name}")
     folder = city.folder / "killed"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     usual = run_stage(stage, folder).seconds
     landed, late, most, lost = 0, 0, 0, []
-    while landed < kills and late < 5 * kills:
+    while landed < kills and late < 5 * kills and (landed < LEAST or left(deadline)):
         shutil.rmtree(folder)
         folder.mkdir()
         done = city.folder / "done.txt"
@@ -51,7 +60,7 @@ def kill_stage(city: City, stage: Stage, kills: int, seed: int, tally: Tally) ->
         "kill -9", stage.name,
         f"the same command finishes; equal outputs; at most {stage.batch} {stage.unit}"
         " done again",
-        lost or [f"{landed} kills: equal outputs, {cost}"],
+        (lost or [f"{landed} kills: equal outputs, {cost}"]) + short(landed, kills, "kills"),
         tried=landed, lost=len(lost),
     )  # fmt: skip
 

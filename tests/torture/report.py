@@ -35,6 +35,8 @@ all of it on a small generated city and exits with 1 when anything is lost.
   `train.save_every` steps, and goes on from there with the very numbers of an uninterrupted run.
 - `<output>.lock` is held while an output is made; a second run is refused with the owner's process
   id, and the system frees the lock of a process that dies.
+- An output lies beside its place as `.<output>.unfinished` while it is made; what a killed run has
+  left there is removed by the next run that makes the output or finds it.
 - Threads and processes that work side by side (decoding, matching, localization, the search for
   places, teaching on several devices) are watched: where nothing is finished for `SAMFEAT_PATIENCE`
   seconds (600), the run ends with the name of what hangs; what fails unforeseen is named too. A
@@ -43,13 +45,15 @@ all of it on a small generated city and exits with 1 when anything is lost.
 - Feature extraction knows an image by the SHA-256 of its whole file, taken as it is decoded: a
   change that leaves the size is noticed, a copied folder's dates are no change. So a run that finds
   images done reads their files once. Teaching and labelling still go by the size in bytes.
-- Every output says what made it (configuration, weights, inputs, versions). One made differently
-  is refused, never silently reused.
+- Every output records how it was created (configuration, weights, inputs, versions). One created
+  with other settings is refused, never silently reused.
 - Checkpoints are safetensors; a file of the public release is read as tensors only. Recipes are
   read as plain YAML, maps as plain arrays. Image names that leave their folder are refused
   wherever they come from. Arrays in HDF5 files are read only after their claimed size, counts in
   COLMAP's files only where the file can hold them, photos only up to 200 megapixels.
 """
+
+_KINDS = Path(__file__).with_name("nothing-silent.md")  # written by hand
 
 _TAIL = """
 ## The nightly soak
@@ -84,7 +88,8 @@ def write(path: Path, tally: Tally, minutes: float, processor: float, seed: int)
         f" {os.cpu_count()} processors whose load was {os.getloadavg()[2]:.1f}; Python"
         f" {platform.python_version()}, {versions}.",
     ]  # fmt: skip
-    titles = {"kill -9": "Killed", "fault": "Faults", "bad input": "Bad input", "soak": "Soak"}
+    titles = {"kill -9": "Killed", "silent": "Nothing silent", "hang": "Hangs",
+              "fault": "Faults", "bad input": "Bad input", "soak": "Soak"}  # fmt: skip
     for kind, title in titles.items():
         rows = [row for row in tally.rows if row.kind == kind]
         if not rows:
@@ -98,7 +103,13 @@ def write(path: Path, tally: Tally, minutes: float, processor: float, seed: int)
                 happened = "<br>".join(_cell(text) for text in row.happened[:6])
                 lines.append(f"| {row.subject} | {row.tried} | {row.lost} | {happened} |")
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = "\n".join(lines) + "\n" + _TAIL.format(soak=_last_soak(path.with_name(SOAK)))
+    text = (
+        "\n".join(lines)
+        + "\n"
+        + "\n"
+        + _KINDS.read_text()
+        + _TAIL.format(soak=_last_soak(path.with_name(SOAK)))
+    )
     path.write_text(text.replace("\n\n\n", "\n\n"))
 
 

@@ -18,14 +18,16 @@ import faults
 import fuzz
 import kills as kills_of
 import report as report_of
+import silent
 import soak as soak_of
 import typer
+from budget import Budget
 from stages import NAMES, City
 from tally import Tally
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 FULL_SOAK = 10_000
-PARTS = ("kills", "faults", "inputs", "soak")
+PARTS = ("kills", "silent", "faults", "inputs", "soak")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -33,9 +35,12 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     kills: Annotated[int, typer.Option(min=1, help="Kills of each stage.")] = 20,
     damages: Annotated[int, typer.Option(min=1, help="Damaged files for each parser.")] = 200,
+    minutes: Annotated[
+        float, typer.Option(min=1, help="Of all but the soak; less is tried where time is up.")
+    ] = 12.0,
     seed: Annotated[int, typer.Option(help="Of the moments and the rubbish.")] = 0,
     only: Annotated[
-        list[str] | None, typer.Option(help="kills, faults, inputs, soak; repeat.")
+        list[str] | None, typer.Option(help="kills, silent, faults, inputs, soak; repeat.")
     ] = None,
     stage: Annotated[list[str] | None, typer.Option(help="Only this stage; repeat.")] = None,
     work: Annotated[Path | None, typer.Option(help="Folder to work in, kept.")] = None,
@@ -62,13 +67,14 @@ def main(
     # Two lanes side by side: each has one child at a time, and a child one thread.
     beside = None
     if "kills" in parts and len(parts) > 1:
-        beside = children.Child(lambda: _faults_and_inputs(folder, parts, names, damages, seed))
+        beside = children.Child(lambda: _beside(folder, parts, names, damages, seed, minutes))
     if "kills" in parts:
         print(f"uninterrupted, seconds: {city.prepare()}", flush=True)
+        budget = Budget(minutes, len(names))
         for name in names:
-            kills_of.kill_stage(city, city.stage(name), kills, seed, tally)
+            kills_of.kill_stage(city, city.stage(name), kills, seed, tally, budget.next())
     else:
-        _faults_and_inputs(folder, parts, names, damages, seed)
+        _beside(folder, parts, names, damages, seed, minutes)
     if "soak" in parts:
         soak_of.soak(folder / "soak", soak_images or 80, soak_every or 10.0, tally)
     if beside is not None:
@@ -78,35 +84,39 @@ def main(
             raise SystemExit("faults and inputs could not be tried")
     if (folder / "beside.json").exists():
         tally.load(folder / "beside.json")
-    minutes = (time.monotonic() - began) / 60
+    took = (time.monotonic() - began) / 60
     if report is None and not only and not stage:
         report = DOCS / "reliability.md"
     if soak and soak_images == FULL_SOAK:
         report_of.keep_soak(DOCS / report_of.SOAK, tally)
     if report is not None:
-        report_of.write(report, tally, minutes, children.processor_seconds() / 60, seed)
-    print(f"\n{tally.table()}\n{minutes:.1f} minutes; work in {folder}")
+        report_of.write(report, tally, took, children.processor_seconds() / 60, seed)
+    print(f"\n{tally.table()}\n{took:.1f} minutes; work in {folder}")
     raise typer.Exit(int(tally.lost > 0))
 
 
-def _faults_and_inputs(
-    folder: Path, parts: list[str], names: list[str], damages: int, seed: int
+def _beside(
+    folder: Path, parts: list[str], names: list[str], damages: int, seed: int, minutes: float
 ) -> None:
-    """The rows go to ``beside.json``."""
-    if not {"faults", "inputs"} & set(parts):
+    """All but the kills and the soak; the rows go to ``beside.json``."""
+    if not {"silent", "faults", "inputs"} & set(parts):
         return
     city, tally = City(folder / "beside"), Tally(file=folder / "beside.json")
     city.prepare()
+    shares = 2 * ("silent" in parts) + len(names) * ("faults" in parts) + 4 * ("inputs" in parts)
+    budget = Budget(minutes, shares)
+    if "silent" in parts:
+        silent.try_all(city, tally, budget.next(2))
     if "faults" in parts:
         for name in names:
-            faults.try_stage(city, city.stage(name), tally)
+            faults.try_stage(city, city.stage(name), tally, budget.next())
             if name in bad_workers.THREADS:
                 bad_workers.try_threads(city, city.stage(name), tally)
         if "teach" in names:
             bad_workers.try_processes(city, tally)
     if "inputs" in parts:
-        bad_files.try_all(city, tally)
-        fuzz.try_all(city, damages, seed, tally)
+        bad_files.try_all(city, tally, budget.next(2))
+        fuzz.try_all(city, damages, seed, tally, budget.next(2))
 
 
 if __name__ == "__main__":

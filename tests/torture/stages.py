@@ -64,21 +64,21 @@ class City:
                 "--output", out / "matches.h5", "--workers", "2",
             ], 1, "pairs"),
             Stage("map", lambda out: [
-                "mapping", "--reference-model", model, "--image-dir", photos, "--pairs",
+                "triangulate", "--reference-model", model, "--images", photos, "--pairs",
                 self.db_pairs, "--features", features, "--matches", matches, "--output",
                 out / "map",
             ], VERIFIED_AT_ONCE, "pairs"),
             Stage("localize", lambda out: [
-                "localization", "--map", self.map, "--queries", lists[0], "--queries", lists[1],
+                "poses", "--map", self.map, "--queries", lists[0], "--queries", lists[1],
                 "--pairs", self.query_pairs, "--features", features, "--matches", matches,
                 "--output", out / "poses.txt",
             ], 4, "queries"),  # one, and those that two threads finish while it is written
             Stage("teach", lambda out: [
                 "teach", "--images", photos / "db", "--teacher", "regions", "--device", "cpu",
-                "--out", out / "teacher.h5",
+                "--output", out / "teacher.h5",
             ], 1, "photos"),
             Stage("train", lambda out: [
-                "train", "--config", CONFIG, f"data.images={photos}", f"output={out / 'run'}",
+                "train", "--recipe", CONFIG, f"data.images={photos}", f"output={out / 'run'}",
                 "train.steps=8", "train.batch=2", "train.log_every=1", "train.save_every=2",
                 "train.validate_every=4", "train.warmup=1", "train.keep=1", "pairs.crop=64",
                 "pairs.points=32", "pairs.keypoints=32",

@@ -9,7 +9,8 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table. kind: kill -9, fault, bad input. what happened: in words."""
+    """A line of the table. kind: "kill -9", "silent", "hang", "fault", "bad input" or "soak".
+    happened: in words."""
 
     kind: str
     subject: str

@@ -1,0 +1,136 @@
+"""``samfeat map build`` and ``samfeat map export``: a map comes in, a map goes out."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import SamfeatError
+from .options import DEFAULT_PRESET, LocalWorkers, OfficialWeights, Preset, Weights
+
+_Output = Annotated[Path, typer.Option("--output", help="Folder of the saved map to write.")]
+
+
+def register(maps: typer.Typer) -> None:
+    """Add the commands to the group ``samfeat map``."""
+    maps.command("build")(_build)
+    maps.command("export")(_export)
+
+
+def _build(
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[SOURCE]",
+            help="Outputs folder of `samfeat reconstruct` or `samfeat run`; or a COLMAP model, "
+            "with --images. Left out with --poses.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    output: _Output,
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", help="Folder of the images of a COLMAP model or of --poses."),
+    ] = None,
+    poses: Annotated[
+        Path | None,
+        typer.Option("--poses", help="Known poses, 'name qw qx qy qz tx ty tz' (world to camera)."),
+    ] = None,
+    queries: Annotated[
+        Path | None,
+        typer.Option("--cameras", help="Intrinsics of --poses, 'name MODEL width height params'."),
+    ] = None,
+    camera: Annotated[
+        str | None,
+        typer.Option("--camera", help='One camera of all --poses, "MODEL width height params...".'),
+    ] = None,
+    num_matched: Annotated[
+        int, typer.Option("--num-matched", help="Images matched with each posed image.")
+    ] = 20,
+    preset: Preset = DEFAULT_PRESET,
+    weights: Weights = None,
+    official_weights: OfficialWeights = False,
+    workers: LocalWorkers = 2,
+    compact: Annotated[
+        bool,
+        typer.Option(
+            "--compact",
+            help="Leave out keypoints without a point: a map several times smaller, whose poses "
+            "are a little less exact.",
+        ),
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a saved map.")] = False,
+) -> None:
+    """Save a map in one folder, for `samfeat localize`.
+
+    Of a COLMAP model, or of poses, features are extracted and points triangulated at the known
+    poses first. An interrupted build goes on when the same command is given again.
+    """
+    from ..colmap.model import is_model
+    from ..maps import building
+    from ..maps.sources import sources_in
+
+    building.check_output(output, overwrite=overwrite)
+    stages = output.with_name(f"{output.name}.stages")
+    if poses is not None or (source is not None and is_model(source)):
+        from ..pipelines import posed
+
+        if images is None:
+            raise SamfeatError("--images", "not given", "name the folder that the photos are in")
+        if poses is None:
+            assert source is not None
+            model = source
+        elif source is not None:
+            raise SamfeatError("--poses", f"given beside {source}", "give one of them")
+        else:
+            cameras = _cameras(poses, queries, camera)
+            model = posed.model_of_lists(poses, cameras, stages / "reference")
+        options = posed.PosedOptions(preset, weights, official_weights, num_matched, workers)
+        found = posed.run(model, images, stages, options)
+    elif source is None:
+        raise SamfeatError("SOURCE", "not given", "give outputs, a COLMAP model, or --poses")
+    else:
+        found = sources_in(source)
+    saved = building.build(found, output, compact=compact, overwrite=overwrite)
+    shutil.rmtree(stages, ignore_errors=True)
+    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    typer.echo(
+        f"{output}: {len(saved.images)} images, {len(saved.xyz)} points, "
+        f"{saved.num_observations} observations, {size / 2**20:.1f} MB"
+    )
+
+
+def _cameras(poses: Path, listed: Path | None, camera: str | None) -> dict:  # type: ignore[type-arg]
+    """Intrinsics by image name, of a list or of one camera for all."""
+    from ..colmap.intrinsics import camera_from_text
+    from ..colmap.poses import read_poses
+    from ..datasets.queries import read_queries
+
+    if (listed is None) == (camera is None):
+        raise SamfeatError(
+            "--poses", "needs intrinsics", "give --cameras LIST, or one --camera for all"
+        )
+    if listed is not None:
+        return {query.name: query.camera for query in read_queries(listed, "")}
+    assert camera is not None
+    return dict.fromkeys(read_poses(poses), camera_from_text(camera))
+
+
+def _export(
+    map_dir: Annotated[Path, typer.Argument(metavar="MAP", help="Folder of a saved map.")],
+    output: Annotated[
+        Path, typer.Option("--output", help="Folder of the COLMAP model, or file, to write.")
+    ],
+    to: Annotated[
+        str, typer.Option("--to", help="colmap, ply (a point cloud), or nerfstudio.")
+    ] = "colmap",
+) -> None:
+    """Write a saved map for another program."""
+    from ..maps import saved_map
+    from ..maps.export import export
+
+    typer.echo(f"written: {export(saved_map.read(map_dir), to, output)}")

@@ -1,0 +1,70 @@
+"""What a saved map is built from: a COLMAP model, features and global descriptors.
+
+Every pipeline leaves these three in its outputs folder::
+
+    samfeat run            map/       features.h5  global-descriptors.h5
+    samfeat reconstruct    sparse/0/  features.h5  (global descriptors are made here if need be)
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..colmap.model import is_model, read_model
+from ..errors import SamfeatError
+from ..localization import global_descriptors
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MapSources:
+    """Files of one map.
+
+    model: folder of the COLMAP model whose points are those of the features' keypoints.
+    features: file in hloc's format, with a record of the network that made it.
+    global_descriptors: file with a VLAD vector of every image, and the vocabulary.
+    """
+
+    model: Path
+    features: Path
+    global_descriptors: Path
+
+
+def sources_in(outputs: Path) -> MapSources:
+    """The files of a map in the outputs of ``samfeat run`` or ``samfeat reconstruct``.
+
+    Of several reconstructed models the first, which is the largest, is taken, and that is said.
+    Global descriptors that are not there are made.
+
+    Raises:
+        SamfeatError: no such folder, or neither kind of outputs in it.
+    """
+    if not outputs.is_dir():
+        raise SamfeatError(outputs, "no such folder", "give the outputs of samfeat reconstruct")
+    features = outputs / "features.h5"
+    vectors = outputs / "global-descriptors.h5"
+    if is_model(outputs / "map"):
+        return MapSources(outputs / "map", features, vectors)
+    models = sorted(
+        (path for path in (outputs / "sparse").glob("*") if path.name.isdigit() and is_model(path)),
+        key=lambda path: int(path.name),
+    )
+    if not models:
+        raise SamfeatError(
+            outputs,
+            "no map in it: neither map/, which `samfeat run` leaves, nor sparse/0, which "
+            "`samfeat reconstruct` leaves",
+            "give such a folder, or a COLMAP model with --images",
+        )
+    if len(models) > 1:
+        logger.warning(
+            "%s has %d models; the map is of the largest, %s with %d images",
+            outputs, len(models), models[0].name, len(read_model(models[0]).images),
+        )  # fmt: skip
+    if not vectors.is_file():
+        names = sorted(read_model(models[0]).images)
+        global_descriptors.main(features, names, [], vectors)
+    return MapSources(models[0], features, vectors)

@@ -1,0 +1,132 @@
+"""From posed photos to a map: features, pairs, matches, and points triangulated at the known poses.
+
+The poses are a COLMAP model's, or a list's with a list of intrinsics. Nothing of another feature's
+points is needed; where a model has points, they tell which images see the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..colmap.cameras import Camera
+from ..colmap.model import read_content
+from ..colmap.poses import read_poses
+from ..colmap.registration import ImageEntry, empty_model
+from ..errors import SamfeatError
+from ..feature.presets import PRESETS
+from ..files import provenance
+from ..files.outputs import Output
+from ..localization import features, global_descriptors, mapping, matches, pairs, pairs_by_rule
+from ..localization.inputs import MappingInputs
+from ..maps.sources import MapSources
+from . import methods
+
+
+@dataclass(frozen=True)
+class PosedOptions:
+    """How to map posed photos.
+
+    preset: of extraction, a name in `PRESETS`.
+    weights: SAMFeat's checkpoint; None for the shipped one.
+    official_weights: `weights` is a file of the paper's public release.
+    num_matched: images paired with each image.
+    workers: threads that decode photos.
+    """
+
+    preset: str = "samfeat_aachen"
+    weights: Path | None = None
+    official_weights: bool = False
+    num_matched: int = 20
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise SamfeatError(f"--preset {self.preset}", f"choose from {', '.join(PRESETS)}")
+        for option in ("num_matched", "workers"):
+            if getattr(self, option) < 1:
+                raise SamfeatError(f"--{option.replace('_', '-')}", "give a number from 1")
+
+
+def run(
+    model: Path, image_dir: Path, outputs: Path, options: PosedOptions | None = None
+) -> MapSources:
+    """Map the images of a COLMAP model with SAMFeat.
+
+    Leaves features.h5, pairs-db.txt, matches-db.h5, map/ and global-descriptors.h5 in `outputs`.
+    A run that was interrupted goes on.
+
+    Arguments:
+        model: folder of the model, with points or without.
+        image_dir: folder of its images.
+        outputs: folder for all files; made when missing.
+
+    Raises:
+        SamfeatError: a model without images, missing or broken photos, too few matches that agree
+            with the poses, or files in `outputs` that were created with other settings.
+    """
+    options = options or PosedOptions()
+    content = read_content(model)
+    names = list(content.poses)
+    if len(names) < 2:
+        raise SamfeatError(model, "a single image", "points are seen from two poses at least")
+    outputs.mkdir(parents=True, exist_ok=True)
+    network, how = methods.load("samfeat", options.weights, options.official_weights)
+    feature_file = features.main(
+        image_dir, names, outputs / "features.h5", model=network,
+        options=PRESETS[options.preset], workers=options.workers, extract=how,
+    )  # fmt: skip
+    choose = pairs.from_covisibility if content.num_points else pairs_by_rule.from_poses
+    pairs_file = choose(model, outputs / "pairs-db.txt", num_matched=options.num_matched)
+    match_file = matches.main(
+        pairs_file, feature_file, outputs / "matches-db.h5", config=methods.match_config("samfeat")
+    )
+    inputs = MappingInputs(model, image_dir, pairs_file, feature_file, match_file)
+    map_dir = mapping.main(inputs, outputs / "map")
+    vectors = global_descriptors.main(feature_file, names, [], outputs / "global-descriptors.h5")
+    return MapSources(map_dir, feature_file, vectors)
+
+
+def model_of_lists(poses: Path, cameras: dict[str, Camera], output: Path) -> Path:
+    """A COLMAP model without points, of a list of poses and the images' intrinsics.
+
+    Images with equal intrinsics share a camera.
+
+    Arguments:
+        poses: ``name qw qx qy qz tx ty tz`` a line, world to camera.
+        cameras: intrinsics by image name.
+        output: folder of the model, written as text.
+
+    Raises:
+        SamfeatError: a malformed list, an image without intrinsics, or an output that was created
+            from other lists.
+    """
+    listed = read_poses(poses)
+    missing = [name for name in listed if name not in cameras]
+    if missing:
+        raise SamfeatError(
+            poses,
+            f"no intrinsics of {missing[0]} ({len(missing)} of {len(listed)} images have none)",
+            "list them all with --cameras, or give one camera for all with --camera",
+        )
+    record = provenance.made_by(
+        "posed-model",
+        {},
+        {
+            "poses": provenance.file_hash(poses),
+            "cameras": provenance.names_hash(f"{n} {cameras[n]}" for n in listed),
+        },
+    )
+    model = Output(output, record)
+    if model.is_there():
+        return output
+    ids: dict[Camera, int] = {}
+    entries = {
+        name: ImageEntry(number, ids.setdefault(cameras[name], len(ids) + 1), cameras[name])
+        for number, name in enumerate(listed, start=1)
+    }
+    with model.making() as work:
+        new = work / "model"
+        new.mkdir()
+        empty_model(entries, listed).write_text(str(new))
+        return model.put(new)
