@@ -7,6 +7,7 @@ queries. (Mapping verifies against the poses it has, see `mapping`.)
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,27 +34,27 @@ class VerificationConfig:
 
     max_error: largest epipolar or transfer error of an inlier, in pixels.
     min_num_inliers: pairs with fewer are dropped.
-    times_chance: so many times the matches that lie near a line by chance have to be inliers beyond
-        that number, see `least_inliers`; 0 for COLMAP's own rule.
+    chance: pairs with fewer inliers than wrong matches have by chance are dropped too, see
+        `least_inliers`; 0 for COLMAP's own rule.
     seed: of RANSAC.
     """
 
     max_error: float = 4.0
     min_num_inliers: int = 15
-    times_chance: float = 0.0
+    chance: float = 0.0
     seed: int = 0
 
     def least_inliers(self, matches: int, short_sides: Sequence[int]) -> float:
-        """Of a pair. Wrong matches agree with some epipolar geometry by chance, with more of them
-        the more there are and the wider the band around a line is in the image: RANSAC finds the
-        geometry with the most, which are several times those of any one.
+        """Of a pair. Wrong matches lie near epipolar lines by chance, and RANSAC finds the geometry
+        with the most: more the more matches there are, and the wider the band around a line is in
+        the image. Measured, the most are `chance` (24) times the square root of those in one band.
 
         Args:
             matches: how many the pair has.
             short_sides: of its images, in pixels.
         """
         band = float(np.mean([2 * self.max_error / side for side in short_sides]))
-        return self.min_num_inliers + self.times_chance * band * matches
+        return max(self.min_num_inliers, self.chance * math.sqrt(band * matches))
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def verify(
 
 def _drop_chance(database: pycolmap.Database, config: VerificationConfig) -> None:
     """Delete the geometries with too few inliers for so many matches."""
-    if not config.times_chance:
+    if not config.chance:
         return
     cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
     side = {

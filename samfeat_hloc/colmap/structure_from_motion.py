@@ -41,9 +41,9 @@ from .readable import readable
 
 logger = logging.getLogger(__name__)
 
-# See VerificationConfig. Of 1,743 pairs of photos that show nothing in common 14 pass, all of them
+# See VerificationConfig. Of 1,743 pairs of photos that show nothing in common 6 pass, all of them
 # smaller than 500 pixels; 1,568 have COLMAP's 15 inliers.
-_MIN_INLIERS, _TIMES_CHANCE = 20, 6.0
+_CHANCE = 24.0
 _MIN_MODEL_SIZE = 3  # images; COLMAP's own 10 would drop the model of a small folder
 _QUICK = 100  # images; a reconstruction of so many is begun again even for a single missing one
 _BEGINNINGS = 3  # images to begin with, where COLMAP's choice was bad
@@ -116,9 +116,7 @@ def verified_database(
             enough matches of one geometry, or `output` was created with other settings.
     """
     config = config or SfmConfig()
-    verification = VerificationConfig(
-        min_num_inliers=_MIN_INLIERS, times_chance=_TIMES_CHANCE, seed=config.seed
-    )
+    verification = VerificationConfig(chance=_CHANCE, seed=config.seed)
     made_by = provenance.made_by(
         "verified_database",
         {
