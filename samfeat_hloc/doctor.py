@@ -50,7 +50,6 @@ def examine() -> list[Finding]:
         ("pycolmap", _pycolmap),
         ("opencv", _opencv),
         ("h5py", lambda: _needed("h5py", "h5py", "hloc's feature and match files")),
-        ("faiss", lambda: _needed("faiss", "faiss-cpu", "retrieval without a pairs file")),
         ("kornia", lambda: _optional("kornia", "some extractors and matchers of hloc")),
         ("extraction", _extraction),
         ("native mapping", _native_mapping),
