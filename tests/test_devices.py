@@ -63,7 +63,8 @@ def test_there_and_back() -> None:
 
 
 COMPUTE = {
-    "run", "demo", "features", "global-descriptors", "matches", "map build", "map add", "localize", "reconstruct",
+    "run", "demo", "features", "global-descriptors", "matches", "map build", "map add",
+    "localize", "reconstruct",
     "eval hpatches", "eval pairs", "viz keypoints", "viz matches", "viz relations", "train",
     "whiten", "project", "ablate", "teach", "label",
 }  # fmt: skip
