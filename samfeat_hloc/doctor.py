@@ -50,7 +50,6 @@ def examine() -> list[Finding]:
         ("pycolmap", _pycolmap),
         ("opencv", _opencv),
         ("h5py", lambda: _needed("h5py", "h5py", "hloc's feature and match files")),
-        ("faiss", lambda: _needed("faiss", "faiss-cpu", "retrieval without a pairs file")),
         ("kornia", lambda: _optional("kornia", "some extractors and matchers of hloc")),
         ("extraction", _extraction),
         ("native mapping", _native_mapping),
@@ -102,6 +101,7 @@ def _torch() -> list[Finding]:
     import torch
 
     from .feature.levels import fast_bfloat16
+    from .parallel.devices import available
 
     def device(name: str, what: str) -> str:
         bf16 = "fast bfloat16" if fast_bfloat16(torch.device(name)) else "no fast bfloat16"
@@ -110,6 +110,7 @@ def _torch() -> list[Finding]:
     devices = [device("cpu", f"CPU with {torch.get_num_threads()} threads")]
     for index in range(torch.cuda.device_count()):
         devices.append(device(f"cuda:{index}", torch.cuda.get_device_name(index)))
+    devices += [device(name, name) for name in available() if name[:3] in ("mps", "xpu")]
     return [Finding("ok", "torch", f"{torch.__version__}; {', '.join(devices)}")]
 
 

@@ -71,9 +71,11 @@ class Blobs:
     def describe(self, features: Tensor) -> Tensor:
         return features
 
-    def describe_at(self, features: Tensor, keypoints: Tensor) -> Tensor:
-        height, width = features.shape[-2:]
-        return detection.sample(features[None], keypoints[None], 4 * width, 4 * height)[0]
+    def describe_at(
+        self, features: Tensor, keypoints: Tensor, images: Tensor | None = None
+    ) -> Tensor:
+        height, width = features.shape[-2:]  # the same of all images
+        return detection.sample(features[:1], keypoints[None], 4 * width, 4 * height)[0]
 
     def attention_map(self, features: Tensor) -> Tensor:
         return torch.full_like(features[:, :1], 2.0)

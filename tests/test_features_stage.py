@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -16,7 +17,7 @@ from test_h5store import assert_equal
 
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.feature import extraction
-from samfeat_hloc.feature.extraction import extract_batch
+from samfeat_hloc.feature.extraction import extract_batch, prepare
 from samfeat_hloc.feature.network import SAMFeat
 from samfeat_hloc.feature.options import ExtractOptions
 from samfeat_hloc.files import provenance
@@ -257,3 +258,20 @@ def test_other_storage_is_read_as_any_file(
         run(photos, other, model)  # another form is another file
     with pytest.raises(SamfeatError, match="storage half-way: choose from full, half"):
         run(photos, tmp_path / "no.h5", model, storage="half-way")
+
+
+def test_decoders_that_resize_and_batches_in_turns_give_the_same(
+    photos: Path, tmp_path: Path, model: SAMFeat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ExtractOptions(resize=96, max_keypoints=100, precision="float32")
+    before = run(photos, tmp_path / "before.h5", model, options=options)
+    monkeypatch.setitem(features._TURNS, "cpu", 2)
+    sizes: list[tuple[int, ...]] = []
+
+    def seen(image: Any, options: ExtractOptions) -> Any:
+        sizes.append(image.shape)
+        return prepare(image, options)
+
+    monkeypatch.setattr(features, "prepare", seen)
+    assert_equal(run(photos, tmp_path / "after.h5", model, options=options), before)
+    assert len(sizes) == len(NAMES)

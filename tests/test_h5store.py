@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -239,7 +240,40 @@ def test_segments_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with SegmentWriter(tmp_path / "f.h5", MADE_BY) as writer:
         for i in range(20):
             writer.add({f"{i}": group(i)})
-        assert len(list((tmp_path / "f.h5.parts").glob("*.h5"))) >= 4
+        # One more may be being written, and what is in memory is less than one.
+        assert len(list((tmp_path / "f.h5.parts").glob("*.h5"))) >= 3
+        assert writer._pending_bytes <= 5000
+    assert len(list((tmp_path / "f.h5.parts").glob("*.h5"))) >= 4
+
+
+def test_a_segment_that_cannot_be_written_is_told_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(h5store, "SEGMENT_BYTES", 0)
+    write, failures = h5store.write_whole, [1]
+
+    def fail_once(path: Path, content: bytes) -> None:
+        if failures:
+            failures.pop()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    monkeypatch.setattr(h5store, "write_whole", fail_once)
+    with (
+        pytest.raises(SamfeatError, match=r"f\.h5\.parts.000000\.h5: .*full"),
+        SegmentWriter(tmp_path / "f.h5", MADE_BY) as writer,
+    ):
+        writer.add({"a": group(1)})
+        writer.add({"b": group(2)})
+    with SegmentWriter(tmp_path / "f.h5", MADE_BY) as writer:
+        assert set(writer.done) == {"a", "b"}  # nothing that was finished is lost
+        assert_equal(writer.finish(), whole(tmp_path / "g.h5", {"a": group(1), "b": group(2)}))
+
+
+def whole(path: Path, groups: dict[str, Group]) -> Path:
+    with SegmentWriter(path, MADE_BY) as writer:
+        writer.add(groups)
+        return writer.finish()
 
 
 def test_file_hash_tells_files_apart(tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def test_features_that_the_map_was_not_made_from_are_refused(
 
 def test_hlocs_stage_refuses_them_too(files: Files, tmp_path: Path) -> None:
     pytest.importorskip("hloc")
-    from samfeat_hloc.hloc_plugin import engine
+    from samfeat_hloc.hloc_plugin.localization import localize as by_hloc
 
     changed = tmp_path / "features.h5"
     changed.write_bytes(files.features.read_bytes())
@@ -229,7 +229,7 @@ def test_hlocs_stage_refuses_them_too(files: Files, tmp_path: Path) -> None:
         for name in DB:
             file[name]["keypoints"][...] = file[name]["keypoints"][()][::-1]
     with pytest.raises(SamfeatError) as caught:
-        engine.localize(files.localization(features=changed), tmp_path / "poses.txt")
+        by_hloc(files.localization(features=changed), tmp_path / "poses.txt")
     assert caught.value.subject == str(changed)
     assert not (tmp_path / "poses.txt").exists()
 

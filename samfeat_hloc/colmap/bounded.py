@@ -6,6 +6,7 @@ has to wait for, and is given up where it takes many times as long as so many im
 
 from __future__ import annotations
 
+import mmap
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -14,6 +15,7 @@ from typing import TypeVar
 
 from ..parallel.workers import PATIENCE, Hung, patience
 
+_FOR_A_THREAD = 160 << 20  # bytes of address space: its stack, its heap, COLMAP's data of it
 _IMAGES_A_PATIENCE = 100  # a call may stay silent that much longer for each so many images
 
 Result = TypeVar("Result")
@@ -30,6 +32,7 @@ def bounded(what: str, call: Callable[[Alive], Result], *, images: int) -> Resul
         images: that it works on.
 
     Raises:
+        OSError: there is too little memory for another thread.
         Hung: for ``SAMFEAT_PATIENCE`` seconds, and as many again for each hundred images, it
             neither ended nor showed that it is at work.
     """
@@ -47,6 +50,8 @@ def bounded(what: str, call: Callable[[Alive], Result], *, images: int) -> Resul
         except BaseException as error:
             future.set_exception(error)
 
+    # glibc aborts the process where a thread's own data does not fit into memory: ask before.
+    mmap.mmap(-1, _FOR_A_THREAD).close()
     Thread(target=work, name=what, daemon=True).start()
     while (left := seen + seconds - time.monotonic()) > 0:
         if wait([future], left).done:

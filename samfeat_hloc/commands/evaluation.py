@@ -13,7 +13,7 @@ import typer
 from ..errors import SamfeatError
 from ..files.atomic import write_atomically
 from .application import group
-from .options import EVAL, LOOK, Images, MaxError, Outputs, Weights
+from .options import EVAL, LOOK, Device, Images, MaxError, Outputs, Weights
 
 if TYPE_CHECKING:
     from ..evaluation.predictions import Predictions
@@ -102,6 +102,7 @@ def _hpatches(
         ),
     ] = False,
     outputs: Outputs = Path("outputs/hpatches"),
+    device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Measure matching accuracy and homographies on HPatches, of any local features.
@@ -137,7 +138,7 @@ def _hpatches(
         methods = open_methods(
             stack, dataset, hpatches.image_names(pairs), outputs, method=feature_type,
             features=features, npz=npz, weights=weights, official=official_weights, limit=limit,
-            resize=resize or None, overwrite=overwrite,
+            resize=resize or None, device=device, overwrite=overwrite,
         )  # fmt: skip
         pairs, note = _with_features(pairs, methods, partial)
         if missing:
@@ -205,6 +206,7 @@ def _pairs(
     ] = "",
     max_error: MaxError = 1.0,
     outputs: Outputs = Path("outputs/pairs"),
+    device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Measure relative poses of image pairs: AUC at 5, 10 and 20 degrees."""
@@ -232,7 +234,7 @@ def _pairs(
         methods = open_methods(
             stack, images, list(turns), outputs, method=feature_type, features=features,
             weights=weights, official=official_weights, limit=max_keypoints or None,
-            resize=resize or None, overwrite=overwrite, turns=turns,
+            resize=resize or None, device=device, overwrite=overwrite, turns=turns,
         )  # fmt: skip
         for name, predictions in methods.items():
             results = [
@@ -310,6 +312,7 @@ def open_methods(
     official: bool = False,
     limit: int | None = None,
     resize: int | None = None,
+    device: str | None = None,
     overwrite: bool = False,
     turns: dict[str, int] | None = None,
 ) -> dict[str, Predictions]:
@@ -323,6 +326,7 @@ def open_methods(
         method: of :data:`METHODS`; "samfeat" when nothing at all is given.
         features: ``NAME=FILE`` of feature files. npz: names of D2-Net's files.
         limit: the best so many keypoints, None for all. resize: longer side, None for the images'.
+        device: of SAMFeat's network.
         turns: see :func:`samfeat_hloc.evaluation.predictions.make_features`.
 
     Raises:
@@ -366,7 +370,7 @@ def open_methods(
         else:
             multiscale = name == "samfeat-multiscale"
             options = extract_options(limit, resize, official, multiscale=multiscale)
-            _make_samfeat(root, names, path, weights, options, turns, overwrite)
+            _make_samfeat(root, names, path, weights, options, turns, device, overwrite)
         add(name, stack.enter_context(predictions.FeatureFile(path)))
     for name, path in files:
         add(name, stack.enter_context(
@@ -379,14 +383,14 @@ def open_methods(
 
 def _make_samfeat(
     root: Path, names: Sequence[str], output: Path, weights: Path | None, options: ExtractOptions,
-    turns: dict[str, int] | None, overwrite: bool,
+    turns: dict[str, int] | None, device: str | None, overwrite: bool,
 ) -> None:  # fmt: skip
     from ..evaluation.predictions import make_features
     from ..feature.extraction import extract_batch
     from ..feature.network import SAMFeat
     from ..localization import features
 
-    model: SAMFeat = SAMFeat.from_pretrained(weights, official=options.official)
+    model: SAMFeat = SAMFeat.from_pretrained(weights, official=options.official, device=device)
     if not any((turns or {}).values()):
         features.main(root, names, output, model=model, options=options, overwrite=overwrite)
         return

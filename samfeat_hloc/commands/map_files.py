@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import SamfeatError
-from .options import DEFAULT_PRESET, LocalWorkers, OfficialWeights, Preset, Weights
+from .options import DEFAULT_PRESET, Device, LocalWorkers, OfficialWeights, Preset, Weights
 
 _Output = Annotated[Path, typer.Option("--output", help="Folder of the saved map to write.")]
 
@@ -55,6 +55,7 @@ def _build(
     weights: Weights = None,
     official_weights: OfficialWeights = False,
     workers: LocalWorkers = 2,
+    device: Device = None,
     compact: Annotated[
         bool,
         typer.Option(
@@ -89,7 +90,9 @@ def _build(
         else:
             cameras = _cameras(poses, queries, camera)
             model = posed.model_of_lists(poses, cameras, stages / "reference")
-        options = posed.PosedOptions(preset, weights, official_weights, num_matched, workers)
+        options = posed.PosedOptions(
+            preset, weights, official_weights, num_matched, workers, device
+        )
         found = posed.run(model, images, stages, options)
     elif source is None:
         raise SamfeatError("SOURCE", "not given", "give outputs, a COLMAP model, or --poses")

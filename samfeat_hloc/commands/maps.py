@@ -15,6 +15,7 @@ from .application import group
 from .options import (
     DEFAULT_MAX_ERROR,
     OWN_PHOTOS,
+    Device,
     Images,
     MaxError,
     OfficialWeights,
@@ -65,6 +66,7 @@ def _add(
     weights: Weights = None,
     official_weights: OfficialWeights = False,
     num_retrieved: _NumRetrieved = 20,
+    device: Device = None,
 ) -> None:
     """Add photos to a map, and the points that only they show; what is there stays as it is.
 
@@ -86,8 +88,9 @@ def _add(
         raise SamfeatError(images, "no photos to add", "check the folder")
     known = {} if poses is None else read_poses(poses)
     localizer = Localizer.load(
-        map_dir, weights=weights, official_weights=official_weights, num_retrieved=num_retrieved
-    )
+        map_dir, weights=weights, official_weights=official_weights, device=device,
+        num_retrieved=num_retrieved,
+    )  # fmt: skip
     added = building.add(map_dir, localizer, images, cameras, poses=known, min_inliers=min_inliers)
     for entry in added:
         typer.echo(
@@ -184,6 +187,7 @@ def _localize(
     ] = False,
     weights: Weights = None,
     official_weights: OfficialWeights = False,
+    device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tell where a photo was taken, in a saved map; writes nothing.
@@ -195,7 +199,7 @@ def _localize(
 
     given = None if camera is None else camera_from_text(camera)
     localizer = Localizer.load(
-        map_dir, weights=weights, official_weights=official_weights,
+        map_dir, weights=weights, official_weights=official_weights, device=device,
         num_retrieved=num_retrieved, max_error=max_error, places=places, min_inliers=min_inliers,
         refine_focal=refine_focal, turns=turns,
     )  # fmt: skip

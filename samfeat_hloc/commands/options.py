@@ -102,5 +102,9 @@ RayAddress = Annotated[
 ]
 Device = Annotated[
     str | None,
-    typer.Option("--device", help="Such as cuda:0 or cpu.", show_default="all GPUs, else the CPU"),
+    typer.Option(
+        "--device",
+        help="cpu, cuda, cuda:1, mps or xpu.",
+        show_default="a GPU where there is one, else the CPU",
+    ),
 ]

@@ -14,6 +14,7 @@ from .options import (
     EVAL,
     LOOK,
     OWN_PHOTOS,
+    Device,
     FeatureType,
     JsonOutput,
     LocalWorkers,
@@ -81,6 +82,7 @@ def _reconstruct(
         ),
     ] = 1,
     workers: LocalWorkers = 2,
+    device: Device = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Do every stage again, whatever is there.")
     ] = False,
@@ -103,6 +105,7 @@ def _reconstruct(
         num_retrieved=num_retrieved,
         sfm=SfmConfig(camera_model, single_camera, global_mapper, threads=mapper_threads),
         workers=workers,
+        device=device,
         overwrite=overwrite,
     )
     done = [run(images, outputs, options)]

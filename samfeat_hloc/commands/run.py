@@ -14,6 +14,7 @@ from .options import (
     DEFAULT_BENCHMARK,
     DEFAULT_PRESET,
     Benchmark,
+    Device,
     FeatureType,
     LocalWorkers,
     Method,
@@ -119,6 +120,7 @@ def _run(
     method: Method = "samfeat",
     workers: Workers = "2",
     ray_address: RayAddress = None,
+    device: Device = None,
     storage: Annotated[
         str | None,
         typer.Option(
@@ -152,7 +154,7 @@ def _run(
     if dataset is None or outputs is None:
         raise SamfeatError("DATASET and --outputs", "give both")
     method = feature_type if method == "samfeat" else method
-    with chosen(workers, ray_address) as (threads, cluster):
+    with chosen(workers, ray_address, device) as (threads, cluster):
         if protocol == "local-features":
             for option, given in (
                 ("--workers ray", cluster is not None),
@@ -174,7 +176,8 @@ def _run(
 
             how = ReconstructOptions(
                 method=feature_type, conf=preset, weights=weights,
-                official_weights=official_weights, workers=threads or 2, overwrite=overwrite,
+                official_weights=official_weights, workers=threads or 2, device=device,
+                overwrite=overwrite,
             )  # fmt: skip
             registered = track.run(
                 dataset,
@@ -209,6 +212,7 @@ def _run(
             method=method,
             workers=threads or 2,
             storage=storage or "half",
+            device=device,
             overwrite=overwrite,
             benchmark=benchmark,
             scene=scene,
@@ -231,6 +235,7 @@ def _demo(
         tuple[int, int], typer.Option(min=64, help="Width and height of the photos, in pixels.")
     ] = (640, 480),
     workers: LocalWorkers = 2,
+    device: Device = None,
     overwrite: _Overwrite = False,
 ) -> None:
     """Generate a small city, photograph it by day and by night, and run everything on that.
@@ -242,7 +247,7 @@ def _demo(
     started = time.perf_counter()
     options = RunOptions(
         engine=engine, conf=preset, weights=weights, official_weights=official_weights,
-        workers=workers, overwrite=overwrite,
+        workers=workers, device=device, overwrite=overwrite,
     )  # fmt: skip
     dataset = _demo_dataset(outputs, num_db, num_queries, size)
     _whole(dataset, outputs, options, pictures=True, started=started)

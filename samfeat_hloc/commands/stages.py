@@ -14,6 +14,7 @@ from .options import (
     DEFAULT_PREFIXES,
     DEFAULT_PRESET,
     STAGES,
+    Device,
     Features,
     Images,
     OfficialWeights,
@@ -100,6 +101,7 @@ def _features(
         str | None, typer.Option("--workers", help="Threads that decode images; ray for a cluster.")
     ] = None,
     ray_address: RayAddress = None,
+    device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Extract the local features of all images of a folder, or of those listed."""
@@ -119,8 +121,8 @@ def _features(
     if max_keypoints is not None:
         options = replace(options, max_keypoints=max_keypoints)
     names = list_images(images) if lists is None else _names_in(lists)
-    with chosen(workers, ray_address) as (threads, cluster):
-        model = SAMFeat.from_pretrained(weights, official=official_weights)
+    with chosen(workers, ray_address, device) as (threads, cluster):
+        model = SAMFeat.from_pretrained(weights, official=official_weights, device=device)
         features.main(
             images,
             names,
@@ -145,6 +147,7 @@ def _global_descriptors(
     clusters: Annotated[
         int, typer.Option("--clusters", help="Visual words of the VLAD vocabulary.")
     ] = 64,
+    device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Describe each image by one vector, the VLAD of its local features, for retrieval."""
@@ -153,7 +156,7 @@ def _global_descriptors(
     database = _chosen("db", features, "descriptors", db_list, db_prefix)
     queries = _chosen("query", features, "descriptors", query_list, query_prefix)
     global_descriptors.main(
-        features, database, queries, output, clusters=clusters, overwrite=overwrite
+        features, database, queries, output, clusters=clusters, device=device, overwrite=overwrite
     )
 
 
@@ -235,6 +238,7 @@ def _matches(
         typer.Option("--workers", help="Pairs matched at a time on a CPU; ray for a cluster."),
     ] = None,
     ray_address: RayAddress = None,
+    device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Match the features of image pairs."""
@@ -245,13 +249,14 @@ def _matches(
     if distance_threshold is None:
         distance_threshold = MATCH_DISTANCE_THRESHOLD
     config = matches.MatchConfig(mutual, distance_threshold, ratio_threshold)
-    with chosen(workers, ray_address) as (threads, cluster):
+    with chosen(workers, ray_address, device) as (threads, cluster):
         matches.main(
             pairs,
             features,
             output,
             features_ref=features_ref,
             config=config,
+            device=device,
             workers=threads,
             overwrite=overwrite,
             cluster=cluster,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..training.recipe_files import recipes
-from .options import TRAINING, Images
+from .options import TRAINING, Device, Images
 
 Recipe = Annotated[
     Path,
@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
 
     @app.command("train", rich_help_panel=TRAINING)
-    def train(recipe: Recipe, overrides: Overrides = None) -> None:
+    def train(recipe: Recipe, overrides: Overrides = None, device: Device = None) -> None:
         """Train SAMFeat by a recipe.
 
         An interrupted run goes on when the same command is given again.
@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
         from ..training.recipe import read_recipe  # heavy: not for the other commands
         from ..training.trainer import train
 
-        typer.echo(f"weights: {train(read_recipe(recipe, overrides or []))}")
+        typer.echo(f"weights: {train(read_recipe(recipe, overrides or []), device=device)}")
 
     @app.command("whiten", rich_help_panel=TRAINING)
     def whiten(
@@ -48,13 +48,20 @@ def register(app: typer.Typer) -> None:
         num_pairs: Annotated[
             int, typer.Option("--num-pairs", min=8, help="Pairs of warped views to measure on.")
         ] = 480,
+        device: Device = None,
         overwrite: _Replace = False,
     ) -> None:
         """Whiten a trained checkpoint's descriptors by how they change from view to view."""
         from ..training import whitening
 
         whitening.main(
-            weights, images, output, strength=strength, pairs=num_pairs, overwrite=overwrite
+            weights,
+            images,
+            output,
+            strength=strength,
+            pairs=num_pairs,
+            device=device,
+            overwrite=overwrite,
         )
         typer.echo(f"weights: {output}")
 
@@ -68,20 +75,23 @@ def register(app: typer.Typer) -> None:
             typer.Option("--steps", min=1, help="Optimizer steps, each of three pairs of views."),
         ] = 270,
         seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the random views.")] = 1,
+        device: Device = None,
         overwrite: _Replace = False,
     ) -> None:
         """Learn a linear map of a trained checkpoint's descriptors; whiten them first."""
         from ..training import projection
 
-        projection.main(weights, images, output, steps=steps, seed=seed, overwrite=overwrite)
+        projection.main(
+            weights, images, output, steps=steps, seed=seed, device=device, overwrite=overwrite
+        )
         typer.echo(f"weights: {output}")
 
     @app.command("ablate", rich_help_panel=TRAINING)
-    def ablate(recipe: Recipe, overrides: Overrides = None) -> None:
+    def ablate(recipe: Recipe, overrides: Overrides = None, device: Device = None) -> None:
         """Train without the teacher, with each of its losses, and with all; compare the results."""
         from ..training import ablation
         from ..training.recipe import read_recipe
 
         read = read_recipe(recipe, overrides or [])
-        typer.echo(ablation.table(ablation.ablate(read)))
+        typer.echo(ablation.table(ablation.ablate(read, device=device)))
         typer.echo(f"table: {read.output / 'ablation.md'}")

@@ -9,7 +9,7 @@ import typer
 
 from .application import group
 from .evaluation import extract_options
-from .options import LOOK, OfficialWeights, Weights
+from .options import LOOK, Device, OfficialWeights, Weights
 
 if TYPE_CHECKING:
     from ..feature.network import SAMFeat
@@ -42,6 +42,7 @@ def _keypoints(
     official_weights: OfficialWeights = False,
     max_keypoints: _MaxKeypoints = 1024,
     resize: _Resize = 1024,
+    device: Device = None,
 ) -> None:
     """Draw keypoints over a photo and over the network's edge and attention maps."""
     from ..evaluation import curves
@@ -50,7 +51,7 @@ def _keypoints(
     from ..pictures import pairs
 
     pixels = read_image(image)
-    model, options = _model(weights, official_weights, max_keypoints, resize)
+    model, options = _model(weights, official_weights, max_keypoints, resize, device)
     found = extract_batch(model, [pixels], options)[0]
     figure = pairs.keypoints_figure(
         pixels, found["keypoints"], *pairs.guidance_maps(model, pixels, options), image.name
@@ -79,6 +80,7 @@ def _matches(
     max_keypoints: _MaxKeypoints = 1024,
     resize: _Resize = 1024,
     lines: Annotated[int, typer.Option("--lines", min=1, help="Matches drawn at most.")] = 300,
+    device: Device = None,
 ) -> None:
     """Draw the matches of two photos; with --homography, right and wrong ones in two colours."""
     from ..evaluation import curves
@@ -91,7 +93,9 @@ def _matches(
     if features is not None:
         found = _of_file(features, image_dir, (image0, image1), pixels, max_keypoints)
     else:
-        found = _extracted(pixels, *_model(weights, official_weights, max_keypoints, resize))
+        found = _extracted(
+            pixels, *_model(weights, official_weights, max_keypoints, resize, device)
+        )
     title = f"{image0.parent.name}/{image0.name} and {image1.parent.name}/{image1.name}"
     figure = pairs.matches_figure(pixels, found, title, matrix, most=lines)
     typer.echo(f"written: {curves.save(figure, output)}")
@@ -117,6 +121,7 @@ def _relations(
     ] = None,
     weights: Weights = None,
     official_weights: OfficialWeights = False,
+    device: Device = None,
 ) -> None:
     """Draw which parts of a photo the teacher, and which SAMFeat, finds similar."""
     from ..evaluation import curves
@@ -128,18 +133,22 @@ def _relations(
     pixels = read_image(image)
     opened = TeacherCache(cache)
     found = relations.name_in(opened, image, name)
-    model = SAMFeat.from_pretrained(weights, official=official_weights)
+    model = SAMFeat.from_pretrained(weights, official=official_weights, device=device)
     figure = relations.relations_figure(pixels, opened.read(found).embedding, model, at,
                                                 opened.teacher, found)  # fmt: skip
     typer.echo(f"written: {curves.save(figure, output)}")
 
 
 def _model(
-    weights: Path | None, official_weights: bool, max_keypoints: int, resize: int
+    weights: Path | None,
+    official_weights: bool,
+    max_keypoints: int,
+    resize: int,
+    device: str | None,
 ) -> tuple[SAMFeat, ExtractOptions]:
     from ..feature.network import SAMFeat
 
-    model = SAMFeat.from_pretrained(weights, official=official_weights)
+    model = SAMFeat.from_pretrained(weights, official=official_weights, device=device)
     return model, extract_options(max_keypoints, resize or None, official_weights)
 
 

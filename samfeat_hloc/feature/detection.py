@@ -2,13 +2,34 @@
 
 Pure tensor functions, on any device, without a loop over points. Coordinates are xy in pixels with
 the centre of the top-left pixel at (0, 0).
+
+On a processor only the points that are there are worked on. Elsewhere to know their number means to
+wait until the device has done all it was given, so every image of a batch has room for as many as
+are asked for, and what is not a point is marked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def counts_first(device: torch.device) -> bool:
+    """Whether it costs nothing there to look how many points there are."""
+    return device.type == "cpu"
+
+
+def constants(values: Sequence[float], like: Tensor) -> Tensor:
+    """A few numbers (N,) with the type and device of ``like``, made there.
+
+    To copy them from the host would wait for the device.
+    """
+    return torch.stack(
+        [torch.full((), value, dtype=like.dtype, device=like.device) for value in values]
+    )
 
 
 def local_maximum(x: Tensor, radius: int) -> Tensor:
@@ -18,7 +39,8 @@ def local_maximum(x: Tensor, radius: int) -> Tensor:
     uses one core for a map of one channel.
     """
     side = 2 * radius + 1
-    x = F.pad(x, (radius,) * 4, value=-torch.inf)
+    least = -torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
+    x = F.pad(x, (radius,) * 4, value=least)
     for axis in (-1, -2):
         width = 1
         while width < side:
@@ -44,7 +66,7 @@ def suppress(scores: Tensor, radius: int, threshold: float, *, exact: bool = Fal
     Returns:
         (B, 1, H, W) bool, True at the points kept.
     """
-    left = torch.where(scores >= threshold, scores, scores.new_tensor(-torch.inf))
+    left = torch.where(scores >= threshold, scores, -torch.inf)
     kept = torch.zeros_like(scores, dtype=torch.bool)
     while True:
         peaks = torch.isfinite(left) & (left == local_maximum(left, radius))
@@ -60,9 +82,9 @@ def first_of_equals(peaks: Tensor, radius: int) -> Tensor:
     """Of peaks (B, 1, H, W) on one plateau, within ``radius`` of each other, keep the first."""
     pixels = peaks.shape[-2] * peaks.shape[-1]
     # Ranks have to be exact numbers: float32 holds whole ones up to 2^24.
-    dtype = torch.float32 if pixels < 2**24 else torch.float64
+    dtype = torch.float32 if pixels < 2**24 else torch.int64
     rank = torch.arange(pixels, 0, -1, device=peaks.device, dtype=dtype).view(peaks.shape[-2:])
-    rank = torch.where(peaks, rank, rank.new_tensor(0.0))
+    rank = torch.where(peaks, rank, 0)
     return peaks & (rank == local_maximum(rank, radius))
 
 
@@ -77,55 +99,79 @@ def clear_border(kept: Tensor, border: int, *, width: int, height: int) -> Tenso
 
 
 def best_points(scores: Tensor, kept: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
-    """The points of one image, best first.
+    """The points of each image, best first.
 
     Arguments:
-        scores: (H, W); kept: (H, W) bool; limit: at most so many, None for all.
+        scores: (B, H, W); kept: (B, H, W) bool; limit: at most so many of each, None for all.
 
     Returns:
-        xy (N, 2) int64 and their scores (N,).
+        xy (B, N, 2) int64 and their scores (B, N), minus infinity behind the last point of an
+        image that has fewer than N.
     """
-    flat = torch.nonzero(kept.flatten()).squeeze(1)
-    values = scores.flatten()[flat]
-    if limit is not None and len(flat) > limit:
+    columns = scores.shape[-1]
+    flat, kept = scores.flatten(1), kept.flatten(1)
+    if counts_first(scores.device):
+        found = [
+            _best_of(s, torch.nonzero(k)[:, 0], limit) for s, k in zip(flat, kept, strict=True)
+        ]
+        values = _padded([value for value, _ in found], -torch.inf)
+        index = _padded([index for _, index in found], 0)
+    else:
+        if limit is None:  # the only look at a number, one for the batch
+            limit = int(kept.sum(1).amax())
+        flat = flat.masked_fill(~kept, -torch.inf)
+        _, index = flat.topk(min(limit, flat.shape[1]), sorted=False)
+        # Of equal scores the first point comes first, whatever order `topk` has them in. (Which
+        # of those equal to the last that fits are left out is its choice, here and above.)
+        index = index.sort().values
+        values, order = flat.gather(1, index).sort(descending=True, stable=True)
+        index = index.gather(1, order)
+    xy = torch.stack([index % columns, torch.div(index, columns, rounding_mode="floor")], dim=-1)
+    return xy, values
+
+
+def _best_of(scores: Tensor, points: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
+    """Of an image's scores (P,) those at points (N,), best first, and the points in that order."""
+    values = scores[points]
+    if limit is not None and len(points) > limit:
         values, order = torch.topk(values, limit)
-        flat = flat[order]
     else:
         values, order = torch.sort(values, descending=True, stable=True)
-        flat = flat[order]
-    columns = scores.shape[-1]
-    xy = torch.stack([flat % columns, torch.div(flat, columns, rounding_mode="floor")], dim=1)
-    return xy, values
+    return values, points[order]
+
+
+def _padded(rows: Sequence[Tensor], value: float) -> Tensor:
+    """Rows of any lengths as one tensor (B, N)."""
+    longest = max(map(len, rows))
+    return torch.stack([F.pad(row, (0, longest - len(row)), value=value) for row in rows])
 
 
 def refine(logits: Tensor, xy: Tensor) -> Tensor:
     """Sub-pixel positions: the peak of the quadratic through the 3x3 neighbourhood.
 
     Arguments:
-        logits: (H, W); xy: (N, 2) integer positions.
+        logits: (H, W) or a batch (B, H, W); xy: (N, 2) or (B, N, 2) integer positions.
 
     Returns:
-        (N, 2) float32, moved by at most half a pixel on each axis; points at the image's edge and
-        neighbourhoods without a peak stay where they are.
+        float32 of the shape of ``xy``, moved by at most half a pixel on each axis; points at the
+        image's edge and neighbourhoods without a peak stay where they are.
     """
-    height, width = logits.shape
-    inside = (xy[:, 0] > 0) & (xy[:, 0] < width - 1) & (xy[:, 1] > 0) & (xy[:, 1] < height - 1)
-    x, y = xy[:, 0].clamp(1, max(width - 2, 1)), xy[:, 1].clamp(1, max(height - 2, 1))
-    if height < 3 or width < 3:
-        return xy.float()
-    around = torch.stack(
-        [torch.stack([logits[y + i, x + j] for j in (-1, 0, 1)], 1) for i in (-1, 0, 1)], 1
-    ).float()
-    dx = (around[:, 1, 2] - around[:, 1, 0]) / 2
-    dy = (around[:, 2, 1] - around[:, 0, 1]) / 2
-    dxx = around[:, 1, 2] + around[:, 1, 0] - 2 * around[:, 1, 1]
-    dyy = around[:, 2, 1] + around[:, 0, 1] - 2 * around[:, 1, 1]
-    dxy = (around[:, 2, 2] - around[:, 2, 0] - around[:, 0, 2] + around[:, 0, 0]) / 4
+    if logits.ndim == 2:
+        return refine(logits[None], xy[None])[0]
+    height, width = logits.shape[-2:]
+    x, y = xy.unbind(-1)
+    inside = (x > 0) & (x < width - 1) & (y > 0) & (y < height - 1)
+    around = peak_neighbourhoods(logits, xy, 1).unflatten(-1, (3, 3)).float()
+    dx = (around[..., 1, 2] - around[..., 1, 0]) / 2
+    dy = (around[..., 2, 1] - around[..., 0, 1]) / 2
+    dxx = around[..., 1, 2] + around[..., 1, 0] - 2 * around[..., 1, 1]
+    dyy = around[..., 2, 1] + around[..., 0, 1] - 2 * around[..., 1, 1]
+    dxy = (around[..., 2, 2] - around[..., 2, 0] - around[..., 0, 2] + around[..., 0, 0]) / 4
     determinant = dxx * dyy - dxy * dxy
     peak = inside & (determinant > 1e-6) & (dxx < 0) & (dyy < 0)
-    safe = torch.where(peak, determinant, torch.ones_like(determinant))
-    step = torch.stack([(dxy * dy - dyy * dx) / safe, (dxy * dx - dxx * dy) / safe], dim=1)
-    step = torch.where(peak[:, None], step, torch.zeros_like(step))
+    safe = torch.where(peak, determinant, 1)
+    step = torch.stack([(dxy * dy - dyy * dx) / safe, (dxy * dx - dxx * dy) / safe], dim=-1)
+    step = torch.where(peak[..., None], step, 0)
     return xy.float() + step.clamp(-0.5, 0.5)
 
 
@@ -168,10 +214,14 @@ def sample(maps: Tensor, xy: Tensor, width: int, height: int, *, release: bool =
     Returns:
         (B, N, C) float32.
     """
-    size = xy.new_tensor([width, height])
-    grid = 2 * xy / (size - 1) - 1 if release else (2 * xy + 1) / size - 1
-    padding = "zeros" if release else "border"
+    size = constants([width, height], xy)
+    if release:
+        grid = 2 * xy / (size - 1) - 1
+    else:
+        # At the border the outermost values go on: not every device has that padding.
+        last = constants([1 - 1 / maps.shape[-1], 1 - 1 / maps.shape[-2]], xy)
+        grid = torch.minimum(torch.maximum((2 * xy + 1) / size - 1, -last), last)
     found = F.grid_sample(
-        maps.float(), grid[:, None], mode="bilinear", padding_mode=padding, align_corners=False
+        maps.float(), grid[:, None], mode="bilinear", padding_mode="zeros", align_corners=False
     )
     return found[:, :, 0].transpose(1, 2)

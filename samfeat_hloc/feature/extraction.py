@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -12,19 +13,47 @@ import torch
 from torch import Tensor
 
 from ..files.image_forms import ImageLike, as_rgb
-from .levels import COARSE_COSTS, POOLED_OCTAVES, STRIDE, Network, describe, detect_levels
+from ..parallel.devices import stack_to_device, to_host
+from .levels import (
+    COARSE_COSTS,
+    POOLED_OCTAVES,
+    STRIDE,
+    Extracted,
+    Network,
+    describe,
+    detect_levels,
+)
 from .local_features import FeatureArrays, NetworkFeatures
 from .options import ExtractOptions
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """An image at the size of the network's input, (h, w, 3), and its width and height before."""
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+
+
+def prepare(image: ImageLike, options: ExtractOptions) -> Prepared:
+    """What of extraction needs no network, so that other threads can do it.
+
+    Raises:
+        SamfeatError: an image that cannot be read or has no pixels.
+    """
+    array = as_rgb(image)
+    return Prepared(resize_image(array, options), (array.shape[1], array.shape[0]))
+
+
 def extract_batch(
-    model: Network, images: Sequence[ImageLike], options: ExtractOptions
+    model: Network, images: Sequence[ImageLike | Prepared], options: ExtractOptions
 ) -> list[FeatureArrays]:
     """Extract from images of any sizes; those that are equally large go through together.
 
     Arguments:
         model: the network, on the device to compute on.
-        images: in any of the forms of :data:`samfeat_hloc.files.image_forms.ImageLike`.
+        images: in any of the forms of :data:`samfeat_hloc.files.image_forms.ImageLike`, or what
+            :func:`prepare` made of one with the same options.
         options: see :class:`ExtractOptions`.
 
     Returns:
@@ -33,48 +62,64 @@ def extract_batch(
     Raises:
         SamfeatError: an image that cannot be read or has no pixels.
     """
-    arrays = [as_rgb(image) for image in images]
-    resized = [resize_image(array, options) for array in arrays]
-    same_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for index, array in enumerate(resized):
-        same_size[array.shape].append(index)
+    inputs = [image if isinstance(image, Prepared) else prepare(image, options) for image in images]
+    same_size: dict[Any, list[int]] = defaultdict(list)
+    for index, prepared in enumerate(inputs):
+        same_size[prepared.pixels.shape, prepared.pixels.dtype].append(index)
 
     device = next(iter(model.parameters())).device
-    results: dict[int, FeatureArrays] = {}
+    begun = []
     for indices in same_size.values():
-        stacked = np.stack([resized[i] for i in indices])
-        batch = torch.from_numpy(stacked).to(device).permute(0, 3, 1, 2).float() / 255
-        for i, found in zip(indices, detect_and_describe(model, batch, options), strict=True):
-            size = np.array(arrays[i].shape[1::-1])
-            scale = (size / np.array(resized[i].shape[1::-1])).astype(np.float32)
-            keypoints = found["keypoints"].cpu().numpy()
-            corner = 0.0 if options.official else 0.5
-            keypoints = (keypoints + corner) * scale - corner
+        stacked = stack_to_device([inputs[i].pixels for i in indices], device)
+        batch = stacked.permute(0, 3, 1, 2).float() / 255
+        begun.append((indices, to_host(extract_tensors(model, batch, options))))
+    results: dict[int, FeatureArrays] = {}
+    for indices, arrived in begun:
+        keypoints, scores, descriptors, counts = (part.numpy() for part in arrived())
+        for b, i in enumerate(indices):
+            size, count = np.array(inputs[i].size), counts[b]
+            scale = (size / np.array(inputs[i].pixels.shape[1::-1])).astype(np.float32)
+            places = keypoints[b, :count]
             results[i] = FeatureArrays(
-                keypoints=keypoints,
-                keypoint_scores=found["keypoint_scores"].cpu().numpy(),
-                descriptors=found["descriptors"].cpu().numpy(),
+                keypoints=places * scale if options.official else (places + 0.5) * scale - 0.5,
+                keypoint_scores=np.ascontiguousarray(scores[b, :count]),
+                descriptors=np.ascontiguousarray(descriptors[b, :, :count]),
                 image_size=size,
             )
-    return [results[i] for i in range(len(arrays))]
+    return [results[i] for i in range(len(inputs))]
 
 
 @torch.inference_mode()
-def detect_and_describe(
-    model: Network, image: Tensor, options: ExtractOptions
-) -> list[NetworkFeatures]:
+def extract_tensors(model: Network, image: Tensor, options: ExtractOptions) -> Extracted:
     """Keypoints and descriptors of a batch at the size it has; ``resize`` plays no part.
+
+    On a GPU nothing in it waits for the device, unless the number of keypoints is not limited.
 
     Arguments:
         model: the network.
         image: (B, 3, H, W) float32 RGB in [0, 1], on the network's device.
         options: see :class:`ExtractOptions`.
+    """
+    return describe(model, detect_levels(model, image, options), options)
+
+
+def detect_and_describe(
+    model: Network, image: Tensor, options: ExtractOptions
+) -> list[NetworkFeatures]:
+    """As :func:`extract_tensors`, image by image.
 
     Returns:
         What was found in each image, in pixels of the batch.
     """
-    levels = detect_levels(model, image, options)
-    return [describe(model, levels, b, options) for b in range(len(image))]
+    found = extract_tensors(model, image, options)
+    return [
+        NetworkFeatures(
+            keypoints=found.keypoints[b, :count],
+            keypoint_scores=found.scores[b, :count],
+            descriptors=found.descriptors[b, :, :count],
+        )
+        for b, count in enumerate(found.counts.tolist())
+    ]
 
 
 def record(options: ExtractOptions) -> dict[str, Any]:

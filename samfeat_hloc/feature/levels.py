@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -11,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import detection
-from .local_features import NetworkFeatures
 from .options import ExtractOptions
 
 STRIDE = 16  # sides of the network's input are multiples of it
@@ -42,7 +42,9 @@ class Network(Protocol):
 
     def encode(self, image: Tensor) -> EncodedImages: ...
 
-    def describe_at(self, features: Tensor, keypoints: Tensor) -> Tensor: ...
+    def describe_at(
+        self, features: Tensor, keypoints: Tensor, images: Tensor | None = None
+    ) -> Tensor: ...
 
     def attention_map(self, features: Tensor) -> Tensor: ...
 
@@ -50,32 +52,49 @@ class Network(Protocol):
 
 
 class Level(NamedTuple):
-    """What the network found in a batch at one scale. points: of each image keypoints (N, 2) in
-    pixels of the batch and their scores (N,), best first. logits: (B, 1, H, W), without what the
-    scale costs. features: as the network's. ratio: (2,), the batch's pixels to one of this level,
-    in x and y. size: width and height that the features cover."""
-
-    points: list[tuple[Tensor, Tensor]]
-    logits: Tensor
-    features: Tensor
-    scale: float
-    ratio: Tensor
-    size: tuple[int, int]
-
-    def places(self, keypoints: Tensor) -> Tensor:
-        """Where keypoints (N, 2) of the batch are in this level, in its pixels."""
-        return keypoints if self.scale == 1 else (keypoints + 0.5) / self.ratio - 0.5
-
-
-class Chosen(NamedTuple):
-    """The best keypoints of all levels of an image. keypoints: (N, 2), scores: (N,), best first.
-    own: (N,) int64, the level that each is of. shares: (N, L), how much each level counts in its
-    descriptor, 0 where it is left out."""
+    """What the network found in a batch at one scale. keypoints: (B, N, 2) in pixels of the batch,
+    scores: (B, N), best first; found: (B, N), False behind the last keypoint of an image that has
+    fewer. logits: (B, 1, H, W), without what the scale costs. features: as the network's. ratio:
+    the batch's pixels to one of this level, in x and y. size: width and height that the features
+    cover."""
 
     keypoints: Tensor
     scores: Tensor
+    found: Tensor
+    logits: Tensor
+    features: Tensor
+    scale: float
+    ratio: tuple[float, float]
+    size: tuple[int, int]
+
+    def places(self, keypoints: Tensor) -> Tensor:
+        """Where keypoints (..., 2) of the batch are in this level, in its pixels."""
+        if self.scale == 1:
+            return keypoints
+        return (keypoints + 0.5) / detection.constants(self.ratio, keypoints) - 0.5
+
+
+class Chosen(NamedTuple):
+    """The best keypoints of all levels of the images of a batch. keypoints: (B, N, 2), scores:
+    (B, N), best first. found: (B, N), False behind the last keypoint of an image that has fewer.
+    own: (B, N) int64, the level that each is of. shares: (B, N, L), how much each level counts in
+    its descriptor, 0 where it is left out."""
+
+    keypoints: Tensor
+    scores: Tensor
+    found: Tensor
     own: Tensor
     shares: Tensor
+
+
+class Extracted(NamedTuple):
+    """Features of a batch. keypoints: (B, N, 2) xy in its pixels, scores: (B, N), descriptors:
+    (B, 128, N), all float32. counts: (B,) int64, how many of the N an image has, the first ones."""
+
+    keypoints: Tensor
+    scores: Tensor
+    descriptors: Tensor
+    counts: Tensor
 
 
 def detect_levels(model: Network, image: Tensor, options: ExtractOptions) -> list[Level]:
@@ -94,7 +113,7 @@ def _detect(model: Network, image: Tensor, scale: float, options: ExtractOptions
         image = F.interpolate(image, size, mode="bicubic", align_corners=False, antialias=True)
         image = image.clamp(0, 1)
     height, width = image.shape[-2:]
-    ratio = image.new_tensor([whole[1] / width, whole[0] / height])
+    ratio = (whole[1] / width, whole[0] / height)
     x = F.pad(image * 2 - 1, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
     x = x.contiguous(memory_format=torch.channels_last)
     with half_precision(x.device, wanted=options.precision == "auto"):
@@ -103,101 +122,118 @@ def _detect(model: Network, image: Tensor, scale: float, options: ExtractOptions
     # The edge map guides the detector: it is added before the sigmoid.
     edges = F.interpolate(maps.edges.float(), x.shape[-2:], mode="bilinear", align_corners=False)
     logits = maps.keypoint_logits.float() + edges
-    cost = COARSE_COSTS * np.log2(scale)
+    cost = COARSE_COSTS * math.log2(scale)
     # Suppression looks at the logits: the sigmoid of large ones is the same number, a tie.
     ranked = torch.sigmoid(logits) if options.official else logits
     threshold = options.detection_threshold
     if not options.official:
-        threshold = float(torch.logit(torch.tensor(threshold, dtype=torch.float64))) - cost
+        threshold = math.log(threshold / (1 - threshold)) - cost if threshold else -math.inf
     kept = detection.suppress(ranked, options.nms_radius, threshold, exact=options.official)
     kept = detection.clear_border(kept, options.border, width=width, height=height)
-    points = []
-    for b in range(len(image)):
-        xy, ranks = detection.best_points(ranked[b, 0], kept[b, 0], options.max_keypoints)
-        keypoints = detection.refine(logits[b, 0], xy) if options.subpixel else xy.float()
-        keypoints = (keypoints + 0.5) * ratio - 0.5 if scale != 1 else keypoints
-        points.append((keypoints, ranks if options.official else torch.sigmoid(ranks + cost)))
-    return Level(points, logits, maps.features, scale, ratio, (x.shape[-1], x.shape[-2]))
+    xy, ranks = detection.best_points(ranked[:, 0], kept[:, 0], options.max_keypoints)
+    keypoints = detection.refine(logits[:, 0], xy) if options.subpixel else xy.float()
+    if scale != 1:
+        keypoints = (keypoints + 0.5) * detection.constants(ratio, keypoints) - 0.5
+    found = ranks > -torch.inf
+    scores = ranks if options.official else torch.sigmoid(ranks + cost)
+    covered = (x.shape[-1], x.shape[-2])
+    return Level(keypoints, scores, found, logits, maps.features, scale, ratio, covered)
 
 
-def choose(levels: Sequence[Level], b: int, options: ExtractOptions) -> Chosen:
-    """The best keypoints of all levels of image ``b``.
+def choose(levels: Sequence[Level], options: ExtractOptions) -> Chosen:
+    """The best keypoints of all levels of each image.
 
     The logits that rank the keypoints of several levels are means over the levels, with weights
     that fall with the distance of a level from the keypoint's own: points that are there at several
     scales come first.
     """
-    keypoints, scores = (
-        torch.cat(parts) for parts in zip(*(level.points[b] for level in levels), strict=True)
+    keypoints = torch.cat([level.keypoints for level in levels], dim=1)
+    scores = torch.cat([level.scores for level in levels], dim=1)
+    found = torch.cat([level.found for level in levels], dim=1)
+    own = torch.cat(
+        [torch.full_like(lv.found[0], n, dtype=torch.long) for n, lv in enumerate(levels)]
     )
-    counts = keypoints.new_tensor([len(level.points[b][0]) for level in levels], dtype=torch.long)
-    own = torch.arange(len(levels), device=counts.device).repeat_interleave(counts)
-    octaves = keypoints.new_tensor([level.scale for level in levels]).log2()
+    octaves = detection.constants([level.scale for level in levels], keypoints).log2()
     shares = torch.exp(-((octaves[:, None] - octaves) ** 2) / (2 * POOLED_OCTAVES**2))
     shares = torch.where(shares > LEAST_SHARE, shares, 0.0)
+    own = own.expand(len(keypoints), -1)
     if len(levels) > 1:
-        logits = [_near(level, b, keypoints) for level in levels]
-        ranks = (torch.stack(logits, dim=1) * shares[own]).sum(1) / shares.sum(1)[own]
-        ranks = ranks + COARSE_COSTS * octaves[own]
-        scores = torch.sigmoid(ranks)
-        order = ranks.sort(descending=True, stable=True).indices[: options.max_keypoints]
-        order = order[scores[order] >= options.detection_threshold]
-        keypoints, scores, own = keypoints[order], scores[order], own[order]
-    return Chosen(keypoints, scores, own, shares[own])
+        logits = [_near(level, keypoints) for level in levels]
+        ranks = (torch.stack(logits, dim=-1) * shares[own]).sum(-1) / shares.sum(1)[own]
+        ranks = (ranks + COARSE_COSTS * octaves[own]).masked_fill(~found, -torch.inf)
+        order = ranks.sort(dim=1, descending=True, stable=True).indices[:, : options.max_keypoints]
+        scores, own = torch.sigmoid(ranks).gather(1, order), own.gather(1, order)
+        found = found.gather(1, order) & (scores >= options.detection_threshold)
+        if detection.counts_first(order.device):
+            most = int(found.sum(1).amax())
+            order, scores, own, found = (part[:, :most] for part in (order, scores, own, found))
+        keypoints = keypoints.gather(1, order[..., None].expand(-1, -1, 2))
+    return Chosen(keypoints, scores, found, own, shares[own] * found[..., None])
 
 
-def describe(
-    model: Network, levels: Sequence[Level], b: int, options: ExtractOptions
-) -> NetworkFeatures:
-    """The best keypoints of all levels of image ``b``, and their descriptors.
+def describe(model: Network, levels: Sequence[Level], options: ExtractOptions) -> Extracted:
+    """The best keypoints of all levels of each image, and their descriptors.
 
     A descriptor is the mean of those at its place in all levels, with the weights that rank the
     keypoints: what two photos show at different distances is then described over scales that they
     share.
     """
-    keypoints, scores, own, shares = choose(levels, b, options)
+    keypoints, scores, found, own, shares = choose(levels, options)
     pooled: Tensor | None = None
     attention = torch.ones_like(scores)
     for index, level in enumerate(levels):
-        share = shares[:, index]
-        near = share > 0
-        places = level.places(keypoints[near])
-        features = level.features[b : b + 1]
+        share, places = shares[..., index], level.places(keypoints)
         if options.official:  # it samples beside its keypoints
-            found = _sampled(model.describe(features), places, level, options)
+            described = _sampled(model.describe(level.features), places, level, options)
+            pooled = F.normalize(described, dim=-1)
         else:
-            found = model.describe_at(features[0], places)
-        if pooled is None:
-            pooled = found.new_zeros(len(keypoints), found.shape[1])
-        pooled[near] += share[near, None] * F.normalize(found, dim=1)
+            pooled = _add_described(model, level, places, share, pooled)
         if options.descriptor_weighting == "attention":
-            mine = own == index
-            weights = _sampled(
-                model.attention_map(features.float()), places[mine[near]], level, options
-            )
-            attention[mine] = weights[:, 0]
+            maps = model.attention_map(level.features.float())
+            weights = _sampled(maps, places, level, options)[..., 0]
+            attention = torch.where(own == index, weights, attention)
     assert pooled is not None, "there is a level at least"
-    descriptors = F.normalize(pooled, dim=1) * attention[:, None]
-    return NetworkFeatures(
-        keypoints=keypoints, keypoint_scores=scores, descriptors=descriptors.t().contiguous()
-    )
+    descriptors = F.normalize(pooled, dim=-1) * attention[..., None]
+    return Extracted(keypoints, scores, descriptors.transpose(1, 2).contiguous(), found.sum(1))
 
 
-def _near(level: Level, b: int, keypoints: Tensor) -> Tensor:
-    """A level's largest logits of image ``b`` within 3x3 pixels of keypoints (N, 2)."""
-    logits = detection.local_maximum(level.logits[b : b + 1], 1)[0, 0]
-    x, y = level.places(keypoints).round().long().unbind(1)
-    return logits[y.clamp(0, logits.shape[0] - 1), x.clamp(0, logits.shape[1] - 1)]
+def _add_described(
+    model: Network, level: Level, places: Tensor, share: Tensor, pooled: Tensor | None
+) -> Tensor:
+    """What a level says at places (B, N, 2), times its share (B, N), added to the sum (B, N, D)."""
+    batch, count = share.shape
+    images = torch.arange(batch, device=share.device)[:, None].expand(-1, count)
+    if not detection.counts_first(share.device):
+        found = model.describe_at(level.features, places.flatten(0, 1), images.flatten())
+        added = share[..., None] * F.normalize(found, dim=1).unflatten(0, (batch, count))
+        return added if pooled is None else pooled + added
+    near = share > 0
+    found = model.describe_at(level.features, places[near], images[near])
+    if pooled is None:
+        pooled = found.new_zeros(batch, count, found.shape[1])
+    pooled[near] += share[near][:, None] * F.normalize(found, dim=1)
+    return pooled
+
+
+def _near(level: Level, keypoints: Tensor) -> Tensor:
+    """A level's largest logits within 3x3 pixels of keypoints (B, N, 2): (B, N)."""
+    logits = detection.local_maximum(level.logits, 1)[:, 0]
+    height, width = logits.shape[-2:]
+    x, y = level.places(keypoints).round().long().unbind(-1)
+    index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+    return logits.flatten(1).gather(1, index)
 
 
 def _sampled(dense: Tensor, places: Tensor, level: Level, options: ExtractOptions) -> Tensor:
-    return detection.sample(dense, places[None], *level.size, release=options.official)[0]
+    return detection.sample(dense, places, *level.size, release=options.official)
 
 
 def half_precision(device: torch.device, *, wanted: bool = True) -> torch.autocast:
     """In this context a network computes in bfloat16, where wanted and the device is fast at it."""
     enabled = wanted and fast_bfloat16(device)
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+    # Not every torch knows autocast on other devices, even to switch it off.
+    kind = device.type if device.type in ("cpu", "cuda") else "cpu"
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=enabled)
 
 
 def fast_bfloat16(device: torch.device) -> bool:

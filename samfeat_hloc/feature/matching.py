@@ -1,20 +1,25 @@
 """Mutual nearest neighbours of descriptors, in plain torch and bounded memory.
 
-Where only mutual neighbours are asked for, no index is searched in the similarities at all. A few
-rows of them at a time, in the cache, are reduced to the largest value of each row and of each
-column, which costs a tenth of the product itself. A mutual pair is then where the best value of a
-row and the best value of a column are one and the same number; as different pairs may have equal
-similarities, the product of each such pair is looked at once more.
+On a processor, where only mutual neighbours are asked for, no index is searched in the
+similarities at all. A few rows of them at a time, in the cache, are reduced to the largest value of
+each row and of each column, which costs a tenth of the product itself. A mutual pair is then where
+the best value of a row and the best value of a column are one and the same number; as different
+pairs may have equal similarities, the product of each such pair is looked at once more. Of
+descriptors that are the same the first counts, as in hloc; different ones that are equally similar
+to the last digit, which depends on the order of the sums, are taken as equal if both are mutual.
+
+GPUs take whole batches of pairs: :mod:`.matching_batches`.
 """
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from . import onednn
+from .matching_batches import PairBatch, match_batch, most_similarities
 
 # Similarities computed at a time: few enough to stay in the cache for the reductions that follow,
 # enough rows to keep the matrix product fast.
@@ -68,6 +73,13 @@ def nearest_neighbours(
     scores = descriptors0.new_zeros(batch, count0)
     if count0 == 0 or count1 == 0:
         return matches, scores
+    if not in_tiles(descriptors0.device):
+        some = most_similarities(descriptors0.device) // (count0 * count1)
+        if some:
+            return _in_batches(
+                descriptors0, descriptors1, some, mutual=mutual,
+                distance_threshold=distance_threshold, ratio_threshold=ratio_threshold,
+            )  # fmt: skip
     ratio = ratio_threshold if ratio_threshold and min(count0, count1) > 1 else None
 
     best1 = descriptors0.new_full((batch, count1), -torch.inf)  # over image 0, for each of image 1
@@ -112,6 +124,24 @@ def nearest_neighbours(
             valid &= _within_ratio(best1, second1, ratio).gather(1, matches)
         valid &= _first_of_equals(matches, valid, count1)
     return torch.where(valid, matches, -1), scores
+
+
+def in_tiles(device: torch.device) -> bool:
+    """Whether the device is fast at a cacheful of similarities at a time, not at whole batches."""
+    return device.type == "cpu"
+
+
+def _in_batches(
+    descriptors0: Tensor, descriptors1: Tensor, some: int, **thresholds: Any
+) -> tuple[Tensor, Tensor]:
+    """Neighbours of (B, D, N0) in (B, D, N1), ``some`` of B at a time."""
+    sides = (side.transpose(1, 2).split(some) for side in (descriptors0, descriptors1))
+    found = [
+        match_batch(PairBatch(a, b, [a.shape[1]] * len(a), [b.shape[1]] * len(b)), **thresholds)
+        for a, b in zip(*sides, strict=True)
+    ]
+    matches, scores = (torch.cat(part) for part in zip(*found, strict=True))
+    return matches, scores
 
 
 def _mutual(rows0: Tensor, rows1: Tensor) -> tuple[Tensor, Tensor] | None:

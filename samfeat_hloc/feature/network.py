@@ -18,7 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..files.image_forms import ImageLike
+from ..parallel.devices import device_of
 from . import checkpoints, onednn
+from .detection import counts_first
 from .extraction import extract_batch
 from .local_features import Features, as_tensors
 from .options import ExtractKeywords, ExtractOptions
@@ -31,7 +33,8 @@ FEATURE_DIM = 64 + 64 + 128 + 128  # c1, c2, c3 and c4, stacked at 1/4
 FEATURE_STRIDE = 4
 CONTEXT_DIM = 256
 ATTENTION_SCALE = 100.0  # the softmax temperature of the edge attention
-DESCRIBED_AT_ONCE = 512  # keypoints; their features stay in the processor's cache
+# Keypoints: on a processor their features stay in its cache, elsewhere in some 400 MB.
+DESCRIBED_AT_ONCE = {"cpu": 512, "elsewhere": 1 << 15}
 
 
 class Encoded(NamedTuple):
@@ -216,36 +219,48 @@ class SAMFeat(nn.Module):
         """The attention (B, 1, h, w) of features (B, 384, h, w), positive."""
         return F.softplus(self.attention(features.mean(dim=1, keepdim=True)))
 
-    def describe_at(self, features: Tensor, keypoints: Tensor) -> Tensor:
+    def describe_at(
+        self, features: Tensor, keypoints: Tensor, images: Tensor | None = None
+    ) -> Tensor:
         """Descriptors at keypoints alone: bilinear samples of ``describe(features)``.
 
         Both are linear, so the samples come first and the convolution runs over them: the work of
         a few thousand places in place of the whole map's.
 
         Arguments:
-            features: (384, h, w) of one image.
+            features: (384, h, w) of one image, or (B, 384, h, w).
             keypoints: (N, 2) xy in the image's pixels, four to a feature.
+            images: (N,) int64, which of the B images each is in; None for the first.
 
         Returns:
             (N, 128) float32, not normalised.
         """
+        features = features if features.ndim == 4 else features[None]
         height, width = features.shape[-2:]
-        rows = features.permute(1, 2, 0).reshape(height * width, -1)
+        few = counts_first(features.device)
+        rows = features.permute(0, 2, 3, 1).reshape(len(features) * height * width, -1)
         weight = self.describe.weight.permute(0, 2, 3, 1).flatten(1).to(features.dtype)
         place = (keypoints + 0.5) / FEATURE_STRIDE - 0.5
-        place = torch.minimum(place.clamp(min=0), place.new_tensor([width - 1, height - 1]))
+        across, down = place[:, 0].clamp(0, width - 1), place[:, 1].clamp(0, height - 1)
+        place = torch.stack([across, down], dim=1)
+        first = images * (height * width) if images is not None else torch.zeros_like(across).long()
         reach = torch.arange(-1, 3, device=place.device)
         bias = cast(Tensor, self.describe.bias)
         described = [place.new_zeros(0, DESCRIPTOR_DIM)]
-        for some in place.split(DESCRIBED_AT_ONCE):
+        at_once = DESCRIBED_AT_ONCE["cpu" if features.device.type == "cpu" else "elsewhere"]
+        for some, start in zip(place.split(at_once), first.split(at_once), strict=True):
             corner = some.floor()
             x, y = (corner.long()[:, :, None] + reach).unbind(1)
             inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None]
             index = y.clamp(0, height - 1)[:, :, None] * width + x.clamp(0, width - 1)[:, None]
             # 4x4 features hold the 3x3 neighbourhoods of the four around a keypoint.
-            around = rows[index]
-            outside = torch.nonzero(~inside, as_tuple=True)  # few: keypoints at the border
-            around[outside] = 0  # as the convolution pads
+            around = rows[index + start[:, None, None]]
+            # Outside is zero, as the convolution pads.
+            if few:
+                outside = torch.nonzero(~inside, as_tuple=True)  # of keypoints at the border
+                around[outside] = 0
+            else:
+                around.masked_fill_(~inside[..., None], 0)
             fx, fy = (some - corner).to(rows.dtype)[:, :, None, None, None].unbind(1)
             around = torch.lerp(around[:, :3], around[:, 1:], fy)
             around = torch.lerp(around[:, :, :3], around[:, :, 1:], fx)
@@ -277,20 +292,20 @@ class SAMFeat(nn.Module):
                 state dict; read with ``weights_only=True``, so it cannot run code). Its SHA-256
                 is logged.
             sha256: the digest that the file must have.
-            device: where to put it; by default a GPU when there is one.
+            device: where to put it, such as cuda:1; see :func:`..parallel.devices.device_of`.
 
         Raises:
-            SamfeatError: no such file, not a checkpoint, parameters that do not fit, or another
-                SHA-256 than the one asked for.
+            SamfeatError: no such file, not a checkpoint, parameters that do not fit, another
+                SHA-256 than the one asked for, or no such device.
         """
+        chosen = device_of(device)
         read = checkpoints.read_release if official else checkpoints.read_checkpoint
         checkpoint = read(checkpoints.resolve(weights, official=official), sha256=sha256)
         model = cls(**checkpoint.config)
         checkpoints.load_parameters(model, checkpoint)
         model.metadata = checkpoint.metadata
         model.weights_sha256 = checkpoint.sha256
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return model.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return model.eval().to(device=chosen, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     @overload  # a str is a sequence of str, but never comes to the second
     def extract(  # type: ignore[overload-overlap]

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread
 from types import TracebackType
 from typing import Any
 
@@ -98,6 +99,7 @@ class SegmentWriter:
         self._pending_bytes = 0
         self._written_at = time.monotonic()
         self._next = 0
+        self._writing: _Segment | None = None
 
     def __enter__(self) -> SegmentWriter:
         with ExitStack() as stack:
@@ -116,8 +118,7 @@ class SegmentWriter:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if self._pending:
-                self.flush()
+            self.flush()
         except SamfeatError:
             if error is None:  # else the first error is the one to tell
                 raise
@@ -139,6 +140,8 @@ class SegmentWriter:
         """Take finished groups by their names ("db/1.jpg" nests).
 
         Groups given together end up in one segment: after a kill either all or none are there.
+        A segment is written beside what the caller does next; if that fails, the error is raised
+        by a later call.
         """
         for name, group in groups.items():
             self._pending[name] = group
@@ -146,23 +149,34 @@ class SegmentWriter:
             self.done[name] = group.source
         late = time.monotonic() - self._written_at > SEGMENT_SECONDS
         if late or self._pending_bytes > SEGMENT_BYTES:
-            self.flush()
+            self._begin_segment()
 
     def flush(self) -> None:
         """Write what is in memory as one segment."""
+        self._begin_segment()
+        self._wait()
+
+    def _begin_segment(self) -> None:
+        self._wait()  # one at a time, so that memory is bounded
         if not self._pending:
             return
-        segment = self.parts / f"{self._next:06d}.h5"
-        image = _file_image(self._pending, self.made_by)
-        with writing(segment):
-            if not self.parts.is_dir():
-                self.parts.mkdir()
-                sync_folder(self.final.parent)
-            write_whole(segment, image)
-        self._segments[segment] = set(self._pending)
+        path = self.parts / f"{self._next:06d}.h5"
+        self._writing = _Segment(path, self._pending, self.made_by)
         self._next += 1
         self._pending, self._pending_bytes = {}, 0
         self._written_at = time.monotonic()
+
+    def _wait(self) -> None:
+        """Wait for the segment that is being written; if that failed, it is in memory again."""
+        segment, self._writing = self._writing, None
+        if segment is None:
+            return
+        segment.join()
+        if segment.failed is not None:
+            self._pending = {**segment.groups, **self._pending}
+            self._pending_bytes = sum(group.nbytes for group in self._pending.values())
+            raise segment.failed
+        self._segments[segment.path] = set(segment.groups)
 
     def finish(
         self,
@@ -193,12 +207,14 @@ class SegmentWriter:
         Raises:
             SamfeatError: the segment is damaged.
         """
+        self._wait()
         path = next(path for path, names in self._segments.items() if name in names)
         with open_hdf5(path) as file, reading_hdf5(path):
             return {key: read_array(file[name], key, path) for key in file[name]}
 
     def discard(self) -> None:
         """Remove all segments: what they hold is in an output of another kind now."""
+        self._wait()
         self._pending, self._pending_bytes, self._segments = {}, 0, {}
         shutil.rmtree(self.parts, ignore_errors=True)
 
@@ -277,6 +293,29 @@ class SegmentWriter:
                     for name in chosen:
                         segment.copy(segment[name], merged, name)
                         progress.update()
+
+
+class _Segment(Thread):
+    """A segment that is being written. failed: why it could not be, once the thread has ended."""
+
+    def __init__(self, path: Path, groups: Mapping[str, Group], made_by: Mapping[str, Any]) -> None:
+        super().__init__(name=f"writing {path.name}", daemon=True)
+        self.path = path
+        self.groups = groups
+        self.failed: BaseException | None = None
+        self._made_by = made_by
+        self.start()
+
+    def run(self) -> None:
+        try:
+            image = _file_image(self.groups, self._made_by)
+            with writing(self.path):
+                if not self.path.parent.is_dir():
+                    self.path.parent.mkdir()
+                    sync_folder(self.path.parent.parent)
+                write_whole(self.path, image)
+        except BaseException as error:
+            self.failed = error
 
 
 def _groups(file: h5py.File) -> Iterator[tuple[str, str]]:

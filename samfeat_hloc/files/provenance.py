@@ -218,7 +218,7 @@ def _parsed(text: Any, path: Path) -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
-    for package in ("samfeat-hloc", "torch", "numpy", "h5py", "pycolmap", "faiss-cpu"):
+    for package in ("samfeat-hloc", "torch", "numpy", "h5py", "pycolmap"):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

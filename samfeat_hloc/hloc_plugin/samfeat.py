@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from hloc.utils.base_model import BaseModel
 from torch import Tensor
 
+from samfeat_hloc.feature.detection import constants
 from samfeat_hloc.feature.extraction import detect_and_describe, resized_shape
 from samfeat_hloc.feature.network import SAMFeat as Network
 from samfeat_hloc.feature.options import ExtractOptions
@@ -59,11 +60,11 @@ class SAMFeat(BaseModel):  # type: ignore[misc]
         found = detect_and_describe(self.net, image, self.options)
         keypoints = torch.stack([f["keypoints"] for f in found])
         if size != (height, width):
-            keypoints = keypoints * keypoints.new_tensor([width / size[1], height / size[0]])
+            keypoints = keypoints * constants([width / size[1], height / size[0]], keypoints)
         return {
             # hloc may store every float32 as float16, whose step is a whole pixel from 1024 px on;
-            # it leaves float64 alone.
-            "keypoints": keypoints.double(),
+            # it leaves float64 alone. Not every device has it.
+            "keypoints": keypoints.cpu().double(),
             "keypoint_scores": torch.stack([f["keypoint_scores"] for f in found]),
             # The precision in which they are stored by either engine, so that both match the same.
             "descriptors": torch.stack([f["descriptors"] for f in found]).half(),

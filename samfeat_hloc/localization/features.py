@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..errors import SamfeatError, some_of
-from ..feature.extraction import extract_batch, record, resized_shape
+from ..feature.extraction import Prepared, extract_batch, prepare, record, resized_shape
 from ..feature.local_features import FeatureArrays
 from ..feature.options import ExtractOptions
 from ..files import images, provenance
@@ -34,7 +34,10 @@ _DIGITS = {"keypoints": 2, "keypoint_scores": 3, "descriptors": 3}  # decimal pl
 DETECTION_NOISE = 1.0  # pixels of the resized image, as hloc assumes
 _BATCH_SIZE = {"cpu": 1, "cuda": 8}
 _SIDE_BY_SIDE = 8  # batches at most; each holds some hundred MB of feature maps
+_TURNS = {"cuda": 2}  # batches of a GPU: one computes while another is brought up or down
 _AHEAD = 2  # batches decoded while one is in the network
+_THREADS = {"cpu": 8}  # that decode, at most
+_THREADS_OF_A_GPU = 16
 _BATCHES_A_TASK = 8  # through one worker's network, decoded ahead, on Ray
 
 
@@ -46,15 +49,17 @@ class Extractor(Protocol):
     def parameters(self) -> Any: ...
 
 
-Extract = Callable[[Any, Sequence[np.ndarray], ExtractOptions], list[FeatureArrays]]
+Extract = Callable[[Any, Sequence[Any], ExtractOptions], list[FeatureArrays]]
 
 
 @dataclass(frozen=True)
 class DecodedPhoto:
-    """A decoded image, upright, how it is stored, and the hash of its file."""
+    """A decoded image, upright, its width and height so, how it is stored, and the hash of its
+    file. pixels: (H, W, 3) uint8, or at the size of the network's input already."""
 
     name: str
-    pixels: np.ndarray
+    pixels: np.ndarray | Prepared
+    size: tuple[int, int]
     orientation: int
     stored_size: tuple[int, int]  # width, height
     source: str
@@ -93,7 +98,8 @@ def main(
         batch_size: images of equal size through the network at once; None for 1 on a CPU, 8 on
             a GPU. A CPU has several batches side by side, one for each of torch's threads, at
             most 8.
-        workers: threads that decode images; None for as many as there are processors, at most 8.
+        workers: threads that decode images (and resize them, for a GPU); None for as many as there
+            are processors, at most 8, or 16 for a GPU.
         storage: how descriptors are kept: "half" as float16, as in hloc; "full" as float32;
             "quantised" to 0.001, and keypoints to 0.01 pixels, in as few bits as that takes. All
             programs read the last as float32, as HDF5 does the work.
@@ -196,9 +202,24 @@ class _Extraction:
     def groups(self, batches: Sequence[Sequence[str]]) -> Iterator[dict[str, Group]]:
         if self.device is not None:
             self.model.to(self.device)
-        photos = _decoded(self.image_dir, batches, _threads(self.workers))
+        device = next(iter(self.model.parameters())).device.type
+        read = partial(_read, self.image_dir)
+        threads = _threads(self.workers, device)
+        ahead = _AHEAD * max(map(len, batches), default=1)
+        if device != "cpu" or device in _TURNS:
+            ahead = max(ahead, 2 * threads)
+            if self.extract is extract_batch:
+                read = partial(read, options=self.options)
+        photos = _decoded(read, batches, threads, ahead)
         side_by_side = min(torch.get_num_threads(), _SIDE_BY_SIDE)
-        if side_by_side == 1 or next(iter(self.model.parameters())).device.type != "cpu":
+        if device in _TURNS:
+            turns = _TURNS[device]
+            with Workers(turns, "extraction") as pool:
+                yield from pool.map(
+                    self._groups, photos, name=lambda batch: batch[0].name, ahead=turns + 1
+                )
+            return
+        if device != "cpu" or side_by_side == 1:
             yield from map(self._groups, photos)
             return
         with sharing_torch(side_by_side, "extraction") as pool:
@@ -229,14 +250,14 @@ def _unchanged(
     def same(name: str) -> bool:
         return done[name] == provenance.file_hash(image_dir / name)
 
-    with Workers(_threads(workers), "hashing") as pool:
+    with Workers(_threads(workers, "cpu"), "hashing") as pool:
         found = pool.map(same, there, name=str)
         told = tqdm(found, total=len(there), desc="images done", unit="image", delay=2, leave=False)
         return {name for name, is_same in zip(there, told, strict=True) if is_same}
 
 
-def _threads(workers: int | None) -> int:
-    return workers or min(8, os.cpu_count() or 1)
+def _threads(workers: int | None, device: str) -> int:
+    return workers or min(_THREADS.get(device, _THREADS_OF_A_GPU), os.cpu_count() or 1)
 
 
 def _batches(
@@ -262,22 +283,24 @@ def _batches(
 
 
 def _decoded(
-    image_dir: Path, batches: Sequence[Sequence[str]], workers: int
+    read: Callable[[str], DecodedPhoto], batches: Sequence[Sequence[str]], workers: int, ahead: int
 ) -> Iterator[list[DecodedPhoto]]:
-    """Batches of photos, decoded by threads a few batches ahead."""
+    """Batches of photos, decoded by threads so many photos ahead."""
     with Workers(workers, "decoding") as pool:
         names = (name for batch in batches for name in batch)
-        ahead = _AHEAD * max(map(len, batches), default=1)
-        photos = pool.map(partial(_read, image_dir), names, name=str, ahead=ahead)
+        photos = pool.map(read, names, name=str, ahead=ahead)
         for batch in batches:
             yield list(islice(photos, len(batch)))
 
 
-def _read(image_dir: Path, name: str) -> DecodedPhoto:
+def _read(image_dir: Path, name: str, options: ExtractOptions | None = None) -> DecodedPhoto:
+    """Decode a photo; with options bring it to the network's size too."""
     source = provenance.file_hash(image_dir / name)  # first: it also brings the file into memory
     stored, orientation = images.read_photo(image_dir / name)
     upright = images.to_upright(stored, orientation) if orientation != 1 else stored
-    return DecodedPhoto(name, upright, orientation, (stored.shape[1], stored.shape[0]), source)
+    size = (upright.shape[1], upright.shape[0])
+    pixels = upright if options is None else prepare(upright, options)
+    return DecodedPhoto(name, pixels, size, orientation, (stored.shape[1], stored.shape[0]), source)
 
 
 def _extract(
@@ -315,7 +338,7 @@ def _group(
     keypoints = found["keypoints"].astype(np.float32).reshape(-1, 2)
     if photo.orientation != 1:
         keypoints = images.keypoints_to_stored(keypoints, photo.orientation, photo.stored_size)
-    height, width = photo.pixels.shape[:2]
+    width, height = photo.size
     resized_height, resized_width = resized_shape(height, width, options)
     scale = (width / resized_width + height / resized_height) / 2
     datasets: dict[str, np.ndarray] = {

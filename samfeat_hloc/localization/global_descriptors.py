@@ -8,25 +8,28 @@ about VLAD", 2013).
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
 import numpy as np
+import torch
 
 from ..errors import SamfeatError, some_of
 from ..files import provenance
 from ..files.feature_readers import read_descriptors
 from ..files.h5arrays import group_names, open_hdf5
 from ..files.h5store import Group, SegmentWriter
+from ..parallel.devices import device_of, to_device
 from ..progress import tqdm
+from . import vocabulary
 
 logger = logging.getLogger(__name__)
 
 _SEED = 0
 _TRAIN_PER_CLUSTER = 1024
-_ITERATIONS = 25
 
 
 def main(
@@ -36,6 +39,7 @@ def main(
     output: Path,
     *,
     clusters: int = 64,
+    device: str | torch.device | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Describe every image by one vector of ``clusters * D`` float32 of unit length.
@@ -44,11 +48,15 @@ def main(
     vocabulary (clusters, D) float32 is the root's attribute ``vocabulary``. An image without
     keypoints has the zero vector.
 
+    The vocabulary is the same whenever it is learned from the same descriptors on the same device;
+    an image that was described with another one is described anew.
+
     Arguments:
         features: the feature file.
         db_names: images to learn the vocabulary from and to describe.
         query_names: images to describe only.
         clusters: size of the vocabulary.
+        device: where to compute; see :func:`samfeat_hloc.parallel.devices.device_of`.
         overwrite: describe all anew.
 
     Raises:
@@ -59,15 +67,19 @@ def main(
         raise SamfeatError(
             "clusters", f"{clusters} is not possible", "give a number from 1 to 4096"
         )
+    chosen = device_of(device)
     db_names = list(dict.fromkeys(db_names))
     names = list(dict.fromkeys([*db_names, *query_names]))
     made_by = provenance.made_by(
         "global_descriptors",
-        {"method": "vlad", "clusters": clusters, "seed": _SEED},
+        {"method": "vlad", "kmeans": "lloyd", "clusters": clusters, "seed": _SEED},
         {"features": provenance.file_hash(features), "db": provenance.names_hash(db_names)},
     )
     with SegmentWriter(output, made_by, overwrite=overwrite) as writer:
-        if writer.is_finished(dict.fromkeys(names, "")):
+        described_with = {writer.done.get(name, "") for name in names}
+        if len(described_with) == 1 and writer.is_finished(
+            dict.fromkeys(names, described_with.pop())
+        ):
             return output
         with open_hdf5(features) as file:
             known = set(group_names(file, "descriptors"))
@@ -76,11 +88,16 @@ def main(
                 raise SamfeatError(
                     features, f"no features of {some_of(missing)}", "extract them first"
                 )
-            words = learn_vocabulary(sample(file, db_names, clusters, features), clusters, features)
-            left = [name for name in names if name not in writer.done]
+            drawn = sample(file, db_names, clusters, features)
+            words = learn_vocabulary(drawn, clusters, features, device=chosen)
+            there, source = to_device(torch.from_numpy(words), chosen), _hash(words)
+            left = [name for name in names if writer.done.get(name) != source]
             for name in tqdm(left, desc="global descriptors", unit="image"):
-                vector = vlad(_descriptors(file, name, features, words.shape[1]), words)
-                writer.add({name: Group({"global_descriptor": vector})})
+                rows = to_device(
+                    torch.from_numpy(_descriptors(file, name, features, words.shape[1])), chosen
+                )
+                vector = vocabulary.vlad(rows, there).cpu().numpy()
+                writer.add({name: Group({"global_descriptor": vector}, source=source)})
         return writer.finish(attributes={"vocabulary": words})
 
 
@@ -99,7 +116,9 @@ def sample(file: h5py.File, names: Sequence[str], clusters: int, path: Path) -> 
     return np.concatenate(drawn)[:total] if drawn else np.zeros((0, 1), dtype=np.float32)
 
 
-def learn_vocabulary(descriptors: np.ndarray, clusters: int, path: Path) -> np.ndarray:
+def learn_vocabulary(
+    descriptors: np.ndarray, clusters: int, path: Path, *, device: torch.device
+) -> np.ndarray:
     """Cluster centres (clusters, D) float32 of descriptors (M, D), by k-means."""
     if len(descriptors) < clusters:
         raise SamfeatError(
@@ -110,32 +129,17 @@ def learn_vocabulary(descriptors: np.ndarray, clusters: int, path: Path) -> np.n
             ),
             "lower --clusters, or check the images",
         )
-    # Imported here: faiss tells on every import, through logging, which library it loads.
-    logging.getLogger("faiss").setLevel(logging.WARNING)
-    import faiss
-
-    kmeans = faiss.Kmeans(
-        descriptors.shape[1],
-        clusters,
-        niter=_ITERATIONS,
-        seed=_SEED,
-        min_points_per_centroid=1,
-        max_points_per_centroid=_TRAIN_PER_CLUSTER,
-    )
-    kmeans.train(np.ascontiguousarray(descriptors))
-    return np.asarray(kmeans.centroids, dtype=np.float32).reshape(clusters, -1)
+    points = to_device(torch.from_numpy(np.ascontiguousarray(descriptors)), device)
+    return vocabulary.kmeans(points, clusters, seed=_SEED).cpu().numpy()
 
 
 def vlad(descriptors: np.ndarray, words: np.ndarray) -> np.ndarray:
     """Descriptors (N, D) and words (K, D) to the unit vector (K * D,) float32; zero for N = 0."""
-    if len(descriptors) == 0:
-        return np.zeros(words.size, dtype=np.float32)
-    nearest = np.argmax(descriptors @ words.T - (words**2).sum(1) / 2, axis=1)
-    members = np.zeros((len(words), len(descriptors)), dtype=np.float32)
-    members[nearest, np.arange(len(descriptors))] = 1
-    residuals = members @ descriptors - members.sum(1, keepdims=True) * words
-    residuals /= np.maximum(np.linalg.norm(residuals, axis=1, keepdims=True), 1e-12)
-    return (residuals / max(float(np.linalg.norm(residuals)), 1e-12)).astype(np.float32).ravel()
+    return vocabulary.vlad(torch.from_numpy(descriptors), torch.tensor(words)).numpy()
+
+
+def _hash(words: np.ndarray) -> str:
+    return hashlib.sha256(words.tobytes()).hexdigest()
 
 
 def _descriptors(file: h5py.File, name: str, path: Path, length: int | None) -> np.ndarray:

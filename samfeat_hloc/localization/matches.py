@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, repeat
 from pathlib import Path
@@ -16,14 +16,16 @@ import torch
 from torch import Tensor
 
 from ..errors import SamfeatError, some_of
-from ..feature.matching import nearest_neighbours
+from ..feature.matching import in_tiles, nearest_neighbours
+from ..feature.matching_batches import batches, fits, match_batch, stacked
 from ..files import provenance
 from ..files.feature_readers import pair_name, read_descriptors
 from ..files.h5arrays import group_names, open_hdf5
 from ..files.h5store import Group, SegmentWriter
 from ..files.pair_lists import read_pairs, unique_pairs
 from ..parallel.cluster import Cluster
-from ..parallel.workers import sharing_torch
+from ..parallel.devices import device_of, to_device, to_host
+from ..parallel.workers import Workers, sharing_torch
 from ..progress import tqdm
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 CACHE_BYTES = 1 << 30
 _PAIRS_A_TASK = 128  # on Ray: enough that its neighbours share most images
 _WORKER_CACHE_BYTES = 1 << 28  # of each worker, which may be many on a machine
+_READ_AT_ONCE = 32  # pairs whose descriptors are read while others are matched on a GPU
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def main(
         features: features of the images named first.
         features_ref: features of the images named second, where they are in another file.
         config: how to match; None for mutual nearest neighbours without thresholds.
-        device: where to compute; None for a GPU where there is one.
+        device: where to compute, such as cuda:1; see :func:`..parallel.devices.device_of`.
         cache_bytes: memory for descriptors of the images used last, of each of the two files.
         workers: pairs matched at a time on a CPU; None for as many as torch has threads.
         overwrite: match all pairs anew.
@@ -90,9 +93,11 @@ def main(
 
     Raises:
         SamfeatError: images without features; descriptors of different length, of another shape
-            or with NaN; an output made from other features or with another configuration.
+            or with NaN; an output made from other features or with another configuration; no such
+            device.
     """
     config = config or MatchConfig()
+    device = str(device_of(device)) if cluster is None else cluster.device
     wanted = unique_pairs(read_pairs(pairs))
     inputs = {"features": provenance.file_hash(features)}
     if features_ref is not None:
@@ -119,17 +124,12 @@ def main(
         if len(todo) < len(by_group):
             done = len(by_group) - len(todo)
             logger.info("matches: %d of %d pairs are done already", done, len(by_group))
-        if cluster is not None:
-            device = cluster.device
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         del by_group, wanted  # lists of names are all that grows with the pairs
         with _Matching(features, features_ref, config, device, cache_bytes) as matching:
             matching.check_names(todo, pairs)
             ordered = for_locality(todo)
             if cluster is None:
-                found: Iterable[dict[str, Group]] = matching.groups(
-                    ordered, workers=workers if device == "cpu" else 1
-                )
+                found: Iterable[dict[str, Group]] = matching.groups(ordered, workers=workers)
             else:
                 tasks = cluster.batches(ordered, _PAIRS_A_TASK, device=device)
                 found = cluster.map(matching, tasks, device=device)
@@ -179,11 +179,23 @@ class _Matching:
     def groups(
         self, listed: Sequence[tuple[str, str]], *, workers: int | None
     ) -> Iterator[dict[str, Group]]:
-        descriptors = (_descriptors(a, self._cache0, b, self._cache1) for a, b in listed)
+        descriptors = self._read(listed)
         names = (f"{a} {b}" for a, b in listed)
         found = match_many(descriptors, self.config, workers=workers, names=names)
         for pair, group in zip(listed, found, strict=True):
             yield {pair_name(*pair): group}
+
+    def _read(self, listed: Sequence[tuple[str, str]]) -> Iterator[tuple[Tensor, Tensor]]:
+        def read(some: Sequence[tuple[str, str]]) -> list[tuple[Tensor, Tensor]]:
+            return [_descriptors(a, self._cache0, b, self._cache1) for a, b in some]
+
+        if in_tiles(torch.device(self._cache0.device)):
+            yield from (pair for one in listed for pair in read([one]))
+            return
+        starts = range(0, len(listed), _READ_AT_ONCE)
+        with Workers(1, "reading") as pool:
+            tasks = (listed[start : start + _READ_AT_ONCE] for start in starts)
+            yield from chain.from_iterable(pool.map(read, tasks, name=lambda some: str(some[0])))
 
 
 def match_many(
@@ -192,11 +204,25 @@ def match_many(
 ) -> Iterator[Group]:  # fmt: skip
     """Match pairs of descriptors (D, N0), (D, N1), a few at a time; groups come in their order.
 
-    On a CPU several pairs go side by side, each with its share of torch's threads.
+    On a CPU several pairs go side by side, each with its share of torch's threads; on other devices
+    whole batches, each while the one before is brought to the host.
 
     Arguments:
         names: of the pairs, for messages.
     """
+    pairs = iter(pairs)
+    first = next(pairs, None)
+    if first is None:
+        return
+    pairs = chain([first], pairs)
+    if not in_tiles(first[0].device):
+        waiting: Callable[[], list[Group]] | None = None
+        for batch in batches(pairs, first[0].device):
+            begun = _begin(batch, config)
+            yield from waiting() if waiting else ()
+            waiting = begun
+        yield from waiting() if waiting else ()
+        return
     if (workers or torch.get_num_threads()) == 1:
         for pair in pairs:
             yield _match(*pair, config)
@@ -285,8 +311,14 @@ class DescriptorCache:
         return found
 
     def _read(self, name: str) -> Tensor:
-        rows = read_descriptors(self._file, name, self.path).astype(np.float32, order="C")
-        return torch.from_numpy(rows).to(self.device).t()
+        rows = read_descriptors(self._file, name, self.path)
+        device = torch.device(self.device)
+        if in_tiles(device):
+            return torch.from_numpy(rows.astype(np.float32, order="C")).t()
+        # They go to the device as they are stored: (D, N), mostly halves.
+        dtype = np.float16 if rows.dtype == np.float16 else np.float32
+        stored = torch.from_numpy(rows.T.astype(dtype, copy=False))
+        return to_device(stored, device).float().t().contiguous().t()
 
 
 def _descriptors(
@@ -306,17 +338,43 @@ def _descriptors(
 
 
 def _match(descriptors0: Tensor, descriptors1: Tensor, config: MatchConfig) -> Group:
-    matches, scores = nearest_neighbours(
-        descriptors0,
-        descriptors1,
-        mutual=config.mutual,
-        distance_threshold=config.distance_threshold,
-        ratio_threshold=config.ratio_threshold,
-    )
-    small = descriptors1.shape[1] <= np.iinfo(np.int16).max + 1
-    return Group(
-        {
-            "matches0": matches.to(torch.int16 if small else torch.int32).cpu().numpy(),
-            "matching_scores0": scores.half().cpu().numpy(),
-        }
-    )
+    matches, scores = nearest_neighbours(descriptors0, descriptors1, **config.asdict())
+    matches = matches.to(_index_type(descriptors1.shape[1]))
+    return _group(matches.cpu().numpy(), scores.half().cpu().numpy())
+
+
+def _begin(
+    pairs: Sequence[tuple[Tensor, Tensor]], config: MatchConfig
+) -> Callable[[], list[Group]]:
+    """Begin to match a batch; what is returned waits for its groups."""
+    if len(pairs) == 1 and not fits(*pairs[0]):
+        return lambda: [_match(*pairs[0], config)]
+    sizes = [(a.shape[1], b.shape[1]) for a, b in pairs]
+    full = [pair for pair, size in zip(pairs, sizes, strict=True) if min(size)]
+    if full:
+        matches, scores = match_batch(stacked(full), **config.asdict())
+        dtype = _index_type(max(count1 for _, count1 in sizes))
+        # One copy brings both: halves travel as the whole numbers of the same bits.
+        packed = torch.stack([matches.to(dtype), scores.half().view(torch.int16).to(dtype)], 1)
+        arrived = to_host([packed])
+
+    def groups() -> list[Group]:
+        found = iter(arrived()[0].numpy() if full else ())
+        result = []
+        for count0, count1 in sizes:
+            part = next(found) if count0 and count1 else np.array([[-1], [0]]).repeat(count0, 1)
+            index = np.int16 if _index_type(count1) == torch.int16 else np.int32
+            scores = part[1, :count0].astype(np.int16).view(np.float16)
+            result.append(_group(part[0, :count0].astype(index), scores))
+        return result
+
+    return groups
+
+
+def _index_type(count: int) -> torch.dtype:
+    """Of indices below ``count``; int16, as hloc has it, where they fit."""
+    return torch.int16 if count <= np.iinfo(np.int16).max + 1 else torch.int32
+
+
+def _group(matches: np.ndarray, scores: np.ndarray) -> Group:
+    return Group({"matches0": matches, "matching_scores0": scores})

@@ -173,14 +173,17 @@ class Cluster:
 
 @contextmanager
 def chosen(
-    workers: str | None, address: str | None = None
+    workers: str | None, address: str | None = None, device: str | None = None
 ) -> Iterator[tuple[int | None, Cluster | None]]:
     """What ``--workers`` and ``--ray-address`` say: a number of threads, or a cluster.
 
     Raises:
-        SamfeatError: neither a number from 1 nor ``ray``; Ray is not installed.
+        SamfeatError: neither a number from 1 nor ``ray``; Ray is not installed; a ``--device``
+            beside it.
     """
     if workers == RAY:
+        if device is not None:
+            raise SamfeatError("--device", "with --workers ray the cluster's count", "leave it out")
         with Cluster(address) as cluster:
             yield None, cluster
         return

@@ -76,6 +76,7 @@ class NativeEngine:
     extract: what turns images into features.
     overwrite: do every stage again.
     cluster: where to extract, match and localize; None for here.
+    device: of matching; None for a GPU where there is one.
     """
 
     workers: int = 2
@@ -83,6 +84,7 @@ class NativeEngine:
     extract: Extract = extract_batch
     overwrite: bool = False
     cluster: Cluster | None = None
+    device: str | None = None
     side_by_side: bool = True
 
     def features(
@@ -113,8 +115,9 @@ class NativeEngine:
         self, pairs: Path, features: Path, output: Path, *, config: MatchConfig | None = None
     ) -> Path:
         return matches.main(
-            pairs, features, output, config=config, overwrite=self.overwrite, cluster=self.cluster
-        )
+            pairs, features, output, config=config, overwrite=self.overwrite,
+            cluster=self.cluster, device=self.device,
+        )  # fmt: skip
 
     def mapping(self, inputs: MappingInputs, output: Path) -> Path:
         return mapping.main(inputs, output, overwrite=self.overwrite)

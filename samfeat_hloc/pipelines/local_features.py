@@ -141,7 +141,7 @@ def run(dataset_dir: Path, outputs: Path, options: ProtocolOptions | None = None
     again: dict[str, Any] = {"overwrite": options.features.overwrite}
     match_file = matches.main(
         given, feature_file, folder / "matches.h5",
-        config=match_config(options.features.method), **again,
+        config=match_config(options.features.method), device=options.features.device, **again,
     )  # fmt: skip
     database = folder / "database.db"
     map_dir = folder / "map"
@@ -188,7 +188,7 @@ def _make_pairs(
     )  # fmt: skip
     descriptors = global_descriptors.main(
         feature_file, dataset.db_names, dataset.query_names, outputs / "global-descriptors.h5",
-        **again,
+        device=options.features.device, **again,
     )  # fmt: skip
     retrieved = pairs.from_retrieval(
         descriptors, dataset.query_names, dataset.db_names,

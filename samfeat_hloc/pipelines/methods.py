@@ -25,17 +25,23 @@ def check(method: str, weights: Path | None, official_weights: bool) -> None:
         raise SamfeatError("--weights", "RootSIFT has none", "leave it out")
 
 
-def load(method: str, weights: Path | None, official_weights: bool) -> tuple[Any, Extract]:
+def load(
+    method: str, weights: Path | None, official_weights: bool, *, device: str | None = None
+) -> tuple[Any, Extract]:
     """What extracts a method's features, and how, as :func:`.features.main` takes them.
 
+    Arguments:
+        device: of the network; RootSIFT is computed on the processor.
+
     Raises:
-        SamfeatError: a checkpoint that is missing or cannot be read.
+        SamfeatError: a checkpoint that is missing or cannot be read, no such device.
     """
     if method == "rootsift":
         from ..feature import rootsift  # with the evaluation, which a run of SAMFeat does without
 
         return rootsift.RootSIFT(), rootsift.extract_batch
-    return SAMFeat.from_pretrained(weights, official=official_weights), extract_batch
+    model = SAMFeat.from_pretrained(weights, official=official_weights, device=device)
+    return model, extract_batch
 
 
 def match_config(method: str) -> MatchConfig:

@@ -32,6 +32,7 @@ class PosedOptions:
     official_weights: `weights` is a file of the paper's public release.
     num_matched: images paired with each image.
     workers: threads that decode photos.
+    device: where to compute; None for a GPU where there is one.
     """
 
     preset: str = "samfeat_aachen"
@@ -39,6 +40,7 @@ class PosedOptions:
     official_weights: bool = False
     num_matched: int = 20
     workers: int = 2
+    device: str | None = None
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -71,7 +73,9 @@ def run(
     if len(names) < 2:
         raise SamfeatError(model, "a single image", "points are seen from two poses at least")
     outputs.mkdir(parents=True, exist_ok=True)
-    network, how = methods.load("samfeat", options.weights, options.official_weights)
+    network, how = methods.load(
+        "samfeat", options.weights, options.official_weights, device=options.device
+    )
     feature_file = features.main(
         image_dir, names, outputs / "features.h5", model=network,
         options=PRESETS[options.preset], workers=options.workers, extract=how,
@@ -79,11 +83,17 @@ def run(
     choose = pairs.from_covisibility if content.num_points else pairs_by_rule.from_poses
     pairs_file = choose(model, outputs / "pairs-db.txt", num_matched=options.num_matched)
     match_file = matches.main(
-        pairs_file, feature_file, outputs / "matches-db.h5", config=methods.match_config("samfeat")
+        pairs_file,
+        feature_file,
+        outputs / "matches-db.h5",
+        config=methods.match_config("samfeat"),
+        device=options.device,
     )
     inputs = MappingInputs(model, image_dir, pairs_file, feature_file, match_file)
     map_dir = mapping.main(inputs, outputs / "map")
-    vectors = global_descriptors.main(feature_file, names, [], outputs / "global-descriptors.h5")
+    vectors = global_descriptors.main(
+        feature_file, names, [], outputs / "global-descriptors.h5", device=options.device
+    )
     return MapSources(map_dir, feature_file, vectors)
 
 

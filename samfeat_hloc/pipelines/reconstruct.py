@@ -42,6 +42,7 @@ class ReconstructOptions:
     num_retrieved: photos retrieved for each photo.
     sfm: cameras and mapper.
     workers: threads that decode photos.
+    device: of the network, matching and retrieval; see `samfeat_hloc.parallel.devices.device_of`.
     overwrite: do every stage again.
     """
 
@@ -54,6 +55,7 @@ class ReconstructOptions:
     num_retrieved: int = 20
     sfm: SfmConfig = field(default_factory=SfmConfig)
     workers: int = 2
+    device: str | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -111,7 +113,7 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
     pairs_file = choose_pairs(names, outputs, feature_file, options)
     match_file = matches.main(
         pairs_file, feature_file, outputs / "matches.h5",
-        config=methods.match_config(options.method), **again,
+        config=methods.match_config(options.method), device=options.device, **again,
     )  # fmt: skip
     database = structure_from_motion.verified_database(
         image_dir, pairs_file, feature_file, match_file, outputs / "database.db",
@@ -136,7 +138,9 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
 
 def extract(image_dir: Path, names: list[str], output: Path, options: ReconstructOptions) -> Path:
     """The features of a method; see `features.main`."""
-    model, how = methods.load(options.method, options.weights, options.official_weights)
+    model, how = methods.load(
+        options.method, options.weights, options.official_weights, device=options.device
+    )
     return features.main(
         image_dir, names, output, model=model, options=PRESETS[options.conf], extract=how,
         workers=options.workers, overwrite=options.overwrite,
@@ -165,8 +169,9 @@ def choose_pairs(
     if exhaustive:
         return pairs_by_rule.exhaustive(names, outputs / "pairs-exhaustive.txt", **again)
     descriptors = global_descriptors.main(
-        feature_file, names, [], outputs / "global-descriptors.h5", clusters=_CLUSTERS, **again
-    )
+        feature_file, names, [], outputs / "global-descriptors.h5", clusters=_CLUSTERS,
+        device=options.device, **again,
+    )  # fmt: skip
     return pairs.from_retrieval(
         descriptors, names, names, outputs / f"pairs-vlad{options.num_retrieved}.txt",
         num_matched=options.num_retrieved, **again,

@@ -97,8 +97,12 @@ def run(
         dataset = replace(dataset, db_names=sorted({name for _, name in given_query}))
     if options.depth and dataset.depth_maps is None:
         raise SamfeatError("--depth", f"{dataset_dir} has no depth maps", "leave it out")
-    model, how = methods.load(options.features, options.weights, options.official_weights)
-    engine: Engine = NativeEngine(options.workers, options.storage, how, options.overwrite, cluster)
+    model, how = methods.load(
+        options.features, options.weights, options.official_weights, device=options.device
+    )
+    engine: Engine = NativeEngine(
+        options.workers, options.storage, how, options.overwrite, cluster, options.device
+    )
     if options.engine == "hloc":
         engine = hloc_engine(overwrite=options.overwrite)
     outputs.mkdir(parents=True, exist_ok=True)
@@ -231,8 +235,9 @@ def _query_pairs(
         descriptors = outputs / "global-descriptors.h5"
         with clock.stage("global-descriptors", descriptors):
             global_descriptors.main(
-                feature_file, dataset.db_names, dataset.query_names, descriptors, **again
-            )
+                feature_file, dataset.db_names, dataset.query_names, descriptors,
+                device=options.device, overwrite=options.overwrite,
+            )  # fmt: skip
     else:
         descriptors = outputs / f"global-descriptors-{retrieval}.h5"
         with clock.stage("global-descriptors", descriptors):

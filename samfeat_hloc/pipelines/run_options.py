@@ -35,6 +35,7 @@ class RunOptions:
     method: name in the submission's file name.
     workers: threads and processes of stages that take them.
     storage: how descriptors are kept, see `features`; hloc has "half" alone.
+    device: of the network, matching and retrieval; see `samfeat_hloc.parallel.devices.device_of`.
     overwrite: do every stage again.
     benchmark: whose layout the dataset has, see `datasets.registry`.
     scene: of a benchmark with scenes.
@@ -57,6 +58,7 @@ class RunOptions:
     method: str = "samfeat"
     workers: int = 2
     storage: str = "half"
+    device: str | None = None
     overwrite: bool = False
     benchmark: str = DEFAULT
     scene: str | None = None
@@ -88,5 +90,7 @@ class RunOptions:
             raise SamfeatError(
                 f"--storage {self.storage}", "only --engine native stores descriptors so"
             )
+        if self.device is not None and self.engine != "native":
+            raise SamfeatError("--device", "hloc chooses its own", "leave it out")
         if self.max_error is not None and not self.max_error > 0:
             raise SamfeatError("--max-error", "give a number of pixels above 0")

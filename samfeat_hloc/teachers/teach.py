@@ -14,7 +14,7 @@ import numpy as np
 from ..files import images, provenance
 from ..files.h5store import Group, SegmentWriter
 from ..files.image_folders import list_images
-from ..parallel.devices import Work, all_devices, on_devices
+from ..parallel.devices import Work, all_devices, device_of, on_devices
 from ..parallel.image_checks import refuse_broken
 from ..progress import tqdm
 from .cache import BUDGET, FORMAT, MAP_SIDE, TeacherCache, pack
@@ -79,7 +79,7 @@ def main(
     """
     job = Job(Path(image_dir), teacher, options, raw)
     names = list_images(job.image_dir, for_lists=False)
-    devices = all_devices() if device is None else [device]
+    devices = all_devices() if device is None else [str(device_of(device))]
     first = load_teacher(teacher, options, devices[0])
     config = {"teacher": first.name, "raw": raw, "map_side": MAP_SIDE, **first.config}
     if not raw:

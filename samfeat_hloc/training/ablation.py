@@ -64,7 +64,7 @@ def variant(recipe: Recipe, name: str) -> Recipe:
     )
 
 
-def ablate(recipe: Recipe) -> list[AblationRow]:
+def ablate(recipe: Recipe, *, device: str | None = None) -> list[AblationRow]:
     """Train every variant with the same seed, data and steps, one after another.
 
     Each has its own folder in ``recipe.output`` and its own process, so that its memory is its own.
@@ -95,7 +95,7 @@ def ablate(recipe: Recipe) -> list[AblationRow]:
         chosen = variant(recipe, name)
         memory = chosen.output / "memory.json"
         if not memory.exists():
-            process = context.Process(target=_train_and_measure, args=(chosen, memory))
+            process = context.Process(target=_train_and_measure, args=(chosen, device, memory))
             process.start()
             process.join()
             if process.exitcode:
@@ -128,15 +128,15 @@ def table(rows: list[AblationRow]) -> str:
     return "\n".join(lines)
 
 
-def _train_and_measure(recipe: Recipe, memory: Path) -> None:
+def _train_and_measure(recipe: Recipe, device: str | None, memory: Path) -> None:
     try:
-        train(recipe)
+        train(recipe, device=device)
     except SamfeatError as error:
         sys.exit(f"error: {error}")
     # ru_maxrss is in kilobytes on Linux and in bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 1024
     peak = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         peak = float(torch.cuda.max_memory_allocated())
     memory.write_text(json.dumps(peak / 1e6))
 

@@ -26,7 +26,7 @@ from ..files.h5store import Group, SegmentWriter
 from ..files.image_folders import list_images
 from ..files.provenance import file_sha256
 from ..geometry.homographies import homography_from_points, pixel_grid, transform, uniform, warp
-from ..parallel.devices import Work, all_devices, on_devices
+from ..parallel.devices import Work, all_devices, device_of, on_devices
 from ..parallel.image_checks import refuse_broken
 from ..progress import tqdm
 from .corners import gaussian_blur
@@ -113,7 +113,7 @@ def main(
     image_dir = Path(image_dir)
     names = list_images(image_dir, for_lists=False)
     job = Job(image_dir, options, weights)
-    devices = all_devices() if device is None else [device]
+    devices = all_devices() if device is None else [str(device_of(device))]
     first = _work(job, devices[0])
     if weights is None and options.detector == "samfeat":
         weights = SHIPPED

@@ -19,7 +19,7 @@ from .photos import HELD_BACK_EVERY, PhotoFolder
 
 
 def open_checkpoint(
-    weights: Path, images: Path, output: Path, done: str, *, overwrite: bool
+    weights: Path, images: Path, output: Path, done: str, *, device: str | None, overwrite: bool
 ) -> tuple[SAMFeat, PhotoFolder]:
     """A trained network, and the photos by which to change it.
 
@@ -35,7 +35,7 @@ def open_checkpoint(
     """
     if output.exists() and not overwrite:
         raise SamfeatError(output, "exists already", "give another --output, or --overwrite")
-    model = SAMFeat.from_pretrained(weights)
+    model = SAMFeat.from_pretrained(weights, device=device)
     if done in model.metadata:
         raise SamfeatError(weights, f"is {done} already", "give the checkpoint from before that")
     photos = PhotoFolder.open(images)
@@ -54,10 +54,10 @@ def multiply_in(model: SAMFeat, matrix: Tensor, vector: Tensor | None = None) ->
         matrix: (128, 128), any float type. vector: (128,); None adds nothing.
     """
     for parameter in model.describe.parameters():
-        rows = parameter.detach().double().cpu().reshape(DESCRIPTOR_DIM, -1)
-        rows = matrix.double().cpu() @ rows
+        rows = parameter.detach().cpu().double().reshape(DESCRIPTOR_DIM, -1)
+        rows = matrix.cpu().double() @ rows
         if parameter.ndim == 1 and vector is not None:
-            rows = rows + vector.double().cpu()[:, None]
+            rows = rows + vector.cpu().double()[:, None]
         parameter.copy_(rows.reshape(parameter.shape))
 
 

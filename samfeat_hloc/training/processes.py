@@ -11,25 +11,34 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..parallel.devices import device_of
+
 PATIENCE = timedelta(hours=2)  # while the first process packs photos, or validates
 
 
-def start() -> tuple[torch.device, int, int]:
+def start(device: str | None = None) -> tuple[torch.device, int, int]:
     """Join the other processes.
+
+    Arguments:
+        device: where to compute; with several processes each takes a GPU of its own of that type.
 
     Returns:
         This process's device, its rank and the number of processes.
+
+    Raises:
+        SamfeatError: no such device.
     """
-    cuda = torch.cuda.is_available()
+    found = device_of(device)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
-    device = torch.device("cpu")
-    if cuda:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
+    if found.type == "cuda":
+        if found.index is None or world > 1:
+            found = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(found)
     if world > 1:
-        distributed.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
-    return device, rank, world
+        backend = "nccl" if found.type == "cuda" else "gloo"
+        distributed.init_process_group(backend, timeout=PATIENCE)
+    return found, rank, world
 
 
 def in_parallel(model: nn.Module, device: torch.device, world: int) -> nn.Module:

@@ -89,6 +89,7 @@ def main(
     *,
     steps: int = STEPS,
     seed: int = 1,
+    device: str | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Learn the map for a checkpoint, by views of photos.
@@ -99,16 +100,19 @@ def main(
         output: the checkpoint to write.
         steps: of the optimizer, three pairs each.
         seed: of the views.
+        device: where to compute; see :func:`samfeat_hloc.parallel.devices.device_of`.
         overwrite: replace a file that is there.
 
     Raises:
         SamfeatError: a checkpoint that has its map already or cannot be read, an output that is
             there, no photos, or too little in them to match.
     """
-    model, photos = open_checkpoint(weights, images, output, "projected", overwrite=overwrite)
+    model, photos = open_checkpoint(
+        weights, images, output, "projected", device=device, overwrite=overwrite
+    )
     source = HomographySource(photos, HOMOGRAPHIES)
-    device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(seed)
+    there = next(model.parameters()).device
+    generator = torch.Generator(there).manual_seed(seed)
     projection: Projection | None = None
     taken = 0
     progress = tqdm(range(steps), desc="project", unit="step")
@@ -119,7 +123,7 @@ def main(
             continue
         if projection is None:
             length = float(views0[0].descriptors.norm(dim=-1).mean())
-            projection = Projection(length).to(device)
+            projection = Projection(length).to(there)
             groups = [{"params": [p], "lr": _RATE[n]} for n, p in projection.named_parameters()]
             optimizer = torch.optim.Adam(groups)
             decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 1 - done / steps)
@@ -164,11 +168,12 @@ def describe(model: SAMFeat, images: Tensor, scales: Sequence[float]) -> list[De
     """The keypoints that extraction finds in images (B, 3, H, W), described at every scale."""
     options = ExtractOptions(max_keypoints=KEYPOINTS, scales=tuple(scales))
     levels = detect_levels(model, images, options)
+    chosen = choose(levels, options)
     views = []
-    for b in range(len(images)):
-        found = choose(levels, b, options)
-        described = [model.describe_at(lv.features[b], lv.places(found.keypoints)) for lv in levels]
-        views.append(Described(found.keypoints, torch.stack(described, dim=1), found.shares))
+    for b, found in enumerate(chosen.found):
+        keypoints, shares = chosen.keypoints[b][found], chosen.shares[b][found]
+        described = [model.describe_at(lv.features[b], lv.places(keypoints)) for lv in levels]
+        views.append(Described(keypoints, torch.stack(described, dim=1), shares))
     return views
 
 

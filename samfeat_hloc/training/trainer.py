@@ -147,11 +147,14 @@ def training_step(
     return parts, float(norm)
 
 
-def train(recipe: Recipe) -> Path:
+def train(recipe: Recipe, *, device: str | None = None) -> Path:
     """Train, or go on where the run folder left off.
 
     Started by ``torchrun`` every process takes a GPU and ``train.batch`` pairs of its own;
     gradients are averaged, so the effective batch is ``train.batch`` times the processes.
+
+    Arguments:
+        device: where to train; see :func:`samfeat_hloc.parallel.devices.device_of`.
 
     Returns:
         The newest checkpoint's path.
@@ -161,9 +164,9 @@ def train(recipe: Recipe) -> Path:
             first step), another recipe's run folder, or a loss that is not a number (the batch is
             saved as ``nan-batch.pt``).
     """
-    device, rank, world = processes.start()
+    there, rank, world = processes.start(device)
     with writing(recipe.output), sole_run(recipe.output) if rank == 0 else nullcontext():
-        return _train(recipe, device, rank, world)
+        return _train(recipe, there, rank, world)
 
 
 def _train(recipe: Recipe, device: torch.device, rank: int, world: int) -> Path:

@@ -42,6 +42,7 @@ def main(
     strength: float = STRENGTH,
     pairs: int = PAIRS,
     seed: int = 1,
+    device: str | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Whiten a checkpoint's descriptors by views of photos.
@@ -53,6 +54,7 @@ def main(
         strength: see above, above 0 and up to 0.5.
         pairs: of views to look at.
         seed: of the views.
+        device: where to compute; see :func:`samfeat_hloc.parallel.devices.device_of`.
         overwrite: replace a file that is there.
 
     Raises:
@@ -61,14 +63,15 @@ def main(
     """
     if not 0 < strength <= 0.5:
         raise SamfeatError("--strength", f"{strength} is not possible", "give one from 0.1 to 0.5")
-    model, photos = open_checkpoint(weights, images, output, "whitened", overwrite=overwrite)
+    model, photos = open_checkpoint(
+        weights, images, output, "whitened", device=device, overwrite=overwrite
+    )
     source = HomographySource(photos, HOMOGRAPHIES)
-    device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
     total, count = torch.zeros(DESCRIPTOR_DIM, DESCRIPTOR_DIM, dtype=torch.float64), 0
     for start in tqdm(range(0, pairs, _PAIRS_AT_ONCE), desc="whiten", unit="batch"):
         batch = source.batch(min(_PAIRS_AT_ONCE, pairs - start), VIEWS, generator)
-        found = differences(model, batch).double().cpu()
+        found = differences(model, batch).cpu().double()
         total, count = total + found.t() @ found, count + len(found)
     if count < 10 * DESCRIPTOR_DIM:
         raise SamfeatError(

@@ -102,13 +102,13 @@ def model_of(
 
 
 def write_nvm(path: Path, model: Model, *, distortion: float = 0.0) -> None:
-    """As VisualSFM does: a blank line here and there, tabs behind names, and a tail."""
+    """As VisualSFM does: a blank line here and there, and a tail."""
     lines = ["NVM_V3 ", "", str(len(model.images))]
     numbered: dict[int, list[str]] = {row: [] for row in range(len(model.point_ids))}
     for number, (name, image) in enumerate(model.images.items()):
         focal = model.camera_of(name).params[0]
         pose = numbers(image.pose.qvec, image.pose.centre)
-        lines.append(f"{name}\t{focal!r} {pose} {distortion} 0 ")
+        lines.append(f"{name} {focal!r} {pose} {distortion} 0")
         for keypoint, row in enumerate(image.points):
             if row >= 0:
                 numbered[int(row)].append(f"{number} {keypoint} 0.5 0.5")

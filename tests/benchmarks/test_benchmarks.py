@@ -10,6 +10,7 @@ from typing import Any
 import layouts
 import numpy as np
 import pytest
+from hloc_pipelines import run_pipeline
 from small_city import City
 from typer.testing import CliRunner
 
@@ -274,3 +275,20 @@ def test_4seasons_measures_translations_in_the_reference_frame(city: City, tmp_p
     assert errors[name][0] == pytest.approx(np.linalg.norm(turned - relative.tvec))
     assert errors[name][1] == pytest.approx(90)
     assert errors[dataset.query_names[1]][0] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.skipif(not hloc_installed(), reason="hloc is not installed")
+def test_hlocs_own_pipeline_finds_the_same_poses(
+    done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if done.case.make in (layouts.colmap, layouts.cambridge_release) or done.options.depth:
+        pytest.skip("hloc has no pipeline of it that runs with this pycolmap")
+    found = done.native
+    results = run_pipeline(found, done.root, tmp_path, monkeypatch)
+    asked = found.dataset.to_submit
+    theirs = by_full_name(read_poses(results), asked, results)
+    assert {query.name for query in asked} <= theirs.keys()
+    for query in asked:
+        pose = found.result.poses[query.name]
+        assert position_error(pose, theirs[query.name]) < METRES
+        assert rotation_error(pose, theirs[query.name]) < DEGREES

@@ -196,7 +196,6 @@ def as_nobody() -> None:
 
 def preload() -> None:
     """Import what the commands import."""
-    import faiss  # noqa: F401
     import pycolmap  # noqa: F401
     import torch
     import torch._dynamo  # torch.optim imports it late
