@@ -32,7 +32,6 @@ from ..colmap.library import pycolmap
 from ..colmap.poses import Pose
 from ..errors import SamfeatError
 from ..feature.extraction import extract_batch
-from ..feature.matching import nearest_neighbours
 from ..feature.network import SAMFeat
 from ..feature.options import ExtractOptions
 from ..files.image_forms import ImageLike, as_photo
@@ -40,6 +39,7 @@ from ..files.images import keypoints_to_stored, to_upright, turned
 from ..localization.acceptance import MIN_INLIERS, confidence, least_inliers, refusal
 from ..localization.correspondences import Correspondences, ImageMatches, merged
 from ..localization.global_descriptors import vlad
+from ..localization.matches import MatchConfig, match_many
 from ..localization.places import Agreement, agreeing, most_promising
 from . import saved_map
 from .saved_map import FrozenImage, FrozenMap
@@ -449,10 +449,10 @@ class Localizer:
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """With each image the matches: (K,) int64 rows of the photo's and of its keypoints."""
         query = self._on_device(features.descriptors)
+        both = ((query, self._descriptors(image)) for image in images)
         pairs = []
-        for image in images:
-            matches, _ = nearest_neighbours(query, self._descriptors(image))
-            matches0 = matches.cpu().numpy()
+        for group in match_many(both, MatchConfig(), workers=1):
+            matches0 = group.datasets["matches0"].astype(np.int64)
             index = np.flatnonzero(matches0 >= 0)
             pairs.append((index, matches0[index]))
         return pairs
