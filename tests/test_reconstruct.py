@@ -18,7 +18,7 @@ from synthetic_scene import Scene
 from typer.testing import CliRunner
 
 from samfeat_hloc.cli import app
-from samfeat_hloc.colmap import structure_from_motion
+from samfeat_hloc.colmap import photo_database, structure_from_motion
 from samfeat_hloc.colmap.model import read_model
 from samfeat_hloc.colmap.structure_from_motion import SfmConfig
 from samfeat_hloc.errors import SamfeatError
@@ -53,7 +53,7 @@ def folder(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def reconstruct(root: Path, config: SfmConfig | None = None, sparse: str = "sparse") -> list[Path]:
-    database = structure_from_motion.verified_database(
+    database = photo_database.main(
         root / "images", root / "pairs.txt", root / "features.h5", root / "matches.h5",
         root / f"{sparse}.db", config=config,
     )  # fmt: skip
@@ -152,7 +152,7 @@ def test_stages_are_skipped_and_other_configurations_refused(folder: Path) -> No
 
 
 def test_single_camera(folder: Path) -> None:
-    database = structure_from_motion.verified_database(
+    database = photo_database.main(
         folder / "images", folder / "pairs.txt", folder / "features.h5", folder / "matches.h5",
         folder / "single.db", config=SfmConfig("OPENCV", single_camera=True),
     )  # fmt: skip
@@ -183,7 +183,7 @@ def test_focal_length_from_exif_and_stored_orientation(tmp_path: Path) -> None:
     exif[0x0112] = 6
     exif.get_ifd(0x8769).update({0x920A: 50.0, 0xA405: 50})
     Image.new("RGB", (360, 240)).save(tmp_path / "turned.jpg", exif=exif)
-    structure_from_motion._import_images(tmp_path / "a.db", tmp_path, ["turned.jpg"], SfmConfig())
+    photo_database._import_images(tmp_path / "a.db", tmp_path, ["turned.jpg"], SfmConfig())
     with pycolmap.Database.open(str(tmp_path / "a.db")) as opened:
         (camera,) = opened.read_all_cameras()
     assert (camera.width, camera.height) == (360, 240)
@@ -302,7 +302,7 @@ def test_two_places_and_a_stranger_give_two_models(
 
 
 def test_a_call_into_colmap_that_hangs_ends(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    database = structure_from_motion.verified_database(
+    database = photo_database.main(
         folder / "images", folder / "pairs.txt", folder / "features.h5", folder / "matches.h5",
         folder / "sparse.db",
     )  # fmt: skip

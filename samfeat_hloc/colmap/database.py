@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import SamfeatError, cause_of
+from ..errors import SamfeatError, cause_of, in_one_line
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.pair_lists import pairs_text
 from ..progress import tqdm
@@ -158,7 +158,7 @@ def database_errors(output: Path) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        why = " ".join(str(error).split())
+        why = in_one_line(error)
         raise SamfeatError(
             output,
             cause_of(error) or f"COLMAP cannot write its database ({why})",

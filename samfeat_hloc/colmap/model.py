@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, in_one_line
 from ..files.images import check_name
 from . import model_binary, model_text
 from .cameras import Camera
@@ -204,7 +204,7 @@ def open_in_pycolmap(folder: Path) -> Any:
     try:
         model = pycolmap.Reconstruction(str(folder))
     except Exception as error:  # pycolmap raises whatever its C++ does
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = in_one_line(error)
         raise SamfeatError(
             folder, f"pycolmap cannot read this model ({reason})", "copy it again"
         ) from error

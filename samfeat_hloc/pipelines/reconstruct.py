@@ -10,7 +10,7 @@ from typing import Any
 
 from samfeat_hloc.files.pair_lists import read_pairs
 
-from ..colmap import structure_from_motion
+from ..colmap import photo_database, structure_from_motion
 from ..colmap.structure_from_motion import SfmConfig
 from ..errors import SamfeatError
 from ..evaluation.reconstruction import ReconstructionFigures, evaluate
@@ -115,7 +115,7 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
         pairs_file, feature_file, outputs / "matches.h5",
         config=methods.match_config(options.method), device=options.device, **again,
     )  # fmt: skip
-    database = structure_from_motion.verified_database(
+    database = photo_database.main(
         image_dir, pairs_file, feature_file, match_file, outputs / "database.db",
         config=options.sfm, **again,
     )  # fmt: skip

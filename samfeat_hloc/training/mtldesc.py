@@ -36,7 +36,7 @@ import cv2
 import numpy as np
 import torch
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, in_one_line
 from ..files.images import read_image
 from ..geometry.homographies import HomographyOptions
 from ..teachers.cache import Taught
@@ -325,7 +325,7 @@ def _arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
             raise ValueError("an array is not of numbers")
         return arrays
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        why = " ".join(str(error).split())
+        why = in_one_line(error)
         raise SamfeatError(
             path, f"is not an .npz file with {', '.join(names)} ({why})", "fetch it again"
         ) from None
