@@ -13,7 +13,7 @@
                                         float64 triples: keypoint, keypoint, score
 
 Without a folder for the type, as kapture 1.0 has it, the files lie one folder up. Keypoints are
-taken as they are: kapture does not say whether the first pixel's centre is (0, 0), and tools differ.
+taken as they are: kapture does not say whether the first pixel's centre is (0, 0); tools differ.
 """
 
 from __future__ import annotations
