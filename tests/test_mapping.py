@@ -14,7 +14,7 @@ import pytest
 from mapped_scene import DB, Files
 from synthetic_scene import FOCAL, HEIGHT, WIDTH, project
 
-from samfeat_hloc.colmap import verification
+from samfeat_hloc.colmap import database, verification
 from samfeat_hloc.colmap.epipolar import epipolar_errors
 from samfeat_hloc.colmap.model import read_model
 from samfeat_hloc.errors import SamfeatError
@@ -414,3 +414,21 @@ def test_an_image_id_that_colmap_cannot_store_is_named(files: Files, tmp_path: P
     with pytest.raises(SamfeatError) as caught:
         build_map(files, tmp_path / "map", reference_model=reference)
     assert DB[3] in caught.value.problem and str(2**31) in caught.value.problem
+
+
+def test_a_database_that_cannot_be_written_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """COLMAP says "no registered database factory succeeded" of a full disk."""
+
+    def full(**_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(database.tempfile, "TemporaryFile", full)
+    with pytest.raises(SamfeatError) as caught, database.database_errors(tmp_path / "map"):
+        raise RuntimeError("No registered database factory succeeded.")
+    assert "disk is full" in caught.value.problem
+    monkeypatch.undo()
+    with pytest.raises(SamfeatError) as caught, database.database_errors(tmp_path / "map"):
+        raise RuntimeError("No registered database factory succeeded.")
+    assert "factory" in caught.value.problem and caught.value.mend

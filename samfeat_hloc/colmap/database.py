@@ -7,6 +7,7 @@ queries. (Mapping verifies against the poses it has, see `mapping`.)
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from .library import pycolmap
 logger = logging.getLogger(__name__)
 
 _LOCK = ".work-folder.lock"
+_PROBE = 8 << 20  # bytes, to see whether a disk takes any
 _PAIRS_AT_A_TIME = 100  # verified in one call of COLMAP, between two steps of the progress bar
 
 
@@ -154,16 +156,30 @@ def verify(
 
 @contextmanager
 def database_errors(output: Path) -> Iterator[None]:
-    """COLMAP does not say why it cannot open or write its database: say what it can be."""
+    """COLMAP does not say why it cannot open or write its database: find out, or say what it can
+    be."""
     try:
         yield
     except RuntimeError as error:
         why = in_one_line(error)
         raise SamfeatError(
             output,
-            cause_of(error) or f"COLMAP cannot write its database ({why})",
-            "check that the disk is not full and the limit on open files (ulimit -n) not low",
+            cause_of(error)
+            or _cause_in(output.parent)
+            or f"COLMAP cannot write its database ({why}); check that the disk is not full and the"
+            " limit on open files (ulimit -n) not low",
         ) from error
+
+
+def _cause_in(folder: Path) -> str | None:
+    """Why no file can be written to a folder now; None where one can."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            stream.write(bytes(_PROBE))
+            stream.flush()
+    except OSError as error:
+        return cause_of(error)
+    return None
 
 
 @contextmanager
