@@ -43,7 +43,7 @@ from ..teachers.cache import Taught
 from .corners import splat
 from .depth_maps import array_of
 from .homography_pairs import make_pairs
-from .keypoint_labels import Labels
+from .keypoint_labels import PhotoLabels
 from .pairs import PairBatch, PairOptions, finish_pairs
 from .photos import PhotoSet
 from .posed_pairs import stacked
@@ -213,7 +213,7 @@ class MtldescSource:
             torch.from_numpy(canvases).permute(0, 3, 1, 2), torch.from_numpy(sizes), tuple(names)
         )
         labels = {
-            name: Labels(
+            name: PhotoLabels(
                 p.keypoints.astype(np.float32), np.ones(len(p.keypoints), np.float32), size
             )
             for name, p, size in zip(names, photos, map(tuple, sizes.tolist()), strict=True)
