@@ -303,9 +303,8 @@ def test_epochs_are_of_the_pairs_that_are_found(photo_folder: Path, tmp_path: Pa
     assert paper.train.epochs == 30
     chosen = read_recipe(CONFIGS / "samfeat.yaml", ["data.mtldesc=x", "train.steps=7"])
     assert chosen.train.epochs is None and chosen.train.steps == 7  # what is given counts
-    with pytest.raises(SamfeatError) as caught:
+    with refused(problem=("train.epochs", "0")):
         read_recipe(RECIPE, ["data.images=x", "train.epochs=0"])
-    assert "train.epochs" in caught.value.problem
     given = [*overrides(photo_folder, tmp_path, 1)[:2], "train.epochs=2", "train.batch=8",
              "train.log_every=1", "train.save_every=50", "train.validate_every=50",
              "pairs.crop=64", "pairs.points=16", "pairs.keypoints=16"]  # fmt: skip
