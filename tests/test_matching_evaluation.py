@@ -276,7 +276,7 @@ def test_features_that_do_not_fit(tmp_path: Path) -> None:
 
     for broken, problem in (
         ((KEYPOINTS, np.eye(4)[:, :3]), "4 keypoints"),
-        ((KEYPOINTS[:, :1], np.eye(4)), "(N, 2)"),
+        ((KEYPOINTS[:, :1], np.eye(4)), "(4, 1)"),
         ((KEYPOINTS * np.nan, np.eye(4)), "NaN"),
     ):
         path = write_features(tmp_path / "broken.h5", {**good, "v_a/2.ppm": broken})
