@@ -49,7 +49,7 @@ def test_a_text_and_its_record(tmp_path: Path) -> None:
     with refused(problem="JSON"):
         Output(path, MADE_BY).is_there()
     provenance.sidecar(path).unlink()
-    with refused(path, "what made it"):
+    with refused(path, "created"):
         Output(path, MADE_BY).is_there()
 
 

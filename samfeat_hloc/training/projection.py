@@ -170,10 +170,10 @@ def describe(model: SAMFeat, images: Tensor, scales: Sequence[float]) -> list[De
     levels = detect_levels(model, images, options)
     chosen = choose(levels, options)
     views = []
-    for b in range(len(images)):
-        found = choose(levels, b, options)
-        described = [model.describe_at(lv.features[b], lv.places(found.keypoints)) for lv in levels]
-        views.append(DescribedView(found.keypoints, torch.stack(described, dim=1), found.shares))
+    for b, found in enumerate(chosen.found):
+        keypoints, shares = chosen.keypoints[b][found], chosen.shares[b][found]
+        described = [model.describe_at(lv.features[b], lv.places(keypoints)) for lv in levels]
+        views.append(DescribedView(keypoints, torch.stack(described, dim=1), shares))
     return views
 
 

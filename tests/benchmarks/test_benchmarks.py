@@ -10,7 +10,7 @@ from typing import Any
 import layouts
 import numpy as np
 import pytest
-from refusals import refused
+from hloc_pipelines import run_pipeline
 from small_city import City
 from typer.testing import CliRunner
 
@@ -20,6 +20,7 @@ from samfeat_hloc.colmap.model import read_model
 from samfeat_hloc.colmap.poses import Pose, read_poses
 from samfeat_hloc.datasets.queries import by_full_name
 from samfeat_hloc.datasets.registry import open_dataset
+from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation.localization import evaluate, position_error, rotation_error
 from samfeat_hloc.files.pair_lists import read_pairs
 from samfeat_hloc.hloc_plugin import hloc_installed
@@ -255,7 +256,7 @@ def test_what_is_wrong_with_4seasons_files(city: City, tmp_path: Path) -> None:
         f"{path.name}: line 3: {lines[0].split()[0]} 9 is not asked for",
         f"{path.name}: 1 of 2 missing, e.g. {' '.join(lines[1].split()[:2])}",
     ]
-    with refused(problem="poses"):
+    with pytest.raises(SamfeatError, match="poses are missing"):
         submission.make({}, dataset, tmp_path)
 
 
