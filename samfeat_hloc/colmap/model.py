@@ -344,7 +344,7 @@ def _as_in_frames(folder: Path, records: Sequence[ImageRecord]) -> list[ImageRec
 
 
 def _differ(one: Pose, other: Pose) -> bool:
-    if one is other:
+    if one is other or ((one.qvec == other.qvec).all() and (one.tvec == other.tvec).all()):
         return False
     moved = np.abs(one.tvec - other.tvec).max() / max(1.0, np.abs(one.tvec).max())
     return max(np.abs(one.rotation - other.rotation).max(), moved) > _MOST_DIFFERENCE
