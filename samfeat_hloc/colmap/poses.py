@@ -66,7 +66,7 @@ class Pose:
     @classmethod
     def from_matrix(cls, rotation: np.ndarray, tvec: np.ndarray) -> Pose:
         """From a (3, 3) rotation matrix, which is taken as one, and a translation (3,)."""
-        import pycolmap
+        from .library import pycolmap
 
         x, y, z, w = pycolmap.Rotation3d(np.ascontiguousarray(rotation, dtype=np.float64)).quat
         return cls(np.array([w, x, y, z]), tvec)
