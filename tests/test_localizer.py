@@ -38,7 +38,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     torch.set_num_threads(2)
     root = tmp_path_factory.mktemp("demo")
     dataset = write_demo(root / "dataset", num_db=10, num_queries=2, size=(320, 240))
-    return run.run(dataset, root / "outputs", RunOptions(conf="samfeat_fast"))
+    return run.run(dataset, root / "outputs", RunOptions(preset="samfeat_fast"))
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from samfeat_hloc.pipelines.run_options import RunOptions
 from samfeat_hloc.scenes import write_demo
 
 ROOT = Path(__file__).resolve().parents[1]
-FAST = RunOptions(conf="samfeat_fast")
+FAST = RunOptions(preset="samfeat_fast")
 OUTPUTS = {
     "features.h5", "global-descriptors.h5", "pairs-db-covis20.txt", "pairs-query-vlad50.txt",
     "matches-db.h5", "matches-query.h5", "map", "poses.txt", "localization.json",
@@ -96,7 +96,7 @@ def test_a_second_run_skips_every_stage(
 
 def test_another_configuration_is_refused_not_reused(finished: Run, dataset: Path) -> None:
     with refused("features.h5", mend="--overwrite"):
-        pipeline.run(dataset, finished.outputs, RunOptions(conf="samfeat_aachen"))
+        pipeline.run(dataset, finished.outputs, RunOptions(preset="samfeat_aachen"))
 
 
 def test_given_pairs_take_the_place_of_retrieval(
@@ -112,7 +112,7 @@ def test_given_pairs_take_the_place_of_retrieval(
     outputs = tmp_path / "outputs"
     outputs.mkdir()
     shutil.copy(finished.features, outputs)
-    options = RunOptions(conf="samfeat_fast", pairs_query=given, places=False)
+    options = RunOptions(preset="samfeat_fast", pairs_query=given, places=False)
     done = pipeline.run(dataset, outputs, options)
     assert not (outputs / "global-descriptors.h5").exists()
     for query in done.result.queries.values():
@@ -143,7 +143,7 @@ def test_pairs_that_cannot_work_are_refused_before_anything_is_made(
     ("options", "subject", "problem"),
     [
         ({"engine": "colmap"}, "--engine colmap", ("native", "hloc")),
-        ({"conf": "sift"}, "--preset sift", "samfeat_aachen"),
+        ({"preset": "sift"}, "--preset sift", "samfeat_aachen"),
         ({"num_retrieved": 0}, "--num-retrieved", None),
         ({"features": "orb"}, "--feature-type orb", ("samfeat", "rootsift")),
         ({"features": "rootsift", "engine": "hloc"}, "--feature-type rootsift", "native"),
@@ -162,7 +162,7 @@ def test_options_that_make_no_sense(
 
 
 def test_rootsift_goes_the_same_way(dataset: Path, tmp_path: Path) -> None:
-    options = RunOptions(features="rootsift", conf="samfeat_fast", method="rootsift")
+    options = RunOptions(features="rootsift", preset="samfeat_fast", method="rootsift")
     run = pipeline.run(dataset, tmp_path / "run", options)
     assert run.submission.name == "Aachen_v1_1_eval_[rootsift].txt"
     assert run.evaluation is not None

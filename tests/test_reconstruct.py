@@ -286,7 +286,7 @@ def test_two_places_and_a_stranger_give_two_models(
         image = Image.open(path)
         image.thumbnail((640, 640))
         image.save(photos / path.name, quality=95)
-    options = ReconstructOptions(conf="samfeat_fast", workers=1)
+    options = ReconstructOptions(preset="samfeat_fast", workers=1)
     began = time.monotonic()
     with caplog.at_level("WARNING"):
         done = run(photos, tmp_path / "outputs", options)

@@ -33,7 +33,7 @@ class ReconstructOptions:
     """How to reconstruct.
 
     method: features, "samfeat" or "rootsift".
-    conf: a preset of extraction; RootSIFT takes its size and number of keypoints.
+    preset: a preset of extraction; RootSIFT takes its size and number of keypoints.
     weights: SAMFeat's checkpoint; None for the shipped one.
     official_weights: `weights` is a file of the paper's public release.
     pairing: "exhaustive", "retrieval" (VLAD of the features), or "auto": all pairs up to
@@ -47,7 +47,7 @@ class ReconstructOptions:
     """
 
     method: str = "samfeat"
-    conf: str = "samfeat_aachen"
+    preset: str = "samfeat_aachen"
     weights: Path | None = None
     official_weights: bool = False
     pairing: str = "auto"
@@ -61,7 +61,7 @@ class ReconstructOptions:
     def __post_init__(self) -> None:
         for option, value, known in (
             ("feature-type", self.method, methods.METHODS),
-            ("preset", self.conf, tuple(PRESETS)),
+            ("preset", self.preset, tuple(PRESETS)),
             ("pairing", self.pairing, PAIRING),
         ):
             if value not in known:
@@ -142,7 +142,7 @@ def extract(image_dir: Path, names: list[str], output: Path, options: Reconstruc
         options.method, options.weights, options.official_weights, device=options.device
     )
     return features.main(
-        image_dir, names, output, model=model, options=PRESETS[options.conf], extract=how,
+        image_dir, names, output, model=model, options=PRESETS[options.preset], extract=how,
         workers=options.workers, overwrite=options.overwrite,
     )  # fmt: skip
 

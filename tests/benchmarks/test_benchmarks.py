@@ -30,7 +30,7 @@ from samfeat_hloc.pipelines.engines import hloc_engine
 from samfeat_hloc.pipelines.run import Run, run
 from samfeat_hloc.pipelines.run_options import RunOptions
 
-FAST = RunOptions(conf="samfeat_fast", places=False)
+FAST = RunOptions(preset="samfeat_fast", places=False)
 METRES, DEGREES = 0.01, 0.1  # between the engines, and hloc's own pipeline
 
 
