@@ -316,7 +316,7 @@ def test_a_compact_map_has_observations_alone(
             "seen.npy",
             "manifest",
         ),
-        (lambda f: (f / "manifest.json").unlink(), "map", "no map"),
+        (lambda f: (f / "manifest.json").unlink(), "map", "no saved map"),
         (lambda f: (f / "manifest.json").write_text("{}"), "manifest.json", "not the manifest"),
         (
             lambda f: (f / "manifest.json").write_text(
@@ -423,7 +423,7 @@ def test_the_commands(finished: Run, tmp_path: Path) -> None:
     assert "10 images" in call("map", "build", finished.outputs, "--output", folder)
     with refused(folder, "already"):
         call("map", "build", finished.outputs, "--output", folder)
-    with refused(tmp_path, "no map"):
+    with refused(tmp_path, "saved map"):
         call("map", "build", tmp_path, "--output", tmp_path, "--overwrite")
     query = finished.dataset.queries[0]
     camera = " ".join(
