@@ -104,7 +104,7 @@ def test_a_checkpoint_is_whitened_once(photos: Path, trained: Path, tmp_path: Pa
         whitening.main(trained, photos, output, pairs=48)
     with refused("--strength", "0.7", "0.5"):
         whitening.main(trained, photos, again, strength=0.7)
-    with refused(photos, "corners", "--pairs"):
+    with refused(photos, "corners", "--num-pairs"):
         whitening.main(trained, photos, again, pairs=1)
     assert not again.exists()
     whitening.main(trained, photos, output, pairs=48, overwrite=True)

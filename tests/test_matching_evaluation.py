@@ -336,7 +336,7 @@ def test_methods_are_compared_on_the_same_pairs(tmp_path: Path, app: typer.Typer
     for wrong, subject, problem in (
         (["--features", both, "--features", both], "--features", "'both'"),
         (["--features", tmp_path / "none.h5"], "none.h5", "no such"),
-        (["--feature-type", "magic"], "magic", "unknown"),
+        (["--feature-type", "magic"], "magic", "no such feature type"),
     ):
         with refused(subject, problem):
             run(
