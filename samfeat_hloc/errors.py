@@ -80,6 +80,11 @@ def some_of(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + more
 
 
+def in_one_line(error: BaseException) -> str:
+    """What another library says of an error; its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def cause_of(error: BaseException) -> str | None:
     """Why the machine failed (disk, memory, open files) and the mend; None for other errors.
 

@@ -60,5 +60,12 @@ def _check(name: str, part: str, words: object) -> None:
     if words is None:
         return
     for word in words if isinstance(words, tuple) else (words,):
-        pattern = word if isinstance(word, re.Pattern) else re.compile(re.escape(str(word)), re.I)
+        pattern = word if isinstance(word, re.Pattern) else _whole(str(word))
         assert pattern.search(part), f"{name} {part!r} has no {pattern.pattern!r}"
+
+
+def _whole(word: str) -> re.Pattern[str]:
+    """It as it stands, but not as a part of a longer word or number."""
+    before = r"(?<!\w)" if word[:1].isalnum() else ""
+    after = r"(?!\w)" if word[-1:].isalnum() else ""
+    return re.compile(f"{before}{re.escape(word)}{after}", re.IGNORECASE)

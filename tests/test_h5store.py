@@ -15,8 +15,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from refusals import refused
 
-from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.files import h5store, provenance
 from samfeat_hloc.files.h5arrays import group_names
 from samfeat_hloc.files.h5store import Group, SegmentWriter
@@ -109,16 +109,14 @@ def test_refuses_what_was_made_differently(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), SegmentWriter(final, MADE_BY) as writer:
         writer.add({"a": group(1)})
         raise RuntimeError
-    with pytest.raises(
-        SamfeatError, match=r"f\.h5\.parts: created with other settings: size was 1 and is"
-    ):
+    with refused("f.h5.parts", ("size", "1", "2")):
         SegmentWriter(final, OTHER).__enter__()
     with SegmentWriter(final, MADE_BY) as writer:
         writer.finish()
-    with pytest.raises(SamfeatError, match="size was 1 and is now 2; recreate it with --overwrite"):
+    with refused("f.h5", ("size", "1", "2"), "--overwrite"):
         SegmentWriter(final, OTHER).__enter__()
     moved = provenance.made_by("test", {"size": 1}, {"input": "b"})
-    with pytest.raises(SamfeatError, match="its input input has changed"):
+    with refused("f.h5", "input input"):
         SegmentWriter(final, moved).__enter__()
     with SegmentWriter(final, moved, compare_inputs=False) as writer:
         assert set(writer.done) == {"a"}
@@ -133,10 +131,10 @@ def test_refuses_foreign_and_damaged_files(tmp_path: Path) -> None:
     final = tmp_path / "f.h5"
     with h5py.File(final, "w") as file:
         file["a/x"] = [1]
-    with pytest.raises(SamfeatError, match="does not record how it was created"):
+    with refused("f.h5", "created"):
         SegmentWriter(final, MADE_BY).__enter__()
     final.write_bytes(b"no HDF5")
-    with pytest.raises(SamfeatError, match="cannot be read as HDF5"):
+    with refused("f.h5", "HDF5"):
         SegmentWriter(final, MADE_BY).__enter__()
     assert not (tmp_path / "f.h5.lock").exists()
 
@@ -145,7 +143,7 @@ def test_second_writer_is_refused_with_the_owner(tmp_path: Path) -> None:
     final = tmp_path / "f.h5"
     with (
         SegmentWriter(final, MADE_BY),
-        pytest.raises(SamfeatError, match=f"process {os.getpid()} is writing it"),
+        refused("f.h5", f"process {os.getpid()}"),
     ):
         SegmentWriter(final, MADE_BY).__enter__()
     (tmp_path / "f.h5.lock").write_text("999999999\n")  # its owner is dead
@@ -157,7 +155,7 @@ def test_second_writer_is_refused_with_the_owner(tmp_path: Path) -> None:
 
 def test_unwritable_output(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SamfeatError, match=r"part of its path is a file|cannot be written"):
+    with refused("file/f.h5"):
         SegmentWriter(tmp_path / "file" / "f.h5", MADE_BY).__enter__()
 
 
@@ -260,7 +258,7 @@ def test_a_segment_that_cannot_be_written_is_told_and_tried_again(
 
     monkeypatch.setattr(h5store, "write_whole", fail_once)
     with (
-        pytest.raises(SamfeatError, match=r"f\.h5\.parts.000000\.h5: .*full"),
+        refused("f.h5.parts/000000.h5", "full"),
         SegmentWriter(tmp_path / "f.h5", MADE_BY) as writer,
     ):
         writer.add({"a": group(1)})
@@ -292,5 +290,5 @@ def test_file_hash_tells_files_apart(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("x")
     hashes.add(provenance.file_hash(tmp_path / "text"))
     assert len(hashes) == 7
-    with pytest.raises(SamfeatError, match="no such file"):
+    with refused("absent", "no such"):
         provenance.file_hash(tmp_path / "absent")

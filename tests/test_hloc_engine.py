@@ -13,11 +13,11 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+from refusals import refused
 
 from samfeat_hloc.colmap.model import read_model
 from samfeat_hloc.datasets.aachen import AachenDataset
 from samfeat_hloc.datasets.queries import Query
-from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.files.feature_readers import MatchReader
 from samfeat_hloc.files.pair_lists import read_pairs
 from samfeat_hloc.hloc_plugin import hloc_installed
@@ -188,13 +188,13 @@ def test_work_done_is_skipped_and_other_work_refused(
         np.testing.assert_allclose(again.queries[name].pose.tvec, found.pose.tvec)
 
     config = matches.MatchConfig(distance_threshold=0.5)
-    with pytest.raises(SamfeatError, match=r"pairs-db\.txt"):
+    with refused("pairs-db.txt"):
         engine.pairs_from_covisibility(*covisibility, num_matched=3)
-    with pytest.raises(SamfeatError, match=r"matches-db\.h5"):
+    with refused("matches-db.h5"):
         engine.matches(*matching, config=config)
-    with pytest.raises(SamfeatError, match=r"poses\.txt"):
+    with refused("poses.txt"):
         engine.localize(*localized, max_error=5.0)
-    with pytest.raises(SamfeatError, match="matches-db"):  # another engine's file
+    with refused("matches-db.h5"):  # another engine's file
         matches.main(*matching)
     after = {path: path.stat().st_mtime_ns for path in made["out"].rglob("*") if path.is_file()}
     assert after == before  # nothing rewritten, nothing left lying about
@@ -231,7 +231,7 @@ def test_features_are_the_native_ones(town: AachenDataset, model: Any, tmp_path:
             np.testing.assert_array_equal(theirs[name]["image_size"], ours[name]["image_size"])
             uncertainty = [f[name]["keypoints"].attrs["uncertainty"] for f in (theirs, ours)]
             assert uncertainty[0] == pytest.approx(uncertainty[1])
-    with pytest.raises(SamfeatError, match=r"hloc\.h5.*max_keypoints"):
+    with refused("hloc.h5", "max_keypoints"):
         keywords["options"] = replace(options, max_keypoints=200)
         engine.features(town.image_dir, names, tmp_path / "hloc.h5", **keywords)
 
@@ -247,9 +247,9 @@ def test_interrupted_extraction_goes_on(town: AachenDataset, model: Any, tmp_pat
         (tmp_path / "images" / name).write_bytes((town.image_dir / name).read_bytes())
     broken.write_bytes(b"not an image")
     keywords = {"model": model, "options": ExtractOptions(resize=320, max_keypoints=100)}
-    with pytest.raises(SamfeatError) as error:
+    with refused() as error:
         engine.features(tmp_path / "images", names, output, **keywords)
-    assert names[1] in str(error.value) and len(str(error.value).splitlines()) == 1
+    assert names[1] in str(error.value)
     assert not output.exists()
     broken.write_bytes((town.image_dir / names[1]).read_bytes())
     engine.features(tmp_path / "images", names, output, **keywords)

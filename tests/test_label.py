@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 from typer.testing import CliRunner
 
 from samfeat_hloc.cli import app
-from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.geometry.homographies import transform
 from samfeat_hloc.training import label
 from samfeat_hloc.training.detectors import SuperPointScores, load_detector
@@ -96,14 +96,14 @@ def test_several_devices_share_the_photos(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_checkpoints_of_detectors(tmp_path: Path) -> None:
-    with pytest.raises(SamfeatError, match="no such detector"):
+    with refused("--detector owl", mend="superpoint"):
         load_detector("owl", None, "cpu", 10)
-    with pytest.raises(SamfeatError, match="--weights"):
+    with refused("--detector superpoint", "--weights"):
         load_detector("superpoint", None, "cpu", 10)
-    with pytest.raises(SamfeatError, match="no such checkpoint"):
+    with refused("no.pth", "no such checkpoint"):
         load_detector("superpoint", tmp_path / "no.pth", "cpu", 10)
     torch.save({"x": torch.zeros(1)}, tmp_path / "x.pth")
-    with pytest.raises(SamfeatError, match="not a checkpoint of this detector"):
+    with refused("x.pth", "conv1a.weight"):
         load_detector("superpoint", tmp_path / "x.pth", "cpu", 10)
     torch.manual_seed(0)
     state = SuperPointScores().state_dict()

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from refusals import refused
 
-from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.feature import checkpoints
 from samfeat_hloc.feature.extraction import detect_and_describe
 from samfeat_hloc.feature.network import SAMFeat
@@ -98,13 +98,13 @@ def test_a_checkpoint_is_whitened_once(photos: Path, trained: Path, tmp_path: Pa
     assert after.metadata["steps"] == 7
     assert after.metadata["whitened"]["pairs"] == 48
     again = tmp_path / "again.safetensors"
-    with pytest.raises(SamfeatError, match="whitened already"):
+    with refused("white.safetensors", "whitened"):
         whitening.main(output, photos, again, pairs=48)
-    with pytest.raises(SamfeatError, match="exists already"):
+    with refused("white.safetensors", "already", "--overwrite"):
         whitening.main(trained, photos, output, pairs=48)
-    with pytest.raises(SamfeatError, match="--strength"):
+    with refused("--strength", "0.7", "0.5"):
         whitening.main(trained, photos, again, strength=0.7)
-    with pytest.raises(SamfeatError, match="too few"):
+    with refused(photos, "corners", "--num-pairs"):
         whitening.main(trained, photos, again, pairs=1)
     assert not again.exists()
     whitening.main(trained, photos, output, pairs=48, overwrite=True)
@@ -194,9 +194,9 @@ def test_a_checkpoint_gets_its_map_once(
     changed, after = changes(trained, output)
     assert changed == {"describe.weight", "describe.bias"}
     assert after.metadata["projected"]["pairs"] == 6
-    with pytest.raises(SamfeatError, match="projected already"):
+    with refused("mapped.safetensors", "projected"):
         projection.main(output, photos, again, steps=2)
-    with pytest.raises(SamfeatError, match="exists already"):
+    with refused("mapped.safetensors", "already", "--overwrite"):
         projection.main(trained, photos, output, steps=2)
     assert not again.exists()
     projection.main(trained, photos, again, steps=2)
@@ -212,6 +212,6 @@ def test_photos_without_keypoints(small: None, photos: Path, trained: Path, tmp_
             detect.bias.fill_(-20.0)
     blind, output = tmp_path / "blind.safetensors", tmp_path / "mapped.safetensors"
     checkpoints.write_checkpoint(blind, model.state_dict(), model.config, {})
-    with pytest.raises(SamfeatError, match="no keypoints"):
+    with refused(photos, "keypoints"):
         projection.main(blind, photos, output, steps=1)
     assert not output.exists()

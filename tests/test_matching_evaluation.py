@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 import typer
+from refusals import refused
 from typer.testing import CliRunner
 
 from samfeat_hloc.commands import evaluation as commands
-from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation import curves, homography, hpatches, matching, predictions, published
 from samfeat_hloc.evaluation.photo_pairs import make_pair, make_pairs
 
@@ -178,20 +178,20 @@ def test_homography_is_recovered_among_outliers_and_always_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "subject", "problem"),
     [
-        ("1 0 0\n0 1 0\n0 0 0\n", "singular"),
-        ("1 2 3\n2 4 6\n1 1 1\n", "singular"),
-        ("1 0 0\n0 1\n0 0 1\n", "H:2: 2 numbers"),
-        ("1 0 0\n0 x 0\n0 0 1\n", "H:2: .*'x'"),
-        ("1 0 0\n0 nan 0\n0 0 1\n", "H:2"),
-        ("1 0 0\n0 1 0\n", "2 lines"),
-        ("", "0 lines"),
+        ("1 0 0\n0 1 0\n0 0 0\n", "H", "singular"),
+        ("1 2 3\n2 4 6\n1 1 1\n", "H", "singular"),
+        ("1 0 0\n0 1\n0 0 1\n", "H:2", "2 numbers"),
+        ("1 0 0\n0 x 0\n0 0 1\n", "H:2", "'x'"),
+        ("1 0 0\n0 nan 0\n0 0 1\n", "H:2", "nan"),
+        ("1 0 0\n0 1 0\n", "H", "2 lines"),
+        ("", "H", "0 lines"),
     ],
 )
-def test_homographies_that_are_none(tmp_path: Path, text: str, wanted: str) -> None:
+def test_homographies_that_are_none(tmp_path: Path, text: str, subject: str, problem: str) -> None:
     (tmp_path / "H").write_text(text)
-    with pytest.raises(SamfeatError, match=wanted):
+    with refused(subject, problem):
         homography.read_homography(tmp_path / "H")
 
 
@@ -229,7 +229,7 @@ def test_whole_protocol_by_hand(tmp_path: Path, app: typer.Typer) -> None:
 
     (root / "v_wall/4.ppm").unlink()
     (root / "i_fog/H_1_2").unlink()
-    with pytest.raises(SamfeatError, match=r"2 of the 108.*i_fog \(no H_1_2\).*v_wall \(no image"):
+    with refused(root, ("2", "108", "i_fog", "H_1_2", "v_wall")):
         run(app, *arguments)
     output = run(app, *arguments, "--partial")
     assert "PARTIAL: 543 pairs of 109 sequences" in output  # x_other counts: the folder is not it
@@ -240,18 +240,18 @@ def test_whole_protocol_by_hand(tmp_path: Path, app: typer.Typer) -> None:
 
 def test_a_singular_homography_in_the_folder_is_named(tmp_path: Path) -> None:
     write_sequence(tmp_path, "v_a", 2, np.ones((3, 3)))
-    with pytest.raises(SamfeatError, match=r"v_a/H_1_2.*singular"):
+    with refused("v_a/H_1_2", "singular"):
         hpatches.read_pairs(tmp_path)
 
 
 def test_folders_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(SamfeatError, match="no such folder"):
+    with refused("missing", "no such"):
         hpatches.read_pairs(tmp_path / "missing")
-    with pytest.raises(SamfeatError, match="no sequences"):
+    with refused(tmp_path, "sequences"):
         hpatches.read_pairs(tmp_path)
     write_sequence(tmp_path, "v_a", 2)
     (tmp_path / "v_a/2.ppm").rename(tmp_path / "v_a/3.ppm")
-    with pytest.raises(SamfeatError, match="no image of that number for 2"):
+    with refused("v_a", "2"):
         hpatches.read_pairs(tmp_path)
 
 
@@ -270,26 +270,26 @@ def test_features_that_do_not_fit(tmp_path: Path) -> None:
         file["v_a/2.ppm/image_size"][...] = [40, 60]
     with (
         predictions.FeatureFile(path) as file,
-        pytest.raises(SamfeatError, match=r"v_a/2.ppm: the image has 60 x 40.*40 x 60"),
+        refused("v_a/2.ppm", ("60 x 40", "40 x 60")),
     ):
         hpatches.evaluate(pairs, file, label="mine")
 
-    for broken, wanted in (
-        ((KEYPOINTS, np.eye(4)[:, :3]), "4 keypoints, but descriptors of shape"),
-        ((KEYPOINTS[:, :1], np.eye(4)), r"they have to be \(N, 2\)"),
+    for broken, problem in (
+        ((KEYPOINTS, np.eye(4)[:, :3]), "4 keypoints"),
+        ((KEYPOINTS[:, :1], np.eye(4)), "(4, 1)"),
         ((KEYPOINTS * np.nan, np.eye(4)), "NaN"),
     ):
         path = write_features(tmp_path / "broken.h5", {**good, "v_a/2.ppm": broken})
-        with predictions.FeatureFile(path) as file, pytest.raises(SamfeatError, match=wanted):
+        with predictions.FeatureFile(path) as file, refused("v_a/2.ppm", problem):
             hpatches.evaluate(pairs, file)
     path = write_features(tmp_path / "few.h5", {"v_a/1.ppm": good["v_a/1.ppm"]})
     with (
         predictions.FeatureFile(path) as file,
-        pytest.raises(SamfeatError, match=r"no features of v_a/2.ppm"),
+        refused("few.h5", "v_a/2.ppm"),
     ):
         hpatches.evaluate(pairs, file)
     (tmp_path / "text.h5").write_text("no")
-    with pytest.raises(SamfeatError, match="HDF5"):
+    with refused("text.h5", "HDF5"):
         predictions.FeatureFile(tmp_path / "text.h5")
 
 
@@ -318,7 +318,7 @@ def test_files_of_d2net(tmp_path: Path, app: typer.Typer) -> None:
 
     np.save(root / "v_a/2.ppm.evil.npy", np.array([{}], dtype=object), allow_pickle=True)
     (root / "v_a/2.ppm.evil.npy").rename(root / "v_a/2.ppm.d2-net")
-    with pytest.raises(SamfeatError, match=r"not an \.npz file of plain arrays"):
+    with refused("v_a/2.ppm.d2-net", ".npz"):
         predictions.NpzFiles(root, "d2-net").read("v_a/2.ppm")
 
 
@@ -333,12 +333,12 @@ def test_methods_are_compared_on_the_same_pairs(tmp_path: Path, app: typer.Typer
     output = run(app, "hpatches", "--dataset", root, "--partial", "--outputs", tmp_path / "out",
                  "--features", both, "--features", one)  # fmt: skip
     assert "1 pairs left out" in output
-    for wrong, wanted in (
-        (["--features", both, "--features", both], "given twice"),
-        (["--features", tmp_path / "none.h5"], "no such file"),
-        (["--feature-type", "magic"], "choose from samfeat, samfeat-multiscale, rootsift,"),
+    for wrong, subject, problem in (
+        (["--features", both, "--features", both], "--features", "'both'"),
+        (["--features", tmp_path / "none.h5"], "none.h5", "no such"),
+        (["--feature-type", "magic"], "magic", "no such feature type"),
     ):
-        with pytest.raises(SamfeatError, match=wanted):
+        with refused(subject, problem):
             run(
                 app, "hpatches", "--dataset", root, "--partial", "--outputs", tmp_path / "o", *wrong
             )
@@ -373,7 +373,7 @@ class _Attack:
 def test_published_files_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     np.save("c.npy", np.array([_Attack()], dtype=object), allow_pickle=True)
-    with pytest.raises(SamfeatError, match=r"not an .npy file of numbers \(it refers to"):
+    with refused("c.npy", ".npy"):
         published.read_curve(Path("c.npy"))
     assert not Path("attacked").exists()
 
@@ -381,10 +381,10 @@ def test_published_files_cannot_run_code(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("array", [np.ones(3), np.full(10, 2.0), np.ones((4, 10)), np.array("x")])
 def test_arrays_that_are_no_curve(tmp_path: Path, array: np.ndarray) -> None:
     np.save(tmp_path / "c.npy", array)
-    with pytest.raises(SamfeatError, match="no curve"):
+    with refused("c.npy", "curve"):
         published.read_curve(tmp_path / "c.npy")
     (tmp_path / "c.npy").write_bytes(b"\x93NUMPY nothing")
-    with pytest.raises(SamfeatError, match=r"not an \.npy file"):
+    with refused("c.npy", ".npy"):
         published.read_curve(tmp_path / "c.npy")
 
 
@@ -431,7 +431,7 @@ def test_pairs_from_photos(shared: Path, tmp_path: Path) -> None:
     before = (made / "made_by.json").stat().st_mtime_ns
     make_pairs(photos, tmp_path / "made", seed=1, count=1)
     assert (made / "made_by.json").stat().st_mtime_ns == before
-    with pytest.raises(SamfeatError, match="seed was 1"):
+    with refused("made", ("seed", "1", "2")):
         make_pairs(photos, tmp_path / "made", seed=2, count=1)
 
 

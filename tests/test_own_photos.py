@@ -84,7 +84,7 @@ def test_posed_photos_without_points_become_a_map(town: AachenDataset, posed_map
 
 def test_reconstructed_photos_become_a_map(fountain: Path, tmp_path: Path) -> None:
     outputs = tmp_path / "house"
-    done = reconstruct.run(fountain, outputs, ReconstructOptions(conf="samfeat_fast"))
+    done = reconstruct.run(fountain, outputs, ReconstructOptions(preset="samfeat_fast"))
     assert done.figures.registered_images == len(list(fountain.iterdir()))
     frozen = building.build(sources_in(outputs), tmp_path / "house.map")
     assert {image.name for image in frozen.images} == {path.name for path in fountain.iterdir()}

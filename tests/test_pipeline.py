@@ -14,9 +14,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from refusals import error_line, refused
 
 from samfeat_hloc.colmap.poses import Pose
-from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.localization import submission
 from samfeat_hloc.pictures.run import ground_plane, write_pictures
 from samfeat_hloc.pipelines import run as pipeline
@@ -25,7 +25,7 @@ from samfeat_hloc.pipelines.run_options import RunOptions
 from samfeat_hloc.scenes import write_demo
 
 ROOT = Path(__file__).resolve().parents[1]
-FAST = RunOptions(conf="samfeat_fast")
+FAST = RunOptions(preset="samfeat_fast")
 OUTPUTS = {
     "features.h5", "global-descriptors.h5", "pairs-db-covis20.txt", "pairs-query-vlad50.txt",
     "matches-db.h5", "matches-query.h5", "map", "poses.txt", "localization.json",
@@ -95,10 +95,8 @@ def test_a_second_run_skips_every_stage(
 
 
 def test_another_configuration_is_refused_not_reused(finished: Run, dataset: Path) -> None:
-    with pytest.raises(
-        SamfeatError, match=r"features.h5: created with other settings: .*--overwrite"
-    ):
-        pipeline.run(dataset, finished.outputs, RunOptions(conf="samfeat_aachen"))
+    with refused("features.h5", mend="--overwrite"):
+        pipeline.run(dataset, finished.outputs, RunOptions(preset="samfeat_aachen"))
 
 
 def test_given_pairs_take_the_place_of_retrieval(
@@ -114,7 +112,7 @@ def test_given_pairs_take_the_place_of_retrieval(
     outputs = tmp_path / "outputs"
     outputs.mkdir()
     shutil.copy(finished.features, outputs)
-    options = RunOptions(conf="samfeat_fast", pairs_query=given, places=False)
+    options = RunOptions(preset="samfeat_fast", pairs_query=given, places=False)
     done = pipeline.run(dataset, outputs, options)
     assert not (outputs / "global-descriptors.h5").exists()
     for query in done.result.queries.values():
@@ -129,48 +127,47 @@ def test_pairs_that_cannot_work_are_refused_before_anything_is_made(
     given, outputs = tmp_path / "pairs.txt", tmp_path / "outputs"
     query, db_name = finished.dataset.query_names[0], finished.dataset.db_names[0]
     for text, wrong in (
-        (f"{query} {db_name}\n", r"pairs.txt: no pair for query .*3 of 4 queries"),
-        (f"{query} db/none.jpg\n", r"pairs.txt: db/none.jpg, retrieved for .* not in the ref"),
+        (f"{query} {db_name}\n", "3 of 4"),
+        (f"{query} db/none.jpg\n", ("db/none.jpg", query)),
     ):
         given.write_text(text)
-        with pytest.raises(SamfeatError, match=wrong):
+        with refused("pairs.txt", wrong):
             pipeline.run(dataset, outputs, RunOptions(pairs_query=given))
     given.write_text(f"{db_name} {query}\n")
-    with pytest.raises(SamfeatError, match="is not in the reference model"):
+    with refused("pairs.txt", "reference model"):
         pipeline.run(dataset, outputs, RunOptions(pairs_db=given))
     assert not outputs.exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "wrong"),
+    ("options", "subject", "problem"),
     [
-        ({"engine": "colmap"}, "--engine colmap: choose from native, hloc"),
-        ({"conf": "sift"}, "--preset sift: choose from samfeat_aachen"),
-        ({"num_retrieved": 0}, "--num-retrieved"),
-        ({"features": "orb"}, "--feature-type orb: choose from samfeat, rootsift"),
-        (
-            {"features": "rootsift", "engine": "hloc"},
-            "--feature-type rootsift: only --engine native",
-        ),
-        ({"features": "rootsift", "weights": Path("a")}, "--weights: RootSIFT has none"),
-        ({"storage": "tiny"}, "--storage tiny: choose from full, half, quantised"),
-        ({"storage": "full", "engine": "hloc"}, "--storage full: only --engine native"),
-        ({"max_error": 0.0}, "--max-error"),
-        ({"max_error": float("nan")}, "--max-error"),
+        ({"engine": "colmap"}, "--engine colmap", ("native", "hloc")),
+        ({"preset": "sift"}, "--preset sift", "samfeat_aachen"),
+        ({"num_retrieved": 0}, "--num-retrieved", None),
+        ({"features": "orb"}, "--feature-type orb", ("samfeat", "rootsift")),
+        ({"features": "rootsift", "engine": "hloc"}, "--feature-type rootsift", "native"),
+        ({"features": "rootsift", "weights": Path("a")}, "--weights", "RootSIFT"),
+        ({"storage": "tiny"}, "--storage tiny", ("full", "half", "quantised")),
+        ({"storage": "full", "engine": "hloc"}, "--storage full", "native"),
+        ({"max_error": 0.0}, "--max-error", None),
+        ({"max_error": float("nan")}, "--max-error", None),
     ],
 )
-def test_options_that_make_no_sense(options: dict[str, object], wrong: str) -> None:
-    with pytest.raises(SamfeatError, match=wrong):
+def test_options_that_make_no_sense(
+    options: dict[str, object], subject: str, problem: object
+) -> None:
+    with refused(subject, problem):
         RunOptions(**options)  # type: ignore[arg-type]
 
 
 def test_rootsift_goes_the_same_way(dataset: Path, tmp_path: Path) -> None:
-    options = RunOptions(features="rootsift", conf="samfeat_fast", method="rootsift")
+    options = RunOptions(features="rootsift", preset="samfeat_fast", method="rootsift")
     run = pipeline.run(dataset, tmp_path / "run", options)
     assert run.submission.name == "Aachen_v1_1_eval_[rootsift].txt"
     assert run.evaluation is not None
     assert run.evaluation.conditions["day"].recalls[(5.0, 10.0)] == 1.0
-    with pytest.raises(SamfeatError, match=r"features\.h5: "):
+    with refused("features.h5"):
         pipeline.run(dataset, tmp_path / "run", FAST)
 
 
@@ -200,10 +197,9 @@ def test_the_ground_is_level() -> None:
 
 def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
     script = str(ROOT / "benchmarks" / "aachen" / "run.py")
-    for arguments, wrong in (
-        ([], "error: DATASET and --outputs: give both"),
-        (["--dataset", str(tmp_path / "none"), "--outputs", str(tmp_path / "out")],
-         "no such dataset folder"),
+    for arguments, subject in (
+        ([], "DATASET and --outputs"),
+        (["--dataset", str(tmp_path / "none"), "--outputs", str(tmp_path / "out")], "none"),
     ):  # fmt: skip
         done = subprocess.run(
             [sys.executable, script, *arguments],
@@ -213,8 +209,8 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         assert done.returncode == 1
-        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-        assert wrong in done.stderr
+        assert done.stderr.count("\n") == 1
+        error_line(done.stderr, subject)
     assert not list(tmp_path.iterdir())
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import posed_city
 import pytest
 import torch
+from refusals import refused
 
 from samfeat_hloc.colmap.cameras import Camera
-from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.training.keypoint_labels import KeypointLabels, Labels
+from samfeat_hloc.training.keypoint_labels import KeypointLabels, PhotoLabels
 from samfeat_hloc.training.megadepth import MegadepthSource
 from samfeat_hloc.training.pairs import PairBatch, PairOptions
 from samfeat_hloc.training.posed_pairs import PosedSource
@@ -111,12 +111,14 @@ def test_photos_without_labels_are_named_when_opened(on_disk: Path, tmp_path: Pa
     path.write_bytes((on_disk / "labels.h5").read_bytes())
     with h5py.File(path, "a") as file:
         del file["0001.png"]
-    with pytest.raises(SamfeatError, match=r"1 of its photos have no keypoint labels \(0001\.png"):
+    with refused("images", ("1", "0001.png"), "samfeat label"):
         PosedSource.open(on_disk / "model", on_disk / "images", labels=KeypointLabels(path))
     scene = posed_city.scene()
-    one = replace(scene.images[0], labels=lambda: Labels(np.zeros((0, 2)), np.zeros(0), (1, 1)))
+    one = replace(
+        scene.images[0], labels=lambda: PhotoLabels(np.zeros((0, 2)), np.zeros(0), (1, 1))
+    )
     mixed = PosedScene((one, *scene.images[1:]), scene.xyz, scene.pairs)
-    with pytest.raises(SamfeatError, match="label all or none"):
+    with refused("posed photos", "keypoint labels"):
         PosedSource([mixed])
 
 
@@ -146,6 +148,6 @@ def test_labels_of_a_photo_with_distortion() -> None:
     stored = bent.stored(straight)
     assert np.abs(stored - straight).max() > 3
     np.testing.assert_allclose(bent.pinhole(stored), straight, atol=1e-3)
-    known = Labels(stored.astype(np.float32), np.ones(50, np.float32), (320, 240))
+    known = PhotoLabels(stored.astype(np.float32), np.ones(50, np.float32), (320, 240))
     labels = replace(bent, labels=lambda: known).pinhole_labels()
     np.testing.assert_allclose(labels.keypoints, straight, atol=1e-3)

@@ -11,10 +11,10 @@ import numpy as np
 import pycolmap
 import pytest
 import typer
+from refusals import refused
 from typer.testing import CliRunner
 
 from samfeat_hloc.commands import evaluation as commands
-from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation import relative_pose
 
 K0 = np.array([[500.0, 0, 320], [0, 510, 240], [0, 0, 1]])
@@ -49,27 +49,27 @@ def test_list(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "problem"),
     [
-        (line()[:-4], ":2: "),
-        (line() + " 1", ":2: 39 values"),
-        (line().replace("510", "x"), ":2: .*'x'"),
-        (line().replace("510", "nan"), ":2: 'nan'"),
-        (line(rot="0 4"), ":2: rotations '0 4'"),
-        (line("../a.png"), ":2: .*climbs out"),
-        (line(pose=np.zeros((4, 4))), ":2: the pose is no rigid transform"),
-        (line(pose=np.diag([1.0, 1, -1, 1])), ":2: the pose is no rigid"),
-        (line(pose=np.eye(4)), ":2: the cameras stand in one place"),
-        (line().replace("500", "-500"), ":2: K0 is no"),
+        (line()[:-4], "38"),
+        (line() + " 1", ("39", "38")),
+        (line().replace("510", "x"), "'x'"),
+        (line().replace("510", "nan"), "'nan'"),
+        (line(rot="0 4"), "'0 4'"),
+        (line("../a.png"), "../a.png"),
+        (line(pose=np.zeros((4, 4))), "rigid"),
+        (line(pose=np.diag([1.0, 1, -1, 1])), "rigid"),
+        (line(pose=np.eye(4)), "one place"),
+        (line().replace("500", "-500"), "K0"),
     ],
 )
-def test_malformed_lines_are_named(tmp_path: Path, text: str, wanted: str) -> None:
+def test_malformed_lines_are_named(tmp_path: Path, text: str, problem: object) -> None:
     path = tmp_path / "pairs.txt"
     path.write_text(f"{line()}\n{text}\n")
-    with pytest.raises(SamfeatError, match=wanted):
+    with refused("pairs.txt:2", problem):
         relative_pose.read_list(path)
     path.write_text("\n")
-    with pytest.raises(SamfeatError, match="no pairs"):
+    with refused("pairs.txt", "no pairs"):
         relative_pose.read_list(path)
 
 
@@ -110,7 +110,7 @@ def test_pose_is_recovered_among_outliers_and_always_the_same(estimator: str) ->
     assert relative_pose.estimate(points0[:4], points1[:4], K0, K1, estimator=estimator) is None
     same = np.ones((20, 2))
     relative_pose.estimate(same, same, K0, K1, estimator=estimator)  # degenerate: no exception
-    with pytest.raises(SamfeatError, match="magic"):
+    with refused("estimator", "magic", "pycolmap"):
         relative_pose.estimate(points0, points1, K0, K1, estimator="magic")
 
 
@@ -149,10 +149,10 @@ def test_command_and_turned_images(tmp_path: Path) -> None:
     assert document["pairs"]["exact"][0]["matches"] == 200
     with h5py.File(tmp_path / "f.h5", "a") as file:
         file["a.png/image_size"] = [320, 240]
-    with pytest.raises(SamfeatError, match=r"a.png: the image has 640 x 480 pixels, but exact"):
+    with refused("a.png", ("640 x 480", "320 x 240")):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
     (tmp_path / "a.png").unlink()  # features alone will do
     assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
     (tmp_path / "pairs.txt").write_text(f"{line()}\n{line(rot='1 0')}\n")
-    with pytest.raises(SamfeatError, match=r"a.png is rotated by 0 on one line and by 1"):
+    with refused("pairs.txt", ("a.png", "0", "1")):
         CliRunner().invoke(app, arguments, catch_exceptions=False)

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pycolmap
 import pytest
+from refusals import refused
 
 from samfeat_hloc.colmap.cameras import Camera
 from samfeat_hloc.colmap.poses import Pose
 from samfeat_hloc.datasets.aachen import AachenDataset
-from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.scenes import (
     DAY,
     NIGHT,
@@ -250,13 +250,13 @@ def test_demo_is_fixed_by_its_seed(demo: Path, tmp_path: Path) -> None:
 
 def test_foreign_folders_are_left_alone(demo: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("precious")
-    with pytest.raises(SamfeatError, match="something other than this demo"):
+    with refused(tmp_path, "demo"):
         write_demo(tmp_path, **SMALL)
     assert (tmp_path / "mine.txt").read_text() == "precious"
-    with pytest.raises(SamfeatError, match="something other"):
+    with refused(demo, "demo"):
         write_demo(demo, seed=9)
     (tmp_path / "file").write_text("")
-    with pytest.raises(SamfeatError, match="is a file"):
+    with refused("file", "file"):
         write_demo(tmp_path / "file")
-    with pytest.raises(SamfeatError, match="at the least"):
+    with refused("none", ("2", "1", "64")):
         write_demo(tmp_path / "none", num_db=0)

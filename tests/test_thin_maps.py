@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refusals import refused
 
 from samfeat_hloc.colmap.model import read_model
 from samfeat_hloc.datasets.aachen import AachenDataset
-from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation import posed_matches
 from samfeat_hloc.evaluation.matching import CachedFeatures
 from samfeat_hloc.evaluation.thin import thin_dataset
@@ -63,12 +63,10 @@ def test_a_thin_dataset_is_a_dataset(tmp_path: Path) -> None:
     for name in thin.db_names:
         np.testing.assert_allclose(thin.db_poses[name].tvec, whole.db_poses[name].tvec, atol=1e-9)
     assert (tmp_path / "thin" / "images_upright").is_symlink()
-    with pytest.raises(SamfeatError) as refused:
+    with refused("thin"):
         thin_dataset(TOWN, tmp_path / "thin", every=2)
-    assert refused.value.subject.endswith("thin")
-    with pytest.raises(SamfeatError) as refused:
+    with refused(problem="100"):
         thin_dataset(TOWN, tmp_path / "too-thin", every=100)
-    assert "100" in refused.value.problem
     assert not (tmp_path / "too-thin").exists()
 
 

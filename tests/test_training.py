@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 from typer.testing import CliRunner
 
 from samfeat_hloc.cli import app
-from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.feature.network import SAMFeat
 from samfeat_hloc.geometry.homographies import (
     HomographyOptions,
@@ -303,9 +303,8 @@ def test_epochs_are_of_the_pairs_that_are_found(photo_folder: Path, tmp_path: Pa
     assert paper.train.epochs == 30
     chosen = read_recipe(CONFIGS / "samfeat.yaml", ["data.mtldesc=x", "train.steps=7"])
     assert chosen.train.epochs is None and chosen.train.steps == 7  # what is given counts
-    with pytest.raises(SamfeatError) as caught:
+    with refused(problem=("train.epochs", "0")):
         read_recipe(RECIPE, ["data.images=x", "train.epochs=0"])
-    assert "train.epochs" in caught.value.problem
     given = [*overrides(photo_folder, tmp_path, 1)[:2], "train.epochs=2", "train.batch=8",
              "train.log_every=1", "train.save_every=50", "train.validate_every=50",
              "pairs.crop=64", "pairs.points=16", "pairs.keypoints=16"]  # fmt: skip
@@ -383,33 +382,35 @@ def test_the_recipe_decides_which_parts_a_start_keeps() -> None:
 def test_recipes_are_checked_before_the_first_step(photo_folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.yaml"
     broken.write_text("train: [1, 2\n")
-    cases: list[tuple[Path, list[str], str]] = [
-        (tmp_path / "absent.yaml", [], "no such recipe"),
-        (broken, [], "broken.yaml"),
-        (RECIPE, [], "data.images"),
-        (RECIPE, ["data.images=x", "train.stepz=3"], "stepz"),
-        (RECIPE, ["data.images=x", "train.steps=many"], "steps"),
-        (RECIPE, ["data.images=x", "train.steps=0"], "train.steps: 0 is not possible"),
-        (RECIPE, ["data.images=x", "train.schedule=steep"], "linear or cosine"),
-        (RECIPE, ["data.images=x", "train.precision=half"], "auto or full"),
-        (RECIPE, ["data.images=x", "homographies.zoom=[1.2,0.7]"], "the smallest and the largest"),
-        (RECIPE, ["data.images=x", "posed.scale=0.5"], "posed.scale: 0.5 is not possible"),
-        (RECIPE, ["data.images=x", "data.mix.homographies=-1"], "data.mix.homographies"),
-        (RECIPE, ["data.images=x", "losses.detection=1", "data.depth=y"], "data.model is missing"),
-        (RECIPE, ["data.images=x", "pairs.crop=100"], "multiple of 16"),
-        (RECIPE, ["data.model=x"], "data.images is missing"),
-        (CONFIGS / "samfeat.yaml", ["data.images=x"], "losses.asrd needs a teacher"),
+    cases: list[tuple[Path, list[str], tuple[str, ...]]] = [
+        (tmp_path / "absent.yaml", [], ("no such",)),
+        (broken, [], ()),
+        (RECIPE, [], ("data.images",)),
+        (RECIPE, ["data.images=x", "train.stepz=3"], ("stepz",)),
+        (RECIPE, ["data.images=x", "train.steps=many"], ("steps",)),
+        (RECIPE, ["data.images=x", "train.steps=0"], ("train.steps", "0")),
+        (RECIPE, ["data.images=x", "train.schedule=steep"], ("train.schedule", "steep")),
+        (RECIPE, ["data.images=x", "train.precision=half"], ("train.precision", "half")),
+        (RECIPE, ["data.images=x", "homographies.zoom=[1.2,0.7]"], ("homographies.zoom", "1.2")),
+        (RECIPE, ["data.images=x", "posed.scale=0.5"], ("posed.scale", "0.5")),
+        (RECIPE, ["data.images=x", "data.mix.homographies=-1"], ("data.mix.homographies",)),
+        (RECIPE, ["data.images=x", "losses.detection=1", "data.depth=y"], ("data.model",)),
+        (RECIPE, ["data.images=x", "pairs.crop=100"], ("pairs.crop", "100")),
+        (RECIPE, ["data.model=x"], ("data.images",)),
+        (CONFIGS / "samfeat.yaml", ["data.images=x"], ("losses.asrd",)),
     ]
-    for path, extra, reason in cases:
-        with pytest.raises(SamfeatError, match=reason):
+    for path, extra, words in cases:
+        with refused() as caught:
             read_recipe(path, extra)
-    with pytest.raises(SamfeatError, match="nowhere"):
+        assert path.name in str(caught.value)
+        assert all(word in str(caught.value) for word in words)
+    with refused("nowhere"):
         train(read_recipe(RECIPE, overrides(tmp_path / "nowhere", tmp_path / "out", 2)))
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(photo_folder: Path, tmp_path: Path) -> None:
     arguments = [*overrides(photo_folder, tmp_path / "run", 3), "losses.edge=.nan"]
-    with pytest.raises(SamfeatError, match="not a number"):
+    with refused(problem="not a number"):
         train(read_recipe(RECIPE, arguments))
     saved = torch.load(tmp_path / "run" / "nan-batch.pt", weights_only=True)
     assert saved["image0"].shape == (2, 3, 64, 64)

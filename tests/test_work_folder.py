@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from refusals import refused
 
-from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.files.atomic import work_folder
 
 _RUN = """
@@ -71,7 +71,7 @@ def test_the_next_run_removes_what_a_killed_one_left(tmp_path: Path) -> None:
 def test_a_second_run_is_refused_with_the_owner(tmp_path: Path) -> None:
     with run_at_work(tmp_path / "map") as (process, other):
         with (
-            pytest.raises(SamfeatError, match=f"process {process.pid} is writing it"),
+            refused(problem=f"process {process.pid}"),
             work_folder(tmp_path / "map"),
         ):
             pass

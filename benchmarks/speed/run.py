@@ -367,12 +367,12 @@ def release_predict(model: SAMFeat, image: np.ndarray) -> dict[str, np.ndarray]:
     return {"keypoints": keypoints.numpy(), "descriptors": descriptors.numpy()}
 
 
-def _whole_run(dataset: Path, work: Path, conf: str, repeats: int) -> Row:
+def _whole_run(dataset: Path, work: Path, preset: str, repeats: int) -> Row:
     """Photos to a submission, natively and by hloc's stages."""
     engines = ["native", *(["hloc"] if hloc_installed() else [])]
     ways: dict[str, Callable[[], object]] = {}
     for engine in engines:
-        options = RunOptions(engine=engine, conf=conf, workers=os.cpu_count() or 1)
+        options = RunOptions(engine=engine, preset=preset, workers=os.cpu_count() or 1)
         outputs = work / f"run-{engine}"
 
         def go(outputs: Path = outputs, options: Any = options) -> None:
@@ -385,7 +385,7 @@ def _whole_run(dataset: Path, work: Path, conf: str, repeats: int) -> Row:
         ways["samfeat" if engine == "native" else engine] = go
     taken = speed.in_turns(ways, repeats, warm_up=False)
     skipped = {} if hloc_installed() else NO_HLOC
-    return Row(f"whole run, {conf}", "runs", 1, taken, skipped=skipped)
+    return Row(f"whole run, {preset}", "runs", 1, taken, skipped=skipped)
 
 
 if __name__ == "__main__":

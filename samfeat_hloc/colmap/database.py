@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import SamfeatError, cause_of
+from ..errors import SamfeatError, cause_of, in_one_line
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.pair_lists import pairs_text
 from ..progress import tqdm
@@ -25,6 +26,7 @@ from .library import pycolmap
 logger = logging.getLogger(__name__)
 
 _LOCK = ".work-folder.lock"
+_PROBE = 8 << 20  # bytes, to see whether a disk takes any
 _PAIRS_AT_A_TIME = 100  # verified in one call of COLMAP, between two steps of the progress bar
 
 
@@ -188,16 +190,30 @@ def _drop_chance(database: pycolmap.Database, config: VerificationConfig) -> Non
 
 @contextmanager
 def database_errors(output: Path) -> Iterator[None]:
-    """COLMAP does not say why it cannot open or write its database: say what it can be."""
+    """COLMAP does not say why it cannot open or write its database: find out, or say what it can
+    be."""
     try:
         yield
     except RuntimeError as error:
-        why = " ".join(str(error).split())
+        why = in_one_line(error)
         raise SamfeatError(
             output,
-            cause_of(error) or f"COLMAP cannot write its database ({why})",
-            "check that the disk is not full and the limit on open files (ulimit -n) not low",
+            cause_of(error)
+            or _cause_in(output.parent)
+            or f"COLMAP cannot write its database ({why}); check that the disk is not full and the"
+            " limit on open files (ulimit -n) not low",
         ) from error
+
+
+def _cause_in(folder: Path) -> str | None:
+    """Why no file can be written to a folder now; None where one can."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            stream.write(bytes(_PROBE))
+            stream.flush()
+    except OSError as error:
+        return cause_of(error)
+    return None
 
 
 @contextmanager

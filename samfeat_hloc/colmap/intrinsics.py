@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, in_one_line
 from ..files.images import image_size
 from .cameras import Camera, parse_camera
 from .library import pycolmap
@@ -72,5 +72,4 @@ def _inferred(path: Path) -> pycolmap.Camera:
     except SamfeatError:
         raise
     except Exception as error:  # pycolmap raises whatever its C++ does
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise SamfeatError(path, f"COLMAP cannot read it ({why})", _MEND) from None
+        raise SamfeatError(path, f"COLMAP cannot read it ({in_one_line(error)})", _MEND) from None

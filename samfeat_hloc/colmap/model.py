@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, in_one_line
 from ..files.images import check_name
 from . import model_binary, model_text
 from .cameras import Camera
@@ -204,7 +204,7 @@ def open_in_pycolmap(folder: Path) -> Any:
     try:
         model = pycolmap.Reconstruction(str(folder))
     except Exception as error:  # pycolmap raises whatever its C++ does
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = in_one_line(error)
         raise SamfeatError(
             folder, f"pycolmap cannot read this model ({reason})", "copy it again"
         ) from error
@@ -344,7 +344,7 @@ def _as_in_frames(folder: Path, records: Sequence[ImageRecord]) -> list[ImageRec
 
 
 def _differ(one: Pose, other: Pose) -> bool:
-    if one is other:
+    if one is other or ((one.qvec == other.qvec).all() and (one.tvec == other.tvec).all()):
         return False
     moved = np.abs(one.tvec - other.tvec).max() / max(1.0, np.abs(one.tvec).max())
     return max(np.abs(one.rotation - other.rotation).max(), moved) > _MOST_DIFFERENCE

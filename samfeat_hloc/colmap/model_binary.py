@@ -113,7 +113,7 @@ def points(path: Path) -> np.ndarray:
     """All points, (P,) of `POINT`, in the order of the file."""
     with _walk(path) as cursor:
         # The records differ in length, as their tracks do, so their places have to be walked ...
-        starts = np.fromiter(_point_starts(cursor), dtype=np.int64)
+        starts = np.array(_point_starts(cursor), dtype=np.int64)
         # ... and the heads are then taken out in one go.
         heads = np.empty((len(starts), POINT.itemsize), dtype=np.uint8)
         raw = np.frombuffer(cursor.data, dtype=np.uint8)
@@ -125,18 +125,22 @@ def points(path: Path) -> np.ndarray:
 def num_points(path: Path) -> int:
     """How many points there are; the file is walked to its end."""
     with _walk(path) as cursor:
-        return sum(1 for _ in _point_starts(cursor))
+        return len(_point_starts(cursor))
 
 
-def _point_starts(cursor: _Cursor) -> Iterator[int]:
+def _point_starts(cursor: _Cursor) -> list[int]:
+    """Where each point begins; the cursor is moved past all of them."""
     number = cursor.count(POINT.itemsize)
     track_length, data, at = struct.Struct("<Q").unpack_from, cursor.data, cursor.at
-    for _ in range(number):  # Millions: no calls but this one.
-        yield at
+    starts: list[int] = []
+    append = starts.append
+    for _ in range(number):  # Millions: no calls but these two.
+        append(at)
         at += POINT.itemsize + 8 * track_length(data, at + _TRACK_AT)[0]
         if at > len(data):
             raise ValueError("it is cut off")
     cursor.at = at
+    return starts
 
 
 def rigs(path: Path) -> dict[int, RigRecord]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .poses import Pose
+from .poses import Pose, length
 
 # Quaternions of published models are rounded, to three digits in some. Beyond this the numbers are
 # rather not a quaternion, and normalising them would hide that.
@@ -60,7 +60,7 @@ def unit_pose(what: str, values: Sequence[float]) -> Pose:
     pose = Pose(np.array(values[:4]), np.array(values[4:]))
     if not np.isfinite(values).all():
         raise ValueError(f"the pose of {what} is not finite")
-    norm = float(np.linalg.norm(pose.qvec))
+    norm = length(pose.qvec)
     if abs(norm - 1) > NORM_TOLERANCE:
         raise ValueError(f"the quaternion of {what} has length {norm:.6g} instead of 1")
     # One that is of unit length up to rounding stays, so that poses are kept to the bit.

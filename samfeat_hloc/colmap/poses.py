@@ -66,7 +66,7 @@ class Pose:
     @classmethod
     def from_matrix(cls, rotation: np.ndarray, tvec: np.ndarray) -> Pose:
         """From a (3, 3) rotation matrix, which is taken as one, and a translation (3,)."""
-        import pycolmap
+        from .library import pycolmap
 
         x, y, z, w = pycolmap.Rotation3d(np.ascontiguousarray(rotation, dtype=np.float64)).quat
         return cls(np.array([w, x, y, z]), tvec)
@@ -118,7 +118,7 @@ def read_poses(path: Path) -> dict[str, Pose]:
                 f"'{name}' has a pose on line {first_line[name]} already",
                 "keep one line for each image",
             )
-        norm = _norm(values[:4])
+        norm = length(values[:4])
         if abs(norm - 1) > NORM_TOLERANCE:
             raise SamfeatError(
                 where,
@@ -160,11 +160,11 @@ def poses_text(poses: Mapping[str, Pose], path: Path) -> str:
 
 def _unit(qvec: np.ndarray) -> np.ndarray:
     """Of unit length; one that is so up to rounding is kept, so that files round-trip exactly."""
-    norm = _norm(qvec)
+    norm = length(qvec)
     return qvec if norm == 0 or abs(norm - 1) < 1e-14 else qvec / norm
 
 
-def _norm(qvec: np.ndarray) -> float:
+def length(qvec: np.ndarray) -> float:
     """Length without overflow or underflow; infinity and NaN pass through."""
     largest = float(np.abs(qvec).max())
     if not np.isfinite(largest) or largest == 0:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import SamfeatError, cause_of, some_of
+from ..errors import SamfeatError, cause_of, in_one_line, some_of
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.h5store import SegmentWriter
 from ..progress import tqdm
@@ -164,7 +164,7 @@ def triangulate(
     except (ValueError, RuntimeError, IndexError) as error:
         if (cause := cause_of(error)) is not None:
             raise SamfeatError(output.parent, cause) from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = in_one_line(error)
         raise SamfeatError(
             image_dir,
             f"COLMAP could not triangulate ({reason})",

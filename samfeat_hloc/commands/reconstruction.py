@@ -97,7 +97,7 @@ def _reconstruct(
 
     options = ReconstructOptions(
         method=feature_type,
-        conf=preset,
+        preset=preset,
         weights=weights,
         official_weights=official_weights,
         pairing=pairing,

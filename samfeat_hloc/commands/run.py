@@ -175,7 +175,7 @@ def _run(
             from ..pipelines.reconstruct import ReconstructOptions
 
             how = ReconstructOptions(
-                method=feature_type, conf=preset, weights=weights,
+                method=feature_type, preset=preset, weights=weights,
                 official_weights=official_weights, workers=threads or 2, device=device,
                 overwrite=overwrite,
             )  # fmt: skip
@@ -199,7 +199,7 @@ def _run(
         options = RunOptions(
             engine=engine,
             features=feature_type,
-            conf=preset,
+            preset=preset,
             weights=weights,
             official_weights=official_weights,
             pairs_db=db_pairs,
@@ -246,7 +246,7 @@ def _demo(
 
     started = time.perf_counter()
     options = RunOptions(
-        engine=engine, conf=preset, weights=weights, official_weights=official_weights,
+        engine=engine, preset=preset, weights=weights, official_weights=official_weights,
         workers=workers, device=device, overwrite=overwrite,
     )  # fmt: skip
     dataset = _demo_dataset(outputs, num_db, num_queries, size)
@@ -283,7 +283,7 @@ def _whole(
         if pictures and options.features == "samfeat":
             from ..pictures.run import write_pictures
 
-            for path in write_pictures(done, options.conf):
+            for path in write_pictures(done, options.preset):
                 typer.echo(f"picture: {path}")
     measured = {
         done.dataset.scene or "": done.evaluation for done in runs if done.evaluation is not None

@@ -33,7 +33,14 @@ from ..colmap.poses import Pose
 from ..errors import SamfeatError
 from ..files.images import check_name, image_size
 from ..files.textlines import data_lines, parse_number
-from .dataset import INDOORS, Dataset, Retrieval, check_files, check_folder, sorted_poses
+from .dataset import (
+    INDOORS,
+    Dataset,
+    Retrieval,
+    check_files,
+    scenes_there,
+    sorted_poses,
+)
 from .names import read_names
 from .queries import Query
 
@@ -45,11 +52,7 @@ _HEADER = 2  # lines that say something
 
 def scenes(root: Path) -> list[str]:
     """The scenes that are there."""
-    root = check_folder(root)
-    found = [scene for scene in SCENES if (root / scene).is_dir()]
-    if not found:
-        raise SamfeatError(root, "no scene in it", f"unpack {', '.join(SCENES)} into it")
-    return found
+    return scenes_there(root, SCENES)
 
 
 def open_dataset(root: Path, scene: str) -> Dataset:

@@ -191,6 +191,19 @@ def check_folder(root: Path) -> Path:
     return root
 
 
+def scenes_there(root: Path, scenes: Sequence[str]) -> list[str]:
+    """The scenes of a benchmark that are unpacked, each in a folder of its name.
+
+    Raises:
+        SamfeatError: none is.
+    """
+    root = check_folder(root)
+    found = [scene for scene in scenes if (root / scene).is_dir()]
+    if not found:
+        raise SamfeatError(root, "no scene in it", f"unpack {', '.join(scenes)} into it")
+    return found
+
+
 def check_files(image_dir: Path, names: Iterable[str], source: Path) -> None:
     """A SamfeatError where images that ``source`` names are not there."""
     names = list(names)

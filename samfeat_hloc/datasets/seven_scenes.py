@@ -15,9 +15,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import SamfeatError
 from .colmap_model import split_model
-from .dataset import INDOORS, Dataset, Retrieval, check_folder
+from .dataset import INDOORS, Dataset, Retrieval, scenes_there
 
 SCENES = ("chess", "fire", "heads", "office", "pumpkin", "redkitchen", "stairs")
 MODELS = "7scenes_sfm_triangulated"
@@ -25,11 +24,7 @@ MODELS = "7scenes_sfm_triangulated"
 
 def scenes(root: Path) -> list[str]:
     """The scenes that are there."""
-    root = check_folder(root)
-    found = [scene for scene in SCENES if (root / scene).is_dir()]
-    if not found:
-        raise SamfeatError(root, "no scene in it", f"unpack {', '.join(SCENES)} into it")
-    return found
+    return scenes_there(root, SCENES)
 
 
 def open_dataset(root: Path, scene: str) -> Dataset:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, in_one_line
 from ..feature.local_features import FeatureArrays
 from ..files import provenance
 from ..files.h5arrays import open_hdf5
@@ -73,7 +73,7 @@ class FeatureFile:
             group = self._file[group]
             arrays = {key: np.asarray(group[key][()]) for key in group}
         except (OSError, KeyError, TypeError) as error:
-            why = " ".join(str(error).split())
+            why = in_one_line(error)
             raise SamfeatError(
                 self.path, f"features of {name} cannot be read ({why})", "extract them again"
             ) from None

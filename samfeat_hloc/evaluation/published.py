@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, in_one_line
 from .matching import THRESHOLDS
 
 MAX_BYTES = 10_000_000
@@ -66,7 +66,7 @@ def read_curve(path: Path) -> dict[str, np.ndarray]:
             return {"all": array[0], "i": array[1], "v": array[2]}
         raise ValueError(f"its shape is {content.shape}")
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        why = " ".join(str(error).split())
+        why = in_one_line(error)
         raise SamfeatError(
             path,
             f"no curve of accuracies at 1 to 10 pixels ({why})",
@@ -116,7 +116,7 @@ def _load(path: Path) -> np.ndarray:
             return np.asarray(_Numbers(stream).load(), dtype=object)
         return np.load(io.BytesIO(raw), allow_pickle=False)
     except Exception as error:  # unpickling broken data raises almost anything
-        why = " ".join(str(error).split())
+        why = in_one_line(error)
         raise SamfeatError(
             path, f"not an .npy file of numbers ({why})", "save the curve with np.save"
         ) from None

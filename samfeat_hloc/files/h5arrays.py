@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ..errors import SamfeatError, cause_of
+from ..errors import SamfeatError, cause_of, in_one_line
 from .signatures import signature
 
 MOST_VALUES = 1 << 28  # of one array: 1 GB of float32
@@ -48,7 +48,7 @@ def reading_hdf5(path: Path) -> Iterator[None]:
 
 def _unreadable_file(path: Path, error: Exception) -> SamfeatError:
     """Why HDF5 cannot read a file: it may be in use, something else, or damaged."""
-    why = " ".join(str(error).split())
+    why = in_one_line(error)
     if "unable to lock file" in why or "already open for" in why:
         return InUse(
             path,
@@ -126,7 +126,7 @@ def _place(found: h5py.HLObject, path: Path) -> str:
 
 
 def _unreadable(place: str, error: Exception) -> SamfeatError:
-    why = " ".join(str(error).split())
+    why = in_one_line(error)
     return SamfeatError(place, f"cannot be read ({why})", _MEND)
 
 

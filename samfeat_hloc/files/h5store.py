@@ -24,7 +24,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ..errors import SamfeatError, cause_of, writing
+from ..errors import SamfeatError, cause_of, in_one_line, writing
 from ..progress import tqdm
 from . import provenance
 from .atomic import remove_left_behind, replacing, sync_folder, write_whole
@@ -357,6 +357,6 @@ def _causes(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        why = " ".join(str(error).split())
+        why = in_one_line(error)
         cause = cause_of(error) or f"cannot be written ({why}); check the folder"
         raise SamfeatError(path, cause) from error

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
-from ..errors import SamfeatError, cause_of
+from ..errors import SamfeatError, cause_of, in_one_line
 from .signatures import signature
 
 MAX_PIXELS = 200_000_000
@@ -288,7 +288,7 @@ def _decoding(path: object) -> Iterator[None]:
     except Exception as error:  # Pillow's decoders raise almost anything on broken data.
         if (cause := cause_of(error)) is not None:  # of the machine, not of the file
             raise SamfeatError(path, cause) from None
-        why = " ".join(str(error).split()) or type(error).__name__
+        why = in_one_line(error)
         raise BrokenImage(
             path, f"the image is truncated or broken ({why})", "fetch it again or remove it"
         ) from None

@@ -37,10 +37,12 @@ def _add_extractors(module: ModuleType) -> None:
 
 
 def _add_matchers(module: ModuleType) -> None:
-    from . import configurations
+    from . import configurations, foreign_matchers
 
     for name, conf in configurations.matchers().items():
         module.confs.setdefault(name, conf)
+    if hasattr(module, "match_from_paths"):
+        foreign_matchers.watch(module)
 
 
 def _mend(module: ModuleType) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycolmap
 
 from ..colmap.cameras import Camera
+from ..colmap.library import pycolmap
 from ..colmap.registration import ImageEntry, empty_model
 from ..errors import SamfeatError
 from ..files.atomic import write_atomically

@@ -34,7 +34,7 @@ import numpy as np
 
 from ..colmap.cameras import CAMERA_MODELS, Camera
 from ..colmap.poses import Pose
-from ..errors import SamfeatError, writing
+from ..errors import SamfeatError, in_one_line, writing
 from ..feature.options import ExtractOptions
 from ..files.atomic import write_whole
 from ..files.locks import locked
@@ -127,7 +127,7 @@ def read(folder: Path) -> FrozenMap:
             point_ids=point_ids,
         )
     except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
-        why = " ".join(str(error).split())
+        why = in_one_line(error)
         raise SamfeatError(folder, f"not a map of version {VERSION} ({why})", _MEND) from error
 
 

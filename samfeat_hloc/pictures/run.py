@@ -121,9 +121,9 @@ def draw_matches(axes: Any, found: QueryMatches, image_dir: Path) -> None:
         line.set_linewidth(2)
 
 
-def edge_map(model: SAMFeat, image: np.ndarray, conf: str) -> np.ndarray:
+def edge_map(model: SAMFeat, image: np.ndarray, preset: str) -> np.ndarray:
     """(h, w) float32 in [0, 1]: the network's edge map of an RGB image, a quarter of its size."""
-    resized = resize_image(image, PRESETS[conf])
+    resized = resize_image(image, PRESETS[preset])
     height, width = resized.shape[:2]
     device = next(model.parameters()).device
     batch = (
@@ -231,7 +231,7 @@ def _frame(map_model: Model, plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return low - margin, high + margin
 
 
-def write_pictures(run: Run, conf: str) -> list[Path]:
+def write_pictures(run: Run, preset: str) -> list[Path]:
     """Write the pictures of a finished run into `<outputs>/pictures`; returns their paths.
 
     For each condition the query with the median number of inliers: its matches, its keypoints
@@ -256,7 +256,7 @@ def write_pictures(run: Run, conf: str) -> list[Path]:
             image = read_image(image_dir / query.name)
             keypoints = features.keypoints(query.name) - 0.5
             figure, axes = _figure(_WIDTH, 4.3, columns=2)
-            draw_keypoints(axes, image, keypoints, edge_map(run.model, image, conf), query.name)
+            draw_keypoints(axes, image, keypoints, edge_map(run.model, image, preset), query.name)
             written.append(_save(figure, folder / f"keypoints-{condition}.png"))
     tall = _map_height(map_model)
     figure, axes = _figure(_WIDTH, tall + 1.2)

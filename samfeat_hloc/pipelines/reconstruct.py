@@ -10,7 +10,7 @@ from typing import Any
 
 from samfeat_hloc.files.pair_lists import read_pairs
 
-from ..colmap import structure_from_motion
+from ..colmap import photo_database, structure_from_motion
 from ..colmap.structure_from_motion import SfmConfig
 from ..errors import SamfeatError
 from ..evaluation.reconstruction import ReconstructionFigures, evaluate
@@ -33,7 +33,7 @@ class ReconstructOptions:
     """How to reconstruct.
 
     method: features, "samfeat" or "rootsift".
-    conf: a preset of extraction; RootSIFT takes its size and number of keypoints.
+    preset: a preset of extraction; RootSIFT takes its size and number of keypoints.
     weights: SAMFeat's checkpoint; None for the shipped one.
     official_weights: `weights` is a file of the paper's public release.
     pairing: "exhaustive", "retrieval" (VLAD of the features), or "auto": all pairs up to
@@ -47,7 +47,7 @@ class ReconstructOptions:
     """
 
     method: str = "samfeat"
-    conf: str = "samfeat_aachen"
+    preset: str = "samfeat_aachen"
     weights: Path | None = None
     official_weights: bool = False
     pairing: str = "auto"
@@ -61,7 +61,7 @@ class ReconstructOptions:
     def __post_init__(self) -> None:
         for option, value, known in (
             ("feature-type", self.method, methods.METHODS),
-            ("preset", self.conf, tuple(PRESETS)),
+            ("preset", self.preset, tuple(PRESETS)),
             ("pairing", self.pairing, PAIRING),
         ):
             if value not in known:
@@ -115,7 +115,7 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
         pairs_file, feature_file, outputs / "matches.h5",
         config=methods.match_config(options.method), device=options.device, **again,
     )  # fmt: skip
-    database = structure_from_motion.verified_database(
+    database = photo_database.main(
         image_dir, pairs_file, feature_file, match_file, outputs / "database.db",
         config=options.sfm, **again,
     )  # fmt: skip
@@ -142,7 +142,7 @@ def extract(image_dir: Path, names: list[str], output: Path, options: Reconstruc
         options.method, options.weights, options.official_weights, device=options.device
     )
     return features.main(
-        image_dir, names, output, model=model, options=PRESETS[options.conf], extract=how,
+        image_dir, names, output, model=model, options=PRESETS[options.preset], extract=how,
         workers=options.workers, overwrite=options.overwrite,
     )  # fmt: skip
 

@@ -115,7 +115,7 @@ def run(
     with clock.stage("features", feature_file) as figures:
         engine.features(
             dataset.image_dir, [*dataset.db_names, *dataset.query_names], feature_file,
-            model=model, options=PRESETS[options.conf],
+            model=model, options=PRESETS[options.preset],
         )  # fmt: skip
     figures.update(count_keypoints(feature_file, dataset))
 
@@ -195,7 +195,7 @@ def run(
     summary = RunSummary(
         dataset=str(dataset_dir),
         engine=options.engine,
-        conf=options.conf,
+        preset=options.preset,
         weights_sha256=model.weights_sha256,
         stages=sorted(clock.stages, key=lambda stage: STAGES.index(stage.name)),
         seconds=time.perf_counter() - clock.started,

@@ -21,7 +21,7 @@ class RunOptions:
 
     engine: "native", or "hloc" for hloc's own stages.
     features: "samfeat", or "rootsift" to compare with, at the preset's size and number.
-    conf: a preset of extraction, as "samfeat_aachen".
+    preset: a preset of extraction, as "samfeat_aachen".
     weights: checkpoint; None for the shipped one.
     official_weights: `weights` is a file of the paper's public release.
     pairs_db, pairs_query: lists of pairs to use in place of covisibility and retrieval.
@@ -45,7 +45,7 @@ class RunOptions:
 
     engine: str = "native"
     features: str = "samfeat"
-    conf: str = "samfeat_aachen"
+    preset: str = "samfeat_aachen"
     weights: Path | None = None
     official_weights: bool = False
     pairs_db: Path | None = None
@@ -69,8 +69,8 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise SamfeatError(f"--engine {self.engine}", f"choose from {', '.join(ENGINES)}")
-        if self.conf not in PRESETS:
-            raise SamfeatError(f"--preset {self.conf}", f"choose from {', '.join(PRESETS)}")
+        if self.preset not in PRESETS:
+            raise SamfeatError(f"--preset {self.preset}", f"choose from {', '.join(PRESETS)}")
         for name in ("num_covisible", "num_retrieved", "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:

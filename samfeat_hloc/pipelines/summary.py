@@ -63,7 +63,7 @@ class RunSummary:
 
     dataset: str
     engine: str
-    conf: str
+    preset: str
     weights_sha256: str
     stages: Sequence[StageSummary]
     seconds: float
@@ -79,7 +79,7 @@ class RunSummary:
             (stage.name, "skipped" if stage.skipped else f"{stage.seconds:.1f}", stage.describe())
             for stage in self.stages
         ]
-        rows.append(("all", f"{self.seconds:.1f}", f"{self.engine} engine, {self.conf}"))
+        rows.append(("all", f"{self.seconds:.1f}", f"{self.engine} engine, {self.preset}"))
         return aligned(("stage", "seconds", "result"), rows, "lrl")
 
     def as_json(self) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class RunSummary:
             "queries": None if self.queries is None else str(self.queries),
             "truth": None if self.truth is None else str(self.truth),
             "engine": self.engine,
-            "conf": self.conf,
+            "conf": self.preset,
             "weights_sha256": self.weights_sha256,
             "seconds": round(self.seconds, 3),
             "stages": {

@@ -52,7 +52,7 @@ def write_demo(
     """Write the demo dataset and return its folder; the same arguments give the same files.
 
     ``num_queries`` per condition (day, night); ``size`` is (width, height). The layout is that of
-    :class:`..localization.dataset.AachenDataset`, with ``queries/ground_truth.txt``. The reference
+    :class:`..datasets.aachen.AachenDataset`, with ``queries/ground_truth.txt``. The reference
     model holds points sampled from the true surfaces (metres), each with all the database images
     that see it; its ``points2D`` are exact projections, COLMAP's corner origin.
 

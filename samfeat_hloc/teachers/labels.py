@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, in_one_line
 from ..files.images import EXTENSIONS
 from .cache import Taught
 from .maps import borders, cells_of, soft_edges
@@ -114,7 +114,7 @@ def read_label_map(path: Path) -> np.ndarray:
                 return np.where(values == largest, -1, values)
             colours = np.asarray(image.convert("RGB")).astype(np.int32)
     except (OSError, ValueError, SyntaxError) as error:
-        why = " ".join(str(error).split())
+        why = in_one_line(error)
         raise SamfeatError(path, f"cannot be read as a label map ({why})") from None
     numbers = (colours[..., 0] << 16) + (colours[..., 1] << 8) + colours[..., 2]
     return np.where(numbers == 0, -1, numbers).astype(np.int32)

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import h5py
 import numpy as np
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, in_one_line
 from ..files.h5arrays import read_unpacked
 
 ENDINGS = (".geometric.bin", ".h5", ".hdf5", ".npy")
@@ -47,7 +47,7 @@ def read_depth_map(path: Path) -> np.ndarray:
         if depth.ndim != 2 or depth.dtype.kind not in "fiu" or min(depth.shape) < 2:
             raise ValueError(f"its shape is {depth.shape}, of type {depth.dtype}")
     except (OSError, ValueError, KeyError, EOFError, TypeError, zlib.error) as error:
-        why = " ".join(str(error).split())
+        why = in_one_line(error)
         raise SamfeatError(
             path,
             f"not a depth map ({why})",

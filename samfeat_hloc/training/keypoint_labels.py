@@ -17,7 +17,7 @@ from ..geometry.homographies import transform
 
 
 @dataclass(frozen=True)
-class Labels:
+class PhotoLabels:
     """Keypoints of a photo: keypoints (N, 2) float32 xy in its stored pixels, the centre of the
     top-left one at (0, 0); scores (N,) float32; image_size: width and height."""
 
@@ -48,7 +48,7 @@ class KeypointLabels:
     def __contains__(self, name: object) -> bool:
         return name in self._known
 
-    def read(self, name: str) -> Labels:
+    def read(self, name: str) -> PhotoLabels:
         """The labels of a photo.
 
         Raises:
@@ -75,11 +75,11 @@ class KeypointLabels:
                 f"{name} cannot be read ({' '.join(str(error).split())})",
                 "make the file again",
             ) from None
-        return Labels(keypoints, scores.astype(np.float32).reshape(-1), (width, height))
+        return PhotoLabels(keypoints, scores.astype(np.float32).reshape(-1), (width, height))
 
 
 def labels_in_views(
-    labels: Sequence[Labels], sizes: Tensor, to_photo: Tensor, seen: Tensor, limit: int
+    labels: Sequence[PhotoLabels], sizes: Tensor, to_photo: Tensor, seen: Tensor, limit: int
 ) -> tuple[Tensor, Tensor]:
     """The best labels of photos in views of them.
 

@@ -25,7 +25,7 @@ from ..colmap.model import is_model
 from ..errors import SamfeatError
 from ..progress import tqdm
 from ..teachers.cache import Taught
-from .keypoint_labels import Labels
+from .keypoint_labels import PhotoLabels
 from .pairs import PairBatch, PairOptions
 from .posed_pairs import PosedSource
 from .posed_scene import Known, PosedScene, T_co, read_scene
@@ -52,7 +52,7 @@ class MegadepthSource:
     def open(
         cls, root: Path, *, scenes: Sequence[str] | None = None,
         teacher: Known[Taught] | None = None, least_depth_bytes: int = LEAST_DEPTH_BYTES,
-        options: PosedOptions | None = None, labels: Known[Labels] | None = None,
+        options: PosedOptions | None = None, labels: Known[PhotoLabels] | None = None,
     ) -> MegadepthSource:  # fmt: skip
         """Read the scenes' models; minutes for all of MegaDepth.
 
@@ -126,7 +126,7 @@ class _Below(Generic[T_co]):
 
 
 def _read_scene(
-    root: Path, name: str, teacher: Known[Taught] | None, labels: Known[Labels] | None,
+    root: Path, name: str, teacher: Known[Taught] | None, labels: Known[PhotoLabels] | None,
     least_bytes: int,
 ) -> PosedScene:  # fmt: skip
     scene = root / "Undistorted_SfM" / name

@@ -36,14 +36,14 @@ import cv2
 import numpy as np
 import torch
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, in_one_line
 from ..files.images import read_image
 from ..geometry.homographies import HomographyOptions
 from ..teachers.cache import Taught
 from .corners import splat
 from .depth_maps import array_of
 from .homography_pairs import make_pairs
-from .keypoint_labels import Labels
+from .keypoint_labels import PhotoLabels
 from .pairs import PairBatch, PairOptions, finish_pairs
 from .photos import PhotoSet
 from .posed_pairs import stacked
@@ -213,7 +213,7 @@ class MtldescSource:
             torch.from_numpy(canvases).permute(0, 3, 1, 2), torch.from_numpy(sizes), tuple(names)
         )
         labels = {
-            name: Labels(
+            name: PhotoLabels(
                 p.keypoints.astype(np.float32), np.ones(len(p.keypoints), np.float32), size
             )
             for name, p, size in zip(names, photos, map(tuple, sizes.tolist()), strict=True)
@@ -325,7 +325,7 @@ def _arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
             raise ValueError("an array is not of numbers")
         return arrays
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        why = " ".join(str(error).split())
+        why = in_one_line(error)
         raise SamfeatError(
             path, f"is not an .npz file with {', '.join(names)} ({why})", "fetch it again"
         ) from None

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from ..errors import SamfeatError
 from ..teachers.cache import Taught
 from .corners import splat
-from .keypoint_labels import Labels, labels_in_views
+from .keypoint_labels import PhotoLabels, labels_in_views
 from .pairs import PairBatch, PairOptions, TeacherViews, complete_pairs, finish_pairs
 from .posed_scene import Known, PosedScene, read_scene
 from .posed_views import Cache, PosedOptions, View, check_depth, draw_views
@@ -70,7 +70,7 @@ class PosedSource:
     def open(
         cls, model: Path, images: Path, depth: Path | None = None,
         teacher: Known[Taught] | None = None, options: PosedOptions | None = None, *,
-        labels: Known[Labels] | None = None,
+        labels: Known[PhotoLabels] | None = None,
     ) -> PosedSource:  # fmt: skip
         """A COLMAP model (folder with cameras, images, points3D, .bin or .txt) and its photos.
 
@@ -210,26 +210,26 @@ def reprojection(drawn: list[ViewPair], start: int, device: torch.device) -> Rep
     return Reprojection(inverse_depth, stacked(matrices, device), stacked(offsets, device))
 
 
-Maps = tuple[np.ndarray, np.ndarray, np.ndarray]
+TaughtMaps = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def teacher_views(
-    said: tuple[Sequence[Maps | None], Sequence[Maps | None]], device: torch.device
+    taught: tuple[Sequence[TaughtMaps | None], Sequence[TaughtMaps | None]], device: torch.device
 ) -> tuple[TeacherViews, TeacherViews] | None:
     """What the teacher says of the first and the second views; None where it has seen none.
 
     Arguments:
-        said: embedding (C, h, w), groups (S, S) and edges (S, S) of each view. C may differ (a
+        taught: embedding (C, h, w), groups (S, S) and edges (S, S) of each view. C may differ (a
             cache keeps as many axes as a photo needs); what lacks is filled with zeros.
     """
-    known = [maps for views in said for maps in views if maps is not None]
+    known = [maps for views in taught for maps in views if maps is not None]
     if not known:
         return None
     channels = max(len(embedding) for embedding, _, _ in known)
     _, height, width = known[0][0].shape
     side = known[0][1].shape
     sides = []
-    for views in said:
+    for views in taught:
         embedding = np.zeros((len(views), channels, height, width), np.float32)
         groups = np.full((len(views), *side), -1, np.int64)
         edges = np.zeros((len(views), *side), np.float32)

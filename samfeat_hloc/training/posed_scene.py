@@ -20,7 +20,7 @@ from ..files.images import read_image
 from ..progress import tqdm
 from ..teachers.cache import Taught
 from .depth_maps import find_depth_map, read_depth_map
-from .keypoint_labels import Labels
+from .keypoint_labels import PhotoLabels
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class PosedImage:
     photo: Callable[[], np.ndarray]
     depth: Callable[[], np.ndarray] | None = None
     taught: Callable[[], Taught] | None = None
-    labels: Callable[[], Labels] | None = None
+    labels: Callable[[], PhotoLabels] | None = None
 
     @property
     def focal(self) -> float:
@@ -93,14 +93,14 @@ class PosedImage:
         found = rays[:, :2] @ self.calibration[:2, :2].T + self.calibration[:2, 2]
         return np.nan_to_num(found, nan=-1e6, posinf=1e6, neginf=-1e6)
 
-    def pinhole_labels(self) -> Labels:
+    def pinhole_labels(self) -> PhotoLabels:
         """The keypoint labels in the pixels of the pinhole camera, which are as many."""
         assert self.labels is not None
         found = self.labels()
         size = self.camera.width, self.camera.height
         ratio = np.array(size) / np.array(found.image_size)
         keypoints = self.pinhole((found.keypoints + 0.5) * ratio - 0.5)
-        return Labels(keypoints.astype(np.float32), found.scores, size)
+        return PhotoLabels(keypoints.astype(np.float32), found.scores, size)
 
     def project(self, xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """World points (N, 3) to pixels (N, 2) of the pinhole camera, and their depths (N,)."""
@@ -144,7 +144,7 @@ def read_scene(
     depth: Path | None = None,
     teacher: Known[Taught] | None = None,
     *,
-    labels: Known[Labels] | None = None,
+    labels: Known[PhotoLabels] | None = None,
     least_depth_bytes: int = 0,
 ) -> PosedScene:
     """A COLMAP model (binary or text) with its photos and depth maps.

@@ -53,7 +53,7 @@ _LEAST_POSSIBLE = 20  # right matches; with fewer, a pair would count more than 
 _RATE = {"matrix": 0.001, "vector": 0.01}
 
 
-class Described(NamedTuple):
+class DescribedView(NamedTuple):
     """Keypoints of a view, described at every scale. keypoints: (N, 2) xy in its pixels.
     descriptors: (N, L, 128), not normalised. shares: (N, L), how much each scale counts."""
 
@@ -75,7 +75,7 @@ class Projection(nn.Module):
         self.matrix = nn.Parameter(torch.eye(DESCRIPTOR_DIM))
         self.vector = nn.Parameter(torch.zeros(DESCRIPTOR_DIM))
 
-    def forward(self, view: Described) -> Tensor:
+    def forward(self, view: DescribedView) -> Tensor:
         """Descriptors (N, 128) of unit length, pooled over the scales as extraction does."""
         mapped = view.descriptors @ self.matrix.t() + self.length * self.vector
         pooled = (F.normalize(mapped, dim=-1) * view.shares[..., None]).sum(dim=1)
@@ -152,7 +152,7 @@ def main(
 @torch.no_grad()
 def described_pairs(
     model: SAMFeat, source: HomographySource, scales: Sequence[float], generator: torch.Generator
-) -> tuple[list[Described], list[Described], list[Tensor]]:
+) -> tuple[list[DescribedView], list[DescribedView], list[Tensor]]:
     """Two views each of some photos, and the first one's keypoints (N, 2) moved to the second."""
     batch = source.batch(PAIRS, VIEWS, generator)
     assert batch.matrix01 is not None, "homographies have matrices"
@@ -164,7 +164,7 @@ def described_pairs(
     return views0, views1, moved
 
 
-def describe(model: SAMFeat, images: Tensor, scales: Sequence[float]) -> list[Described]:
+def describe(model: SAMFeat, images: Tensor, scales: Sequence[float]) -> list[DescribedView]:
     """The keypoints that extraction finds in images (B, 3, H, W), described at every scale."""
     options = ExtractOptions(max_keypoints=KEYPOINTS, scales=tuple(scales))
     levels = detect_levels(model, images, options)
@@ -173,12 +173,12 @@ def describe(model: SAMFeat, images: Tensor, scales: Sequence[float]) -> list[De
     for b, found in enumerate(chosen.found):
         keypoints, shares = chosen.keypoints[b][found], chosen.shares[b][found]
         described = [model.describe_at(lv.features[b], lv.places(keypoints)) for lv in levels]
-        views.append(Described(keypoints, torch.stack(described, dim=1), shares))
+        views.append(DescribedView(keypoints, torch.stack(described, dim=1), shares))
     return views
 
 
 def pair_reward(
-    projection: Projection, views0: Sequence[Described], views1: Sequence[Described],
+    projection: Projection, views0: Sequence[DescribedView], views1: Sequence[DescribedView],
     moved: Tensor, pair: int, generator: torch.Generator,
 ) -> Tensor:  # fmt: skip
     """The reward of a pair's matches, often among keypoints of two other photos.
@@ -216,8 +216,8 @@ def expected_reward(first: Tensor, second: Tensor, right: Tensor, wrong: Tensor)
     return ((mutual * right).sum() - PENALTY * (mutual * wrong).sum()) / possible
 
 
-def _some(view: Described, generator: torch.Generator) -> Described:
+def _some(view: DescribedView, generator: torch.Generator) -> DescribedView:
     """A random number of a view's keypoints, chosen at random."""
     order = torch.randperm(len(view.keypoints), generator=generator, device=generator.device)
     share = float(torch.rand(1, generator=generator, device=generator.device))
-    return Described(*(part[order[: round(share * len(order))]] for part in view))
+    return DescribedView(*(part[order[: round(share * len(order))]] for part in view))

@@ -30,7 +30,7 @@ from samfeat_hloc.pipelines.engines import hloc_engine
 from samfeat_hloc.pipelines.run import Run, run
 from samfeat_hloc.pipelines.run_options import RunOptions
 
-FAST = RunOptions(conf="samfeat_fast", places=False)
+FAST = RunOptions(preset="samfeat_fast", places=False)
 METRES, DEGREES = 0.01, 0.1  # between the engines, and hloc's own pipeline
 
 
@@ -168,6 +168,14 @@ def test_inloc_is_localized_by_its_scans(
         return
     from hloc import localize_inloc
 
+    kept = found.outputs / "pairs-query-enough.txt"
+    inputs = LocalizationInputs(
+        found.map_dir, found.dataset.queries, kept, found.features, found.matches_query
+    )
+    by_stage = hloc_engine(overwrite=False).localize(inputs, tmp_path / "hloc.txt", max_error=48.0)
+    for name, pose in found.result.poses.items():
+        assert position_error(pose, by_stage.poses[name]) < METRES
+        assert rotation_error(pose, by_stage.poses[name]) < DEGREES
     options_of = localize_inloc.pycolmap.AbsolutePoseEstimationOptions
 
     def seeded() -> Any:  # as the native engine and `--engine hloc` have RANSAC

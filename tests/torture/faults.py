@@ -19,7 +19,7 @@ def try_stage(city: City, stage: Stage, tally: Tally, deadline: float) -> None:
     """All faults on one stage, as far as the time goes."""
     whole = city.whole / stage.name
     largest = max(path.stat().st_size for path in whole.rglob("*") if path.is_file())
-    causes = ("file size limit", "disk is full", "the disk full")
+    causes = ("file size limit", "disk is full", "disk is not full")
     sizes = [int(largest * share) for share in (0.0, 0.1, 0.5, 0.9)]
     _limited(city, stage, tally, "full disk", causes, deadline,
              [children.file_size(s) for s in sizes])  # fmt: skip

@@ -1,0 +1,136 @@
+"""A COLMAP database of photos whose poses nobody knows: cameras, keypoints and verified matches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..errors import SamfeatError, in_one_line, some_of
+from ..files import provenance
+from ..files.feature_readers import FeatureReader, MatchReader
+from ..files.outputs import Output
+from ..files.pair_lists import read_pairs, unique_pairs
+from .bounded import bounded
+from .database import VerificationConfig, quiet_colmap, verify, write_features, write_matches
+from .library import pycolmap
+from .readable import readable
+from .structure_from_motion import SfmConfig
+
+logger = logging.getLogger(__name__)
+
+# See VerificationConfig. Of 1,743 pairs of photos that show nothing in common 6 pass, all of them
+# smaller than 500 pixels; 1,568 have COLMAP's 15 inliers.
+_CHANCE = 24.0
+
+
+def main(
+    image_dir: Path,
+    pairs: Path,
+    features: Path,
+    matches: Path,
+    output: Path,
+    *,
+    config: SfmConfig | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """A COLMAP database with the photos of the pairs, their matches and two-view geometries.
+
+    Args:
+        image_dir: folder of the photos; intrinsics come from their EXIF data.
+        pairs: list of matched pairs.
+        features, matches: files in hloc's format; keypoints in pixels of the stored image.
+        output: the database to write.
+        config: see `SfmConfig`; the mapper plays no part here.
+        overwrite: replace a database that was created with other settings.
+
+    Raises:
+        SamfeatError: a file is missing or damaged, photos that COLMAP cannot read, no pair with
+            enough matches of one geometry, or `output` was created with other settings.
+    """
+    config = config or SfmConfig()
+    verification = VerificationConfig(chance=_CHANCE, seed=config.seed)
+    made_by = provenance.made_by(
+        "verified_database",
+        {
+            "camera_model": config.camera_model,
+            "single_camera": config.single_camera,
+            **asdict(verification),
+        },
+        {
+            "pairs": provenance.file_hash(pairs),
+            "features": provenance.file_hash(features),
+            "matches": provenance.file_hash(matches),
+        },
+    )
+    result = Output(output, made_by, overwrite=overwrite)
+    if result.is_there():
+        return output
+    listed = [pair for pair in unique_pairs(read_pairs(pairs)) if pair[0] != pair[1]]
+    names = sorted({name for pair in listed for name in pair})
+    with result.making() as work:
+        database = work / "database.db"
+        with readable(image_dir, names, work) as photos:
+            _import_images(database, photos, names, config)
+        with (
+            pycolmap.Database.open(str(database)) as opened,
+            FeatureReader(features) as feature_file,
+            MatchReader(matches) as match_file,
+        ):
+            cameras = {camera.camera_id: camera for camera in opened.read_all_cameras()}
+            images = {}
+            for image in opened.read_all_images():
+                camera = cameras[image.camera_id]
+                images[image.name] = (image.image_id, (camera.width, camera.height))
+            _check_imported(names, images, image_dir)
+            with pycolmap.DatabaseTransaction(opened):
+                counts = write_features(opened, images, feature_file)
+                matched = write_matches(opened, images, listed, match_file, counts)
+        found = verify(database, matched, verification)
+        logger.info(
+            "database: %d of %d matches verified, in %d of %d pairs",
+            found.inliers, found.matches, found.verified_pairs, len(listed),
+        )  # fmt: skip
+        if not found.verified_pairs:
+            raise SamfeatError(
+                matches,
+                (f"in no pair more of the {found.matches} matches fit one geometry than by chance"),
+                "check that the photos show one place and overlap",
+            )
+        return result.put(database)
+
+
+def _import_images(
+    database: Path, image_dir: Path, names: Sequence[str], config: SfmConfig
+) -> None:
+    options = pycolmap.ImageReaderOptions()
+    options.camera_model = config.camera_model
+    mode = pycolmap.CameraMode.SINGLE if config.single_camera else pycolmap.CameraMode.AUTO
+    with pycolmap.Database.open(str(database)):
+        pass  # 3.13 imports into a database that exists
+    try:
+        with quiet_colmap():
+            bounded(
+                "COLMAP's import of images",
+                lambda alive: pycolmap.import_images(
+                    str(database), str(image_dir), camera_mode=mode, image_names=list(names),
+                    options=options,
+                ),
+                images=len(names),
+            )  # fmt: skip
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise SamfeatError(
+            image_dir, f"COLMAP cannot import the photos ({in_one_line(error)})"
+        ) from error
+
+
+def _check_imported(names: Sequence[str], imported: dict[str, Any], image_dir: Path) -> None:
+    missing = [name for name in names if name not in imported]
+    if missing:
+        raise SamfeatError(
+            image_dir,
+            f"COLMAP does not take {some_of(missing)}",
+            "with --single-camera all photos have to be of one size",
+        )
