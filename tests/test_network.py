@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from refusals import refused
 
+from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.feature import checkpoints, levels
 from samfeat_hloc.feature.detection import sample
-from samfeat_hloc.feature.network import SAMFeat
+from samfeat_hloc.feature.network import PixelAttention, SAMFeat
 from samfeat_hloc.files.provenance import file_sha256
 
 
@@ -114,8 +115,60 @@ def test_a_network_without_edge_attention(tmp_path: Path) -> None:
     assert SAMFeat.from_pretrained(path).edge_attention is None
 
 
-@pytest.mark.parametrize("edge_attention", [True, False])
-def test_descriptors_at_keypoints_are_samples_of_the_dense_map(edge_attention: bool) -> None:
+def test_attention_from_pixel_to_pixel_is_the_formula() -> None:
+    torch.manual_seed(0)
+    attend = PixelAttention(6)
+    features, edges = torch.randn(2, 6, 8, 12), torch.rand(2, 1, 8, 12)
+    found = attend(features, edges)
+    coarse = torch.nn.functional.avg_pool2d(features * edges, 2)
+    expected = torch.zeros(2, 6, 4, 6)
+    for b in range(2):
+        at = [coarse[b, :, i, j] for i in range(4) for j in range(6)]
+        q, k, v = (
+            [conv.weight[:, :, 0, 0] @ x + conv.bias for x in at]
+            for conv in (attend.query, attend.key, attend.value)
+        )
+        for n, one in enumerate(q):
+            weights = torch.softmax(torch.stack([one @ other for other in k]) / 6**0.5, dim=0)
+            expected[b, :, n // 6, n % 6] = sum(w * x for w, x in zip(weights, v, strict=True))
+    larger = torch.nn.functional.interpolate(expected, (8, 12), mode="bilinear")
+    torch.testing.assert_close(found, features + larger, rtol=1e-4, atol=1e-4)
+    # Where there is no edge at all every pixel gives and gets the same.
+    same = attend(features, torch.zeros_like(edges)) - features
+    torch.testing.assert_close(same, attend.value.bias[None, :, None, None].expand_as(same))
+
+
+def test_a_network_with_attention_from_pixel_to_pixel(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = SAMFeat(edge_attention="pixels")
+    maps = model(torch.rand(1, 3, 64, 80) * 2 - 1)
+    maps.descriptors.square().mean().backward()
+    attention = model.edge_attention
+    assert attention is not None
+    for part in ("query", "key", "value"):
+        assert getattr(attention, part).weight.grad.abs().sum() > 0, part
+    path = tmp_path / "weights.safetensors"
+    checkpoints.write_checkpoint(path, model.state_dict(), model.config, {})
+    read = SAMFeat.from_pretrained(path, device="cpu")
+    assert isinstance(read.edge_attention, PixelAttention)
+    photo = np.random.default_rng(0).integers(0, 255, (90, 117, 3), dtype=np.uint8)
+    found = read.extract(photo, max_keypoints=50)
+    assert found["keypoints"].shape == (50, 2) and found["descriptors"].shape == (128, 50)
+    # The same parameters, read as the release's rows, describe otherwise.
+    checkpoints.write_checkpoint(path, model.state_dict(), {"edge_attention": True}, {})
+    rows = SAMFeat.from_pretrained(path, device="cpu").extract(photo, max_keypoints=50)
+    assert not torch.equal(rows["descriptors"], found["descriptors"])
+
+
+def test_names_of_edge_attention() -> None:
+    for name, older in (("none", False), ("rows", True)):
+        assert SAMFeat(edge_attention=name).config == SAMFeat(edge_attention=older).config
+    with pytest.raises(SamfeatError, match="'owl' is not known; give none, rows, pixels"):
+        SAMFeat(edge_attention="owl")
+
+
+@pytest.mark.parametrize("edge_attention", [True, False, "pixels"])
+def test_descriptors_at_keypoints_are_samples_of_the_dense_map(edge_attention: bool | str) -> None:
     torch.manual_seed(0)
     model = SAMFeat(edge_attention=edge_attention).eval()
     images = torch.rand(2, 3, 64, 96) * 2 - 1
@@ -132,8 +185,9 @@ def test_descriptors_at_keypoints_are_samples_of_the_dense_map(edge_attention: b
     assert model.describe_at(encoded.features[0], keypoints[:0]).shape == (0, 128)
 
 
-def test_inference_takes_other_roads_to_the_same_maps() -> None:
-    model = SAMFeat().eval().requires_grad_(False)
+@pytest.mark.parametrize("edge_attention", ["rows", "pixels"])
+def test_inference_takes_other_roads_to_the_same_maps(edge_attention: str) -> None:
+    model = SAMFeat(edge_attention=edge_attention).eval().requires_grad_(False)
     image = torch.rand(1, 3, 72, 88) * 2 - 1
     expected = model(image)  # with gradients on: as in training
     with torch.inference_mode():
@@ -169,6 +223,21 @@ def test_a_grown_context_begins_as_nothing_and_counts_once_trained(tmp_path: Pat
     assert read.context is not None and read.edge_attention is not None
 
 
+def test_shipped_weights_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "SHIPPED", tmp_path / "weights" / "samfeat.safetensors")
+    monkeypatch.chdir(tmp_path)
+    named = SAMFeat(edge_attention="pixels")
+    path = tmp_path / "weights" / "samfeat_paper.safetensors"
+    checkpoints.write_checkpoint(path, named.state_dict(), named.config, {"teacher": "people"})
+    for name in ("paper", Path("paper"), path):
+        assert SAMFeat.from_pretrained(name, device="cpu").metadata["teacher"] == "people"
+    with pytest.raises(SamfeatError, match=r"owl: no such file.*\(there are: paper\)"):
+        SAMFeat.from_pretrained("owl")
+    Path("paper").write_bytes(b"a user's own file comes first")
+    with pytest.raises(SamfeatError, match="is not a checkpoint"):
+        SAMFeat.from_pretrained("paper")
+
+
 def test_damaged_and_foreign_checkpoints(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
@@ -188,7 +257,7 @@ def test_damaged_and_foreign_checkpoints(tmp_path: Path) -> None:
     unreadable = {tmp_path / "absent.safetensors": "cannot be read", tmp_path: "cannot be read"}
     damaged = {
         cut: "cut off",
-        text: "no checkpoint",
+        text: "not a checkpoint",
         nan: "NaN",
         partial: "lacks",
         foreign: "format",

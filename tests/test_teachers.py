@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -19,13 +20,14 @@ from refusals import refused
 from typer.testing import CliRunner
 
 from samfeat_hloc.cli import app
+from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.files.h5store import Group
 from samfeat_hloc.pictures.relations import name_in
-from samfeat_hloc.teachers import dinov2, teach
+from samfeat_hloc.teachers import agreement, dinov2, teach
 from samfeat_hloc.teachers.cache import BUDGET, Taught, TeacherCache, pack
 from samfeat_hloc.teachers.labels import read_label_map
 from samfeat_hloc.teachers.maps import borders
-from samfeat_hloc.teachers.probe import guessed_right
+from samfeat_hloc.teachers.probe import guessed_right, probe
 from samfeat_hloc.teachers.reduction import RELATION_ERROR, reduce_embedding, relations
 from samfeat_hloc.teachers.registry import Photo, TeacherOptions, load_teacher, need
 from samfeat_hloc.teachers.sam import groups_and_edges, without_padding
@@ -229,6 +231,155 @@ def test_labels_teach_and_are_probed(folder: Path, label_maps: Path, tmp_path: P
     figures = json.loads(report.read_text())
     assert figures["accuracy"] == 1.0 and figures["regions"] == 6 and figures["labels"] == 3
     assert figures["chance"] == pytest.approx(1 / 3)
+
+
+def drawn_by_three() -> list[np.ndarray]:
+    """A photo of 96 x 64 by three people: all see left and right, one of them two pixels off, two
+    see a stripe below, and one of these divides it once more."""
+    first = np.zeros((64, 96), np.int32)
+    first[:, 48:] = 1
+    second = np.zeros_like(first)
+    second[:, 50:] = 9
+    second[48:] = 4
+    third = np.zeros_like(first)
+    third[:, 48:] = 3
+    third[48:] = 2
+    third[48:, :24] = 1
+    return [first, second, third]
+
+
+def test_several_maps_say_how_many_agree() -> None:
+    maps = drawn_by_three()
+    taught = agreement.taught_by_several(maps, 8)
+    cells = taught.embedding.reshape(len(taught.embedding), -1).T
+    relation = cells @ cells.T
+
+    def at(y: int, x: int) -> int:
+        return y // 8 * 12 + x // 8
+
+    # Naively: of all pairs of pixels of two cells, and all maps, how many are in one segment.
+    places = [(4, 4), (4, 44), (4, 52), (4, 90), (60, 4), (60, 30), (60, 90)]
+    for one, other in itertools.combinations(places, 2):
+        shares = []
+        for labels in maps:
+            blocks = [labels[y // 8 * 8 :, x // 8 * 8 :][:8, :8].ravel() for y, x in (one, other)]
+            shares.append((blocks[0][:, None] == blocks[1][None]).mean())
+        assert relation[at(*one), at(*other)] == pytest.approx(np.mean(shares), abs=1e-5)
+    assert relation[at(4, 4), at(4, 90)] == 0
+    assert relation[at(60, 30), at(60, 90)] == pytest.approx(2 / 3)
+    # Edges: all three between left and right, though one drew it beside, two above the stripe,
+    # one within it; the lines themselves lose a little to their soft flanks.
+    strength, agreed = agreement.border_shares(maps)
+    assert strength[20, 48] == strength[20, 50] == 1 and strength[20, 30] == 0
+    assert strength[48, 80] == pytest.approx(2 / 3) and strength[56, 24] == pytest.approx(1 / 3)
+    assert taught.edges[20, 48] > 0.8 and taught.edges[56, 24] < 0.34
+    assert agreed[0] > agreed[1] > 0.5
+    # The third's borders are shared by most as well, and it has the most segments.
+    assert agreed[2] > 0.5 and (taught.groups == maps[2]).all()
+
+
+def test_the_finest_map_needs_a_majority() -> None:
+    coarse = np.zeros((40, 60), np.int32)
+    coarse[:, 30:] = 1
+    fine = np.arange(2400).reshape(40, 60) // 5
+    assert (agreement.finest([coarse, coarse, fine], [0.9, 0.9, 0.2]) == coarse).all()
+    agreed = agreement.border_shares([coarse, coarse, fine])[1]
+    assert agreed[0] > 0.5 > agreed[2]
+    assert (agreement.finest([coarse, fine], [0.4, 0.1]) == coarse).all()  # nobody agrees
+    alone = agreement.taught_by_several([coarse], 8)
+    assert (alone.groups == coarse).all() and alone.edges[20, 30] > 0.7
+    nothing = agreement.taught_by_several([np.full((16, 16), -1, np.int32)] * 2, 8)
+    assert not nothing.embedding.any() and not nothing.edges.any() and (nothing.groups == -1).all()
+
+
+def test_the_teacher_labels_takes_several_maps(folder: Path, tmp_path: Path) -> None:
+    maps = tmp_path / "maps"
+    (maps / "b").mkdir(parents=True)
+    for index, labels in enumerate(drawn_by_three()):
+        Image.fromarray(labels.astype(np.uint8)).save(maps / f"a_{index}.png")
+    Image.fromarray(drawn_by_three()[0].astype(np.uint8)).save(maps / "b" / "c_1.png")  # no c_0
+    options = TeacherOptions(label_dir=maps)
+    with pytest.raises(SamfeatError, match=r"no label map of b/c\.png.*--skip-unlabelled"):
+        teach.main(folder, tmp_path / "x.h5", teacher="labels", options=options, device="cpu")
+    output = tmp_path / "people.h5"
+    result = CliRunner().invoke(
+        app, ["teach", "--images", str(folder), "--teacher", "labels", "--label-maps", str(maps),
+              "--skip-unlabelled", "--out", str(output)],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    cache = TeacherCache(output)
+    assert cache.names == ["a.png"]
+    expected = agreement.taught_by_several(drawn_by_three(), 8)
+    found = cache.read("a.png")
+    error = np.abs(relations(found.embedding) - relations(expected.embedding)).mean()
+    assert error <= RELATION_ERROR
+    assert cache.relation_error("a.png") == pytest.approx(float(error), abs=1e-4)
+    assert (found.groups == expected.groups).all()
+    assert np.abs(found.edges - expected.edges).max() < 0.01
+    with pytest.raises(SamfeatError, match="label maps of 0 photos"):
+        probe(cache, maps)  # several maps a photo have no classes
+    with pytest.raises(SamfeatError, match="regions looks at every photo"):
+        teach.main(folder, tmp_path / "x.h5", teacher="regions", options=options, device="cpu",
+                   skip_unlabelled=True)  # fmt: skip
+    for path in maps.rglob("*.png"):
+        path.unlink()
+    with pytest.raises(SamfeatError, match="no label map of any photo"):
+        teach.main(folder, tmp_path / "x.h5", teacher="labels", options=options, device="cpu",
+                   skip_unlabelled=True)  # fmt: skip
+
+
+def test_embeddings_of_single_photos_are_not_probed(
+    folder: Path, label_maps: Path, tmp_path: Path
+) -> None:
+    photos, maps = tmp_path / "photos", tmp_path / "maps"
+    for name, parts in (("a.png", 2), ("b/c.png", 3)):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        (photos / name).write_bytes((folder / name).read_bytes())
+        with Image.open(folder / name) as image:
+            labels = np.indices(image.size[::-1])[1] * parts // image.width
+        path = (maps / name).with_name(f"{Path(name).stem}_0.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(labels.astype(np.uint8)).save(path)
+    teach.main(photos, tmp_path / "c.h5", teacher="labels", device="cpu",
+               options=TeacherOptions(label_dir=maps))  # fmt: skip
+    with pytest.raises(SamfeatError, match="photos cannot be compared"):
+        probe(TeacherCache(tmp_path / "c.h5"), label_maps)
+
+
+def test_a_teacher_of_ones_own(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The documented example, found by its package's entry point."""
+    source = Path(__file__).parents[1] / "docs" / "examples" / "colour_teacher.py"
+    (tmp_path / "colour_teacher.py").write_text(source.read_text())
+    package = tmp_path / "colour_teacher-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: colour-teacher\nVersion: 1.0\n")
+    points = package / "entry_points.txt"
+    points.write_text(
+        "[samfeat_hloc.teachers]\ncolours = colour_teacher:Colours\n"
+        "broken = colour_teacher:Missing\nempty = builtins:slice\n"
+    )
+    assert 'colours = "colour_teacher:Colours"' in source.read_text()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    output = tmp_path / "cache.h5"
+    command = ["teach", "--images", str(folder), "--teacher", "colours", "--out", str(output)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    cache = TeacherCache(output)
+    assert cache.teacher == "colours" and len(cache) == 3
+    taught = cache.read("a.png")
+    blocks = [
+        taught.groups[4 + 32 * row, 4 + 32 * column] for row in range(3) for column in range(4)
+    ]
+    assert len(set(blocks)) >= 5
+    assert taught.edges[16, 30:34].max() > 0.5 and taught.edges[16, 16] == 0
+    with pytest.raises(SamfeatError, match="does not load"):
+        load_teacher("broken", TeacherOptions(), "cpu")
+    with pytest.raises(SamfeatError, match="has no name"):
+        load_teacher("empty", TeacherOptions(), "cpu")
+    with pytest.raises(SamfeatError, match=r"choose from regions.*broken, colours, empty"):
+        load_teacher("owl", TeacherOptions(), "cpu")
 
 
 def test_label_maps_in_colour_and_16_bits(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ from refusals import refused
 from typer.testing import CliRunner
 
 from samfeat_hloc.cli import app
+from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.feature.network import SAMFeat
 from samfeat_hloc.geometry.homographies import (
     HomographyOptions,
@@ -25,7 +27,10 @@ from samfeat_hloc.geometry.homographies import (
     transform,
     warp,
 )
+from samfeat_hloc.teachers import teach
+from samfeat_hloc.teachers.registry import TeacherOptions
 from samfeat_hloc.training import ablation, corners, losses, trainer
+from samfeat_hloc.training.data import open_data
 from samfeat_hloc.training.homography_pairs import make_pairs
 from samfeat_hloc.training.pairs import PairOptions
 from samfeat_hloc.training.photos import PhotoSet
@@ -343,24 +348,148 @@ def test_two_processes_train_as_one(photo_folder: Path, tmp_path: Path) -> None:
     assert training["pairs"] == 2 * 2 * 2  # steps, pairs, processes
 
 
-def test_ablation(photo_folder: Path, cache: Path, tmp_path: Path) -> None:
-    arguments = [
-        *SMALL, f"data.images={photo_folder}", f"data.teacher={cache}", f"output={tmp_path}",
-        "train.steps=2",
+def test_photos_with_a_teacher_and_photos_without(photo_folder: Path, tmp_path: Path) -> None:
+    """data.mix.taught: the teacher for the photos that have one, none for the rest."""
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    for index in range(0, 24, 2):
+        halves = np.zeros((40, 60), np.uint8)
+        halves[:, 30:] = 1
+        cv2.imwrite(str(maps / f"{index:02d}_0.png"), halves)
+        cv2.imwrite(str(maps / f"{index:02d}_1.png"), halves[:, ::-1])
+    people = tmp_path / "people.h5"
+    teach.main(photo_folder, people, teacher="labels", options=TeacherOptions(label_dir=maps),
+               device="cpu", skip_unlabelled=True)  # fmt: skip
+
+    def taught(*mix: str) -> list[list[float]]:
+        arguments = [
+            *SMALL, f"data.images={photo_folder}", f"data.teacher={people}",
+            f"output={tmp_path / 'run'}", *mix,
+        ]  # fmt: skip
+        recipe = read_recipe(RECIPE, arguments)
+        tmp_path.joinpath("run").mkdir(exist_ok=True)
+        source = open_data(recipe, torch.device("cpu")).source
+        batches = [
+            source.batch(4, recipe.pairs, torch.Generator().manual_seed(s)) for s in range(8)
+        ]
+        return [batch.taught.tolist() for batch in batches]
+
+    assert all(batch == [1] * 4 for batch in taught("data.mix.taught=1", "data.mix.homographies=0"))
+    assert all(batch == [0] * 4 for batch in taught("data.mix.taught=0"))
+    both = taught("data.mix.taught=1")
+    assert {tuple(batch) for batch in both} == {(1.0,) * 4, (0.0,) * 4}
+    assert {value for batch in taught() for value in batch} == {0, 1}  # drawn alike
+    # Without the teacher's edges a pair has those of its images, and all else of the teacher.
+    recipe = read_recipe(RECIPE, [
+        *SMALL, f"data.images={photo_folder}", f"data.teacher={people}",
+        f"output={tmp_path / 'run'}", "data.mix.taught=1", "data.mix.homographies=0",
+    ])  # fmt: skip
+    source = open_data(recipe, torch.device("cpu")).source
+    with_edges, without, untaught = (
+        s.batch(2, replace(recipe.pairs, taught_edges=edges), torch.Generator().manual_seed(5))
+        for s, edges in ((source, True), (source, False), (replace(source, teacher=None), True))
+    )
+    assert torch.equal(without.edges0, untaught.edges0)
+    assert not torch.equal(with_edges.edges0, untaught.edges0)
+    assert torch.equal(with_edges.groups0, without.groups0) and (without.groups0 >= 0).any()
+    with pytest.raises(SamfeatError, match=r"data\.mix\.taught: 1\.0 is not possible"):
+        read_recipe(RECIPE, ["data.images=x", "data.mix.taught=1"])
+    for index in range(26):
+        cv2.imwrite(str(maps / f"{index:02d}_0.png"), halves)
+    teach.main(photo_folder, people, teacher="labels", options=TeacherOptions(label_dir=maps),
+               device="cpu", overwrite=True)  # fmt: skip
+    with pytest.raises(SamfeatError, match=r"knows all photos.*data\.mix\.homographies=0"):
+        taught("data.mix.taught=1")
+
+
+def test_arms_of_the_ablation() -> None:
+    recipe = read_recipe(RECIPE, ["data.images=x", "data.teacher=y", "losses.asrd=0.5"])
+    for arm, kind, edge, needing in (
+        ("baseline", "none", 0, []),
+        ("+PSRD", "none", 0, ["psrd"]),
+        ("+EAG pixels", "pixels", 1, []),
+        ("+edges", "none", 1, []),
+        ("all", "pixels", 1, ["asrd", "wsc_margin"]),
+        ("all, release", "rows", 1, ["psrd", "wsc"]),
+    ):
+        chosen = ablation.variant(recipe, arm, 3)
+        assert chosen.network.edge_attention == kind and chosen.losses.edge == edge
+        assert chosen.losses.needs_teacher() == needing and chosen.train.seed == 3
+    assert ablation.variant(recipe, "+ASRD", 1).losses.asrd == 0.5
+    assert ablation.variant(recipe, "+edges", 1).pairs.taught_edges
+    gradients = ablation.variant(recipe, "+gradients", 1)
+    assert gradients.losses.edge == 1 and not gradients.pairs.taught_edges
+    assert ablation.variant(recipe, "all, release", 2).output.name == "all-release-2"
+    assert len({ablation.file_name(arm) for arm in ablation.ARMS}) == len(ablation.ARMS)
+
+
+def test_ablation(
+    photo_folder: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = tmp_path / "pairs"
+    (measured / "v_a").mkdir(parents=True)
+    photo = sorted(photo_folder.iterdir())[0]
+    for number in (1, 2):
+        (measured / f"v_a/{number}{photo.suffix}").write_bytes(photo.read_bytes())
+    np.savetxt(measured / "v_a/H_1_2", np.eye(3))
+    results = tmp_path / "results"
+    command = [
+        "ablate", "--config", str(RECIPE), *SMALL, f"data.images={photo_folder}",
+        f"data.teacher={cache}", f"output={tmp_path / 'runs'}", "train.steps=2",
+        "start_from=shipped", "--arm", "baseline", "--arm", "all", "--seeds", "2",
+        "--measure", str(measured), "--results", str(results),
     ]  # fmt: skip
-    recipe = read_recipe(RECIPE, arguments)
-    plain, everything = ablation.variant(recipe, "baseline"), ablation.variant(recipe, "all")
-    assert not plain.losses.needs_teacher()
-    assert plain.losses.edge == 0
-    assert not plain.network.edge_attention
-    assert everything.losses.needs_teacher() == ["asrd", "wsc"]
-    assert everything.network.edge_attention
-    rows = ablation.ablate(recipe)
-    assert [row.name for row in rows] == ["baseline", "+ASRD", "+WSC", "+EAG", "all"]
-    assert all(row.seconds_per_step > 0 and row.memory > 50 for row in rows)
-    assert (tmp_path / "ablation.md").read_text().count("\n") == 7
-    # What is done is not done again.
-    assert [row.memory for row in ablation.ablate(recipe)] == [row.memory for row in rows]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in results.iterdir()) == [
+        "all-1.json", "all-2.json", "baseline-1.json", "baseline-2.json"
+    ]  # fmt: skip
+    found = ablation.read_results(results)
+    by = {(r["arm"], r["seed"]): r for r in found}
+    run = by["all", 2]
+    assert run["sets"]["pairs v"]["mma@3"] == 100  # a photo and itself
+    assert run["sets"]["pairs v"]["right@3"] == run["sets"]["pairs v"]["matches"] > 100
+    cost = run["cost"]
+    assert cost["seconds"] > 0 and cost["memory"] > 50
+    # Two runs side by side are slower by the clock, not by the processor's.
+    assert cost["cpu_seconds"] > cost["forward"] * 0.5
+    assert run["settings"]["losses"]["wsc_margin"] == 1
+    assert run["weights_sha256"] != by["all", 1]["weights_sha256"]
+    records = (tmp_path / "runs/all-2/log.jsonl").read_text().splitlines()
+    validated = 100 * json.loads(records[-1])["mma@3"]
+    assert run["sets"]["validation"]["mma@3"] == pytest.approx(validated)
+    # What is done is not done again, on another machine without the runs either.
+    monkeypatch.setattr(ablation, "_train_and_measure", None)
+    moved = [word.replace(str(tmp_path / "runs"), str(tmp_path / "other")) for word in command]
+    again = CliRunner().invoke(app, moved)
+    assert again.exit_code == 0, again.output
+    assert again.output.split("table:")[0] == done.output.split("table:")[0]
+    other = CliRunner().invoke(app, [*moved, "pairs.night=0.1"])
+    assert isinstance(other.exception, SamfeatError)
+    assert "pairs.night: 0.35 then, 0.1 now" in str(other.exception)
+    # Keys that came later have their defaults in results that were there before.
+    earlier = json.loads((results / "all-2.json").read_text())
+    del earlier["settings"]["pairs"]["taught_edges"], earlier["settings"]["posed"]
+    (results / "all-2.json").write_text(json.dumps(earlier))
+    again = CliRunner().invoke(app, moved)
+    assert again.exit_code == 0, again.output
+    (results / "all-1.json").write_text("{}")
+    with pytest.raises(SamfeatError, match=r"all-1\.json: is no result"):
+        ablation.read_results(results)
+
+
+def test_gains_are_over_the_baseline_of_the_same_seed() -> None:
+    def result(arm: str, seed: int, value: float) -> dict[str, object]:
+        return {"arm": arm, "seed": seed, "sets": {"night": {"mma@3": value}}}
+
+    results = [
+        result("baseline", 1, 50), result("baseline", 2, 40), result("all", 1, 52),
+        result("all", 2, 41), result("all", 3, 90), result("+WSC", 3, 90),
+    ]  # fmt: skip
+    lines = ablation.gains(results, "mma@3").splitlines()
+    assert lines[2:] == [
+        "| baseline | 2 | 45.0 (40.0 to 50.0) |", "| all | 2 | +1.5 (+1.0 to +2.0) |"
+    ]  # fmt: skip
 
 
 def test_the_recipe_decides_which_parts_a_start_keeps() -> None:
@@ -371,6 +500,11 @@ def test_the_recipe_decides_which_parts_a_start_keeps() -> None:
         shipped = SAMFeat.from_pretrained(device="cpu").state_dict()
         kept = model.state_dict()
         assert all(torch.equal(kept[name], shipped[name]) for name in kept if name in shipped)
+        # A part that the start lacks adds nothing at first.
+        image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        start = SAMFeat.from_pretrained(device="cpu")
+        with torch.no_grad():
+            torch.testing.assert_close(model(image).descriptors, start(image).descriptors)
         return [model.edge_attention is not None, model.context is not None]
 
     config = SAMFeat.from_pretrained(device="cpu").config

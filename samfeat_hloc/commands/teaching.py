@@ -26,8 +26,8 @@ def _teach(
         str,
         typer.Option(
             "--teacher",
-            help="sam, dinov2, sam+dinov2, labels (your own label maps) or regions (needs no "
-            "download).",
+            help="sam, dinov2, sam+dinov2, labels (your own label maps), regions (needs no "
+            "download), or one that another package brings.",
         ),
     ],
     output: _Output,
@@ -56,6 +56,9 @@ def _teach(
             help="SAM segments at a grid of this many points a side.",
         ),
     ] = 32,
+    skip_unlabelled: Annotated[
+        bool, typer.Option("--skip-unlabelled", help="Leave out photos without a label map.")
+    ] = False,
     raw: Annotated[
         bool,
         typer.Option(
@@ -82,7 +85,8 @@ def _teach(
         dinov2_model=dinov2_model, points_per_side=points_per_side,
     )  # fmt: skip
     teach.main(images, output, teacher=teacher, options=options, raw=raw, device=device,
-               batch_size=batch_size, overwrite=overwrite)  # fmt: skip
+               batch_size=batch_size, overwrite=overwrite,
+               skip_unlabelled=skip_unlabelled)  # fmt: skip
     typer.echo(f"{output}: {teach.summary(TeacherCache(output))}")
 
 

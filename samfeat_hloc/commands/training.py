@@ -87,11 +87,45 @@ def register(app: typer.Typer) -> None:
         typer.echo(f"weights: {output}")
 
     @app.command("ablate", rich_help_panel=TRAINING)
-    def ablate(recipe: Recipe, overrides: Overrides = None, device: Device = None) -> None:
-        """Train without the teacher, with each of its losses, and with all; compare the results."""
+    def ablate(
+        recipe: Recipe,
+        overrides: Overrides = None,
+        arm: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--arm",
+                help="An arm to train, such as baseline; can be repeated.",
+                show_default="all arms",
+            ),
+        ] = None,
+        seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each arm.")] = 1,
+        measure: Annotated[
+            list[Path] | None,
+            typer.Option(
+                "--measure",
+                help="Folder in HPatches' layout to match after each run; can be repeated.",
+            ),
+        ] = None,
+        results: Annotated[
+            Path | None,
+            typer.Option(
+                "--results", help="Folder of the runs' results; runs that are in it are not done."
+            ),
+        ] = None,
+        device: Device = None,
+    ) -> None:
+        """Train without the teacher, with each of its parts, and with all; compare the results."""
+        from ..files.atomic import write_atomically
         from ..training import ablation
         from ..training.recipe import read_recipe
 
         read = read_recipe(recipe, overrides or [])
-        typer.echo(ablation.table(ablation.ablate(read, device=device)))
+        first = read.train.seed
+        found = ablation.ablate(
+            read, arms=arm or list(ablation.ARMS), seeds=range(first, first + seeds),
+            measured=measure or [], results=results, device=device,
+        )  # fmt: skip
+        table = ablation.tables(found)
+        typer.echo(table)
+        write_atomically(read.output / "ablation.md", table + "\n")
         typer.echo(f"table: {read.output / 'ablation.md'}")

@@ -61,8 +61,19 @@ class Checkpoint:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
+def shipped_names() -> dict[str, Path]:
+    """The named checkpoints beside the default one: ``samfeat_NAME.safetensors`` is NAME."""
+    files = sorted(SHIPPED.parent.glob("samfeat_*.safetensors"))
+    return {path.stem.removeprefix("samfeat_"): path for path in files}
+
+
 def resolve(weights: str | Path | None, *, official: bool = False) -> Path:
-    """The file meant by ``weights``: a path, or None for the shipped checkpoint."""
+    """The file meant by ``weights``: a path, the name of a shipped checkpoint such as "paper" (a
+    file of that path comes first), or None for the default one.
+
+    Raises:
+        SamfeatError: a bare name that is neither a file nor a shipped checkpoint.
+    """
     if weights is None:
         if official:
             raise SamfeatError(
@@ -71,7 +82,19 @@ def resolve(weights: str | Path | None, *, official: bool = False) -> Path:
                 "give its path (a .pt file from the authors' page)",
             )
         return SHIPPED
-    return Path(weights)
+    path = Path(weights)
+    # A bare word: no folder, no extension.
+    if official or path.exists() or path.suffix or len(path.parts) != 1:
+        return path
+    names = shipped_names()
+    if path.name not in names:
+        known = ", ".join(names) or "none beside the default"
+        raise SamfeatError(
+            path,
+            f"no such file, and no shipped weights have this name (there are: {known})",
+            "give the path of a checkpoint file",
+        )
+    return names[path.name]
 
 
 def read_checkpoint(path: Path, *, sha256: str | None = None) -> Checkpoint:

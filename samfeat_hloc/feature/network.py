@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import SamfeatError
 from ..files.image_forms import ImageLike
 from ..parallel.devices import device_of
 from . import checkpoints, onednn
@@ -96,11 +97,11 @@ class Backbone(nn.Module):
 
 
 class EdgeAttention(nn.Module):
-    """Edge attention guidance: features attend to each other where edges are.
+    """Edge attention guidance: features attend to each other where edges are (section 3.4).
 
-    The paper draws attention from pixel to pixel; its code, which this follows, lets the rows of
-    the image attend to each other within a channel:
-    ``softmax(Q K^T / 100) V`` with Q, K, V of shape (B, C, h, w) multiplied as h x w matrices.
+    As the release's code has it, the rows of the image attend to each other within a channel:
+    ``softmax(Q K^T / 100) V`` with Q, K, V of shape (B, C, h, w) multiplied as h x w matrices. The
+    paper's text, :class:`PixelAttention`, has the same three convolutions.
     """
 
     def __init__(self, channels: int) -> None:
@@ -119,6 +120,48 @@ class EdgeAttention(nn.Module):
         value = self.value(at_edges).contiguous()
         attention = torch.softmax(query @ key.transpose(-2, -1) / ATTENTION_SCALE, dim=-1)
         return features + attention.to(value.dtype) @ value
+
+
+class PixelAttention(EdgeAttention):
+    """Edge attention guidance as the paper's text has it: each pixel attends to all others.
+
+    ``softmax(Q K^T / sqrt(C)) V`` with Q, K, V of shape (B, n, C), the features times the edges at
+    the n pixels of 1/8 of the image (means of 2 x 2 features), resized to the features and added
+    to them. The work grows with the square of n.
+    """
+
+    def forward(self, features: Tensor, edges: Tensor) -> Tensor:
+        """As :meth:`EdgeAttention.forward`; h and w even."""
+        at_edges = F.avg_pool2d(features * edges, 2)
+        height, width = at_edges.shape[-2:]
+        pixels = at_edges.flatten(2).transpose(1, 2)
+        query, key, value = (
+            F.linear(pixels, conv.weight.flatten(1), conv.bias)
+            for conv in (self.query, self.key, self.value)
+        )
+        found = F.scaled_dot_product_attention(query, key, value)
+        found = found.transpose(1, 2).unflatten(2, (height, width))
+        return features + _resize(found, features.shape[-2:]).to(features.dtype)
+
+
+EDGE_ATTENTIONS: dict[str, type[EdgeAttention]] = {"rows": EdgeAttention, "pixels": PixelAttention}
+
+
+def edge_attention_named(kind: bool | str) -> bool | str:
+    """The name of an edge attention as a checkpoint's configuration has it: False for "none", True
+    for "rows", both of which are older than "pixels".
+
+    Raises:
+        SamfeatError: no such edge attention.
+    """
+    known: dict[bool | str, bool | str] = {"none": False, "rows": True, "pixels": "pixels"}
+    if isinstance(kind, bool):
+        return kind
+    if kind not in known:
+        raise SamfeatError(
+            "edge_attention", f"{kind!r} is not known", f"give {', '.join(map(str, known))}"
+        )
+    return known[kind]
 
 
 class Context(nn.Module):
@@ -150,13 +193,15 @@ class SAMFeat(nn.Module):
         features = model.extract(image, resize=1024)
 
     Arguments:
-        edge_attention: build the edge attention guidance (False leaves it out, as the paper's
-            ablation does; the edge map then still guides the detector).
+        edge_attention: the edge attention guidance: "rows" (or True) as the release's code has
+            it, "pixels" as the paper's text has it, "none" (or False) without, as in the paper's
+            ablation (the edge map then still guides the detector).
         context: build the wider view (see :class:`Context`), which the paper does not have.
     """
 
-    def __init__(self, *, edge_attention: bool = True, context: bool = False) -> None:
+    def __init__(self, *, edge_attention: bool | str = True, context: bool = False) -> None:
         super().__init__()
+        edge_attention = edge_attention_named(edge_attention)
         self.config: dict[str, Any] = {"edge_attention": edge_attention, "context": context}
         self.metadata: dict[str, Any] = {}
         self.weights_sha256 = "none: random weights"
@@ -171,7 +216,8 @@ class SAMFeat(nn.Module):
         self.detect_share = nn.Parameter(torch.tensor([0.1, 0.2, 0.3, 0.4]))
         # Edge head and edge attention guidance.
         self.edge = nn.Conv2d(FEATURE_DIM, 1, kernel_size=1)
-        self.edge_attention = EdgeAttention(FEATURE_DIM) if edge_attention else None
+        kind = "rows" if edge_attention is True else str(edge_attention)
+        self.edge_attention = EDGE_ATTENTIONS[kind](FEATURE_DIM) if edge_attention else None
         # Attention map and descriptor head.
         self.attention = conv3x3(1, 1)
         self.describe = conv3x3(FEATURE_DIM, DESCRIPTOR_DIM)
@@ -287,7 +333,8 @@ class SAMFeat(nn.Module):
         """Load a checkpoint, ready for inference.
 
         Arguments:
-            weights: a safetensors file of this package; None for the one shipped with it.
+            weights: a safetensors file of this package; the name of one that is shipped with it
+                beside the default; None for the default.
             official: say that ``weights`` is a file of the paper's public release (a pickled
                 state dict; read with ``weights_only=True``, so it cannot run code). Its SHA-256
                 is logged.

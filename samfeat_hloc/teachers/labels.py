@@ -4,6 +4,10 @@ A label map is an image beside none of the photos but in a folder of its own, un
 with any image extension ("a/b.jpg" and "a/b.png"), of any size that covers the photo. Grey (8 or 16
 bits) and palette images hold label numbers, the largest value (255 or 65535) where there is none;
 colour images hold a label a colour, black where there is none.
+
+A photo may have several, such as those of several people, numbered from 0 ("a/b_0.png",
+"a/b_1.png", ...). Their numbers are then segments of that one map, not classes that photos share;
+what they say together is in :mod:`.agreement`.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from PIL import Image
 
 from ..errors import SamfeatError, in_one_line
 from ..files.images import EXTENSIONS
+from .agreement import TOLERANCE, taught_by_several
 from .cache import Taught
 from .maps import borders, cells_of, soft_edges
 from .registry import Photo, TeacherOptions
@@ -51,6 +56,7 @@ class Labels:
         self._folder = folder
         self.config: Mapping[str, Any] = {
             "cell": CELL, "dimensions": DIMENSIONS, "smooth": _SMOOTH, "longest": _LONGEST,
+            "tolerance": TOLERANCE,
         }  # fmt: skip
 
     def teach(self, photos: Sequence[Photo]) -> list[Taught]:
@@ -59,7 +65,20 @@ class Labels:
         Raises:
             SamfeatError: a photo has no label map, or one that cannot be read.
         """
-        return [taught_by(read_label_map(label_map(self._folder, p.name))) for p in photos]
+        return [self._teach(photo.name) for photo in photos]
+
+    def knows(self, name: str) -> bool:
+        """Whether there is a label map of a photo."""
+        return bool(find_label_map(self._folder, name) or _numbered(self._folder, name))
+
+    def _teach(self, name: str) -> Taught:
+        if find_label_map(self._folder, name) is None and (
+            several := _numbered(self._folder, name)
+        ):
+            maps = [read_label_map(path) for path in several]
+            size = _working_size(maps[0])
+            return taught_by_several([_resized(labels, size) for labels in maps], CELL)
+        return taught_by(read_label_map(label_map(self._folder, name)))
 
 
 def taught_by(labels: np.ndarray) -> Taught:
@@ -68,9 +87,7 @@ def taught_by(labels: np.ndarray) -> Taught:
     A label's direction is a fixed random one of :data:`DIMENSIONS`, drawn for its number: the same
     in all photos and nearly orthogonal to the others. Directions blend into each other at borders.
     """
-    scale = min(1.0, _LONGEST / max(labels.shape))
-    size = tuple(max(1, round(side * scale)) for side in labels.shape[::-1])
-    labels = cv2.resize(labels.astype(np.int32), size, interpolation=cv2.INTER_NEAREST)
+    labels = _resized(labels, _working_size(labels))
     numbers, index = np.unique(labels, return_inverse=True)
     directions = np.stack([_direction(int(number)) for number in numbers])
     image = directions[index.reshape(labels.shape)]
@@ -87,7 +104,9 @@ def label_map(folder: Path, name: str) -> Path:
     """
     if (path := find_label_map(folder, name)) is None:
         raise SamfeatError(
-            folder, f"has no label map of {name}", f"add {Path(name).with_suffix('.png')}"
+            folder,
+            f"has no label map of {name}",
+            f"add {Path(name).with_suffix('.png')}, or leave such photos out: --skip-unlabelled",
         )
     return path
 
@@ -118,6 +137,25 @@ def read_label_map(path: Path) -> np.ndarray:
         raise SamfeatError(path, f"cannot be read as a label map ({why})") from None
     numbers = (colours[..., 0] << 16) + (colours[..., 1] << 8) + colours[..., 2]
     return np.where(numbers == 0, -1, numbers).astype(np.int32)
+
+
+def _numbered(folder: Path, name: str) -> list[Path]:
+    """The label maps under a photo's name with 0, 1, 2, ... behind it; none where 0 is missing."""
+    stem = Path(name).with_suffix("")
+    paths: list[Path] = []
+    while (path := find_label_map(folder, f"{stem}_{len(paths)}.png")) is not None:
+        paths.append(path)
+    return paths
+
+
+def _working_size(labels: np.ndarray) -> tuple[int, int]:
+    scale = min(1.0, _LONGEST / max(labels.shape))
+    height, width = labels.shape
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _resized(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return cv2.resize(labels.astype(np.int32), size, interpolation=cv2.INTER_NEAREST)
 
 
 def _direction(number: int) -> np.ndarray:

@@ -53,7 +53,8 @@ def probe(cache: TeacherCache, label_dir: Path, *, neighbours: int = 5) -> Probe
     out.
 
     Raises:
-        SamfeatError: no folder, fewer than two photos of the cache have label maps.
+        SamfeatError: no folder, fewer than two photos of the cache have label maps, or embeddings
+            whose dimensions differ between photos (those of several label maps a photo).
     """
     if not label_dir.is_dir():
         raise SamfeatError(label_dir, "no such folder", "give that of the label maps")
@@ -72,6 +73,12 @@ def probe(cache: TeacherCache, label_dir: Path, *, neighbours: int = 5) -> Probe
     if used < 2 or not labels:
         raise SamfeatError(
             label_dir, f"has label maps of {used} photos of {cache.path}", "at least two are needed"
+        )
+    if len({len(vector) for vector in vectors}) > 1:
+        raise SamfeatError(
+            cache.path,
+            ("its embeddings relate places of one photo alone, so photos cannot be compared"),
+            "probe a teacher that has the same dimensions for all",
         )
     right = guessed_right(np.array(vectors), np.array(labels), np.array(photos), neighbours)
     kinds, index, counts = np.unique(labels, return_inverse=True, return_counts=True)

@@ -69,14 +69,20 @@ def reduce_embedding(embedding: np.ndarray, budget: int) -> ReducedEmbedding:
     coarseness = _boundary(is_precise, 1e-5, 1.0)
     if not is_small(coarseness):
         coarseness = 1 / _boundary(lambda inverse: is_small(1 / inverse), 1e-2, 1 / coarseness)
-    scale = _scales(coordinates, coarseness)
-    values = _rounded(coordinates, scale)
+    while True:
+        scale = _scales(coordinates, coarseness)
+        values = _rounded(coordinates, scale)
+        error = _error_of_all(cells, values * scale)
+        # The sample may have been kinder than all cells are.
+        if error <= RELATION_ERROR or coarseness < 1e-5 or not is_small(0.9 * coarseness):
+            break
+        coarseness *= 0.9
     rows = min(len(scale), max(1, _BASIS_BYTES // channels))
     return ReducedEmbedding(
         np.ascontiguousarray(values.T).reshape(len(scale), height, width),
         scale,
         np.round(axes[:, :rows].T * 127).astype(np.int8),
-        _error_of_all(cells, values * scale),
+        error,
     )
 
 

@@ -1,10 +1,16 @@
-"""Teachers by name; a teacher's module, and the packages it needs, load when it is asked for."""
+"""Teachers by name; a teacher's module, and the packages it needs, load when it is asked for.
+
+Any installed package may bring teachers of its own: an entry point in the group
+``samfeat_hloc.teachers`` whose name is the teacher's and which leads to a function
+``load(options, device)`` (or a class) that makes a :class:`Teacher` from :class:`TeacherOptions`
+and a device such as "cuda:0".
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import import_module
+from importlib import import_module, metadata
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +27,7 @@ TEACHERS = {
     "dinov2": "dinov2",
     "sam+dinov2": "sam_dinov2",
 }
+ENTRY_POINTS = "samfeat_hloc.teachers"
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,8 @@ class Photo:
 
 
 class Teacher(Protocol):
-    """What looks at photos. ``config`` holds every option that changes what it says."""
+    """What looks at photos. name: as it is written into caches. config: every option that changes
+    what it says, plain JSON values. weights_sha256: of its weights, None where it has none."""
 
     name: str
     config: Mapping[str, Any]
@@ -72,14 +80,39 @@ def load_teacher(name: str, options: TeacherOptions, device: str) -> Teacher:
     """The teacher of that name, ready on a device.
 
     Raises:
-        SamfeatError: no such teacher, a package or file that it needs is missing.
+        SamfeatError: no such teacher, a package or file that it needs is missing, or another
+            package's entry point that does not load or is no teacher.
     """
-    if name not in TEACHERS:
+    if name in TEACHERS:
+        module = import_module(f"{__package__}.{TEACHERS[name]}")
+        teacher: Teacher = module.load(options, device)
+        return teacher
+    others = {point.name: point for point in metadata.entry_points(group=ENTRY_POINTS)}
+    if name not in others:
+        known = ", ".join([*TEACHERS, *sorted(set(others) - set(TEACHERS))])
+        raise SamfeatError(f"--teacher {name}", "no such teacher", f"choose from {known}")
+    return _from_entry_point(others[name], options, device)
+
+
+def _from_entry_point(point: metadata.EntryPoint, options: TeacherOptions, device: str) -> Teacher:
+    """The teacher that another package brings."""
+    try:
+        load = point.load()
+    except (ImportError, AttributeError) as error:
         raise SamfeatError(
-            f"--teacher {name}", "no such teacher", f"choose from {', '.join(TEACHERS)}"
+            f"--teacher {point.name}",
+            f"{point.value} does not load ({error})",
+            "mend or reinstall the package that brings it",
+        ) from None
+    teacher: Teacher = load(options, device)
+    lacking = [part for part in ("name", "config", "weights_sha256", "teach")
+               if not hasattr(teacher, part)]  # fmt: skip
+    if lacking:
+        raise SamfeatError(
+            f"--teacher {point.name}",
+            f"what {point.value} makes has no {lacking[0]}",
+            "see Teacher in samfeat_hloc.teachers.registry",
         )
-    module = import_module(f"{__package__}.{TEACHERS[name]}")
-    teacher: Teacher = module.load(options, device)
     return teacher
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from ..errors import SamfeatError
 from ..files import images, provenance
 from ..files.h5store import Group, SegmentWriter
 from ..files.image_folders import list_images
@@ -18,6 +19,7 @@ from ..parallel.devices import Work, all_devices, device_of, on_devices
 from ..parallel.image_checks import refuse_broken
 from ..progress import tqdm
 from .cache import BUDGET, FORMAT, MAP_SIDE, TeacherCache, pack
+from .labels import Labels
 from .maps import working_image
 from .reduction import RELATION_ERROR
 from .registry import Photo, Teacher, TeacherOptions, load_teacher
@@ -64,6 +66,7 @@ def main(
     device: str | None = None,
     batch_size: int | None = None,
     overwrite: bool = False,
+    skip_unlabelled: bool = False,
 ) -> Path:
     """Write the cache of all photos of a folder; go on where an interrupted run left off.
 
@@ -72,6 +75,7 @@ def main(
         device: where to compute; None for all GPUs (a process each), or the processor.
         batch_size: photos through the teacher at once; None for 4 on a GPU, 1 on a processor.
         overwrite: start anew instead of refusing a cache that was created with other settings.
+        skip_unlabelled: leave out photos that the teacher `labels` has no map of.
 
     Raises:
         SamfeatError: no photos, one that is broken, something the teacher needs is missing, or a
@@ -81,6 +85,8 @@ def main(
     names = list_images(job.image_dir, for_lists=False)
     devices = all_devices() if device is None else [str(device_of(device))]
     first = load_teacher(teacher, options, devices[0])
+    if skip_unlabelled:
+        names = _labelled(first, names)
     config = {"teacher": first.name, "raw": raw, "map_side": MAP_SIDE, **first.config}
     if not raw:
         config |= {"budget": BUDGET, "relation_error": RELATION_ERROR}
@@ -127,6 +133,19 @@ def summary(cache: TeacherCache) -> str:
     if over := int((errors > RELATION_ERROR).sum()):
         text += f"; {over} photos are over {RELATION_ERROR}: {BUDGET // 1000} KB do not hold more"
     return text
+
+
+def _labelled(teacher: Teacher, names: Sequence[str]) -> list[str]:
+    """The photos that the teacher `labels` has label maps of."""
+    if not isinstance(teacher, Labels):
+        raise SamfeatError(
+            "--skip-unlabelled", f"the teacher {teacher.name} looks at every photo", "leave it out"
+        )
+    known = [name for name in names if teacher.knows(name)]
+    if not known:
+        raise SamfeatError("--label-maps", "has no label map of any photo", "check their names")
+    logger.warning("teach: %d of %d photos have label maps", len(known), len(names))
+    return known
 
 
 def _work(job: Job, device: str) -> Work[dict[str, Group]]:

@@ -1,4 +1,4 @@
-"""The paper's ablation: one run without the teacher's parts, one with each, one with all."""
+"""The paper's ablation: what each of the teacher's parts brings, with several seeds, and costs."""
 
 from __future__ import annotations
 
@@ -6,80 +6,112 @@ import json
 import multiprocessing
 import resource
 import sys
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, writing
+from ..evaluation import hpatches, matching
+from ..evaluation.record import measurement
+from ..feature import checkpoints
+from ..feature.extraction import extract_batch
+from ..feature.network import SAMFeat
+from ..feature.options import ExtractOptions
 from ..files.atomic import write_atomically
+from ..files.provenance import file_sha256
 from .data import PACKED
-from .recipe import Recipe
+from .recipe import SHIPPED, Recipe
+from .run_state import plain
 from .trainer import train
 
-ROWS = ("baseline", "+ASRD", "+WSC", "+EAG", "all")
+# The parts of each arm, in the order in which a seed's arms are trained. The paper's text has the
+# attention weight relations (ASRD), the margin form of WSC and attention from pixel to pixel; the
+# release's code has what comes to PSRD, the other form of WSC and attention of rows.
+ARMS: dict[str, tuple[str, ...]] = {
+    "baseline": (),
+    "all": ("asrd", "wsc_margin", "edge", "pixels"),
+    "+ASRD": ("asrd",),
+    "+WSC": ("wsc",),
+    "+EAG rows": ("edge", "rows"),
+    "+EAG pixels": ("edge", "pixels"),
+    "+PSRD": ("psrd",),
+    "+WSC margin": ("wsc_margin",),
+    "all, release": ("psrd", "wsc", "edge", "rows"),
+    "+edges": ("edge",),
+    "+gradients": ("edge", "gradients"),
+}
+PARTS = ("asrd", "psrd", "wsc", "wsc_margin", "edge")
+OPTIONS = ExtractOptions(resize=1024, max_keypoints=2048)
+LIMITS = (1, 3, 5)  # pixels
+# What of a recipe changes neither weights nor figures.
+_NOT_SETTINGS = ("output", "data.packed", "data.licence", "train.log_every", "train.save_every",
+                 "train.validate_every", "train.keep")  # fmt: skip
 
 
-@dataclass(frozen=True)
-class AblationRow:
-    """One run. mma1, mma3: matching accuracy on the validation pairs that the recipe names, else
-    on the held-back photos' pairs, in percent.
-    seconds_per_step, and by part; memory: the process's peak, on a GPU the device's, megabytes."""
+def variant(recipe: Recipe, arm: str, seed: int) -> Recipe:
+    """The recipe with only the parts of an arm on; weights that are 0 in it count as 1.
 
-    name: str
-    mma1: float
-    mma3: float
-    seconds_per_step: float
-    data: float
-    forward: float
-    backward: float
-    memory: float
-
-
-def variant(recipe: Recipe, name: str) -> Recipe:
-    """The recipe with only the parts of ``name`` on; weights that are 0 in it count as 1.
-
-    ASRD and WSC are losses; EAG is the edge attention together with the edge loss.
+    EAG is the edge attention together with the loss of the edges; ``+edges`` is that loss alone,
+    ``+gradients`` the same loss with the image's gradients in place of the teacher's edges.
     """
-    losses = recipe.losses
-    asrd, wsc = losses.asrd or 1.0, losses.wsc or 1.0
-    edge = losses.edge or 1.0
-    on = ROWS[1:4] if name == "all" else (name,)
+    parts = ARMS[arm]
+    weights: dict[str, Any] = {
+        name: (getattr(recipe.losses, name) or 1.0) if name in parts else 0.0 for name in PARTS
+    }
+    kind = next((part for part in parts if part in ("rows", "pixels")), "none")
     return replace(
         recipe,
-        output=recipe.output / name.lstrip("+").lower(),
-        # The rows train on the same photos: one file holds their pixels.
+        output=recipe.output / f"{file_name(arm)}-{seed}",
+        # All runs train on the same photos: one file holds their pixels.
         data=replace(recipe.data, packed=recipe.data.packed or recipe.output / PACKED),
-        losses=replace(
-            losses,
-            asrd=asrd if "+ASRD" in on else 0.0,
-            wsc=wsc if "+WSC" in on else 0.0,
-            edge=edge if "+EAG" in on else 0.0,
-            psrd=0.0,
-            wsc_margin=0.0,
-        ),
-        network=replace(recipe.network, edge_attention="+EAG" in on),
+        losses=replace(recipe.losses, **weights),
+        network=replace(recipe.network, edge_attention=kind),
+        pairs=replace(recipe.pairs, taught_edges="gradients" not in parts),
+        train=replace(recipe.train, seed=seed),
     )
 
 
-def ablate(recipe: Recipe, *, device: str | None = None) -> list[AblationRow]:
-    """Train every variant with the same seed, data and steps, one after another.
+def file_name(arm: str) -> str:
+    """An arm's name as part of a file's: "+EAG rows" is "eag-rows"."""
+    return arm.lstrip("+").lower().replace(",", "").replace(" ", "-")
 
-    Each has its own folder in ``recipe.output`` and its own process, so that its memory is its own.
-    What is done is not done again, and a run that was interrupted goes on.
+
+def ablate(
+    recipe: Recipe, *, arms: Sequence[str] = tuple(ARMS), seeds: Sequence[int] = (1,),
+    measured: Sequence[Path] = (), results: Path | None = None,
+    device: str | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Train every arm with every seed, all arms of a seed before the next seed's.
+
+    A seed decides the pairs, so arms of one seed see the same pairs in the same order. Each run has
+    its own folder in ``recipe.output`` and its own process, so that its memory is its own. What is
+    done is not done again, and a run that was interrupted goes on.
+
+    Arguments:
+        measured: folders in HPatches' layout to match after each run, none of which may be trained
+            on.
+        results: folder of the runs' results, ``ARM-SEED.json``; None for ``results`` in the output.
+            A run whose result is there is not trained, wherever it was trained.
+        device: where to train; None for a GPU where there is one.
+
+    Returns:
+        The results; see :func:`_result`.
 
     Raises:
-        SamfeatError: a recipe without a teacher or without photos to validate on, or one that
-            starts from a checkpoint (whose training would be part of every row).
+        SamfeatError: a recipe without a teacher or without anything to measure on, an unknown arm,
+            or a result that another recipe left.
     """
     data = recipe.data
     if not data.teacher and not data.synthetic and not data.mtldesc:
         raise SamfeatError(
             "data.teacher", "an ablation of its losses needs a teacher", "samfeat teach"
         )
-    if not (data.images or data.validation or data.validation_pairs):
+    if not (data.images or data.validation or data.validation_pairs or measured):
         raise SamfeatError(
             "data.validation",
             (
@@ -87,71 +119,261 @@ def ablate(recipe: Recipe, *, device: str | None = None) -> list[AblationRow]:
                 "layout (data.validation_pairs)"
             ),
         )
-    if recipe.start_from:
-        raise SamfeatError("start_from", "an ablation starts from random weights", "leave it out")
-    rows = []
+    if unknown := [arm for arm in arms if arm not in ARMS]:
+        raise SamfeatError(f"--arm {unknown[0]}", "no such arm", f"choose from {'; '.join(ARMS)}")
+    for folder in measured:
+        hpatches.read_pairs(folder)  # what is wrong with them is said before the first step
+    results = results or recipe.output / "results"
     context = multiprocessing.get_context("spawn")
-    for name in ROWS:
-        chosen = variant(recipe, name)
-        memory = chosen.output / "memory.json"
-        if not memory.exists():
-            process = context.Process(target=_train_and_measure, args=(chosen, device, memory))
-            process.start()
-            process.join()
-            if process.exitcode:
+    found = []
+    for seed in seeds:
+        for arm in arms:
+            chosen = variant(recipe, arm, seed)
+            path = results / f"{file_name(arm)}-{seed}.json"
+            if not path.exists():
+                arguments = (chosen, arm, tuple(measured), path, device)
+                process = context.Process(target=_train_and_measure, args=arguments)
+                process.start()
+                process.join()
+                if process.exitcode:
+                    raise SamfeatError(chosen.output, "training failed", "its reason is above")
+            result = _read(path)
+            if differing := _differing(_completed(result["settings"]), settings(chosen)):
                 raise SamfeatError(
-                    chosen.output, f"training {name} failed", "the reason is printed above"
+                    path, f"is of another recipe ({differing})", "give another --results"
                 )
-        rows.append(_row(name, chosen.output, float(json.loads(memory.read_text()))))
-    record = {"rows": [asdict(row) for row in rows], "recipe": asdict(recipe)}
-    write_atomically(
-        recipe.output / "ablation.json", json.dumps(record, indent=1, default=str) + "\n"
-    )
-    write_atomically(recipe.output / "ablation.md", table(rows) + "\n")
-    return rows
+            found.append(result)
+    return found
 
 
-def table(rows: list[AblationRow]) -> str:
-    """The rows in Markdown, with what each part costs against the baseline."""
-    lines = [
-        "| | MMA@1 | MMA@3 | seconds a step | of it data / forward / backward | memory, MB |",
-        "| --- | --- | --- | --- | --- | --- |",
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """All results of a folder.
+
+    Raises:
+        SamfeatError: no such folder, no results in it, or one that cannot be read.
+    """
+    found = [_read(path) for path in sorted(Path(folder).glob("*-[0-9]*.json"))]
+    if not found:
+        raise SamfeatError(folder, "no results of samfeat ablate", "give the folder of its JSONs")
+    return found
+
+
+def tables(results: Sequence[dict[str, Any]]) -> str:
+    """Everything that the results say, in Markdown: gains on each set, and what a step costs."""
+    first, seeds = results[0], len({result["seed"] for result in results})
+    parts = [
+        f"{first['steps'] * first['batch']} pairs a run, {seeds} seed{'s' * (seeds > 1)};"
+        " gains over the baseline of the same seed: the mean, and the smallest and largest of the"
+        " seeds"
     ]
-    first = rows[0]
-    for row in rows:
-        parts = f"{row.data:.3f} / {row.forward:.3f} / {row.backward:.3f}"
-        more = f"{row.seconds_per_step / first.seconds_per_step - 1:+.0%}"
+    for figure, title in (
+        ("mma@3", "MMA@3, percent"),
+        ("mma@1", "MMA@1, percent"),
+        ("right@3", "right matches a pair, within 3 px"),
+    ):
+        parts.append(f"**{title}**\n\n{gains(results, figure)}")
+    parts.append(f"**what a step costs**\n\n{costs(results)}")
+    return "\n\n".join(parts)
+
+
+def gains(results: Sequence[dict[str, Any]], figure: str) -> str:
+    """One figure on each set, as Markdown: the baseline's, and each arm's gain over it.
+
+    A gain is the mean of the seeds' differences to the baseline of the same seed, and the smallest
+    and largest of them; seeds whose baseline is not done do not count.
+    """
+    sets = list(results[0]["sets"])
+    by = {(r["arm"], r["seed"]): r["sets"] for r in results}
+    lines = ["| | seeds | " + " | ".join(sets) + " |", "| --- |" + " --- |" * (len(sets) + 1)]
+    for arm in ARMS:
+        seeds = sorted(seed for name, seed in by if name == arm and ("baseline", seed) in by)
+        if not seeds:
+            continue
+        cells = []
+        for name in sets:
+            values = [by[arm, seed][name][figure] for seed in seeds]
+            if arm == "baseline":
+                cells.append(_with_spread(values, "{:.1f}"))
+            else:
+                base = [by["baseline", seed][name][figure] for seed in seeds]
+                cells.append(_with_spread(np.subtract(values, base).tolist(), "{:+.1f}"))
+        lines.append(f"| {arm} | {len(seeds)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def costs(results: Sequence[dict[str, Any]]) -> str:
+    """Seconds and memory a step, means over the seeds, as Markdown."""
+    lines = [
+        "| | seconds a step | of it data / forward / backward | processor seconds a step"
+        " | memory, MB |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    base: dict[str, float] = {}
+    keys = ("seconds", "data", "forward", "backward", "cpu_seconds", "memory")
+    for arm in ARMS:
+        of_arm = [r["cost"] for r in results if r["arm"] == arm]
+        if not of_arm:
+            continue
+        mean = {key: float(np.mean([cost[key] for cost in of_arm])) for key in keys}
+        base = base or mean
+        parts = f"{mean['data']:.3f} / {mean['forward']:.3f} / {mean['backward']:.3f}"
+        more = [f"{mean[key] / base[key] - 1:+.0%}" for key in ("seconds", "cpu_seconds")]
         lines.append(
-            f"| {row.name} | {row.mma1:.1f} | {row.mma3:.1f} | {row.seconds_per_step:.3f} ({more})"
-            f" | {parts} | {row.memory:.0f} ({row.memory - first.memory:+.0f}) |"
+            f"| {arm} | {mean['seconds']:.3f} ({more[0]}) | {parts} | {mean['cpu_seconds']:.3f}"
+            f" ({more[1]}) | {mean['memory']:.0f} ({mean['memory'] - base['memory']:+.0f}) |"
         )
     return "\n".join(lines)
 
 
-def _train_and_measure(recipe: Recipe, device: str | None, memory: Path) -> None:
+def settings(recipe: Recipe) -> dict[str, Any]:
+    """All of a recipe that decides a run's figures, the same wherever its files lie: paths are
+    their last names, the start is its SHA-256."""
+    values = plain(recipe)
+    for key in _NOT_SETTINGS:
+        section, _, name = key.rpartition(".")
+        (values[section] if section else values).pop(name)
+    for name, value in vars(recipe.data).items():
+        if isinstance(value, Path) and name in values["data"]:
+            values["data"][name] = value.name
+    if recipe.start_from is not None:
+        shipped = str(recipe.start_from) == SHIPPED
+        path = checkpoints.resolve(None if shipped else recipe.start_from)
+        values["start_from"] = file_sha256(path)
+    return values
+
+
+class _Extracted:
+    """Features that a network finds when they are asked for."""
+
+    def __init__(self, model: SAMFeat, root: Path) -> None:
+        self._model, self._root = model, root
+
+    def has(self, name: str) -> bool:
+        return (self._root / name).is_file()
+
+    def read(self, name: str) -> matching.CachedFeatures:
+        found = extract_batch(self._model, [self._root / name], OPTIONS)[0]
+        width, height = found["image_size"].tolist()
+        keypoints = found["keypoints"].astype(np.float64)
+        return matching.CachedFeatures(keypoints, found["descriptors"], (width, height))
+
+
+def _measure(weights: Path, folders: Sequence[Path]) -> dict[str, dict[str, float]]:
+    """For each folder and kind: ``mma@1``, ``mma@3`` and ``mma@5`` in percent, ``matches`` a pair,
+    and ``right@3``, those of them within 3 pixels."""
+    model = SAMFeat.from_pretrained(weights)
+    sets = {}
+    for folder in folders:
+        pairs = hpatches.read_pairs(folder)
+        results = hpatches.evaluate(pairs, _Extracted(model, folder), label=folder.name)
+        for kind in sorted({result.kind for result in results}):
+            errors = [result.errors for result in results if result.kind == kind]
+            shares = np.mean([matching.accuracy(e, LIMITS) for e in errors], axis=0)
+            figures = {f"mma@{limit}": round(100 * float(share), 3)
+                       for limit, share in zip(LIMITS, shares, strict=True)}  # fmt: skip
+            figures["matches"] = round(float(np.mean([len(e) for e in errors])), 2)
+            figures["right@3"] = round(float(np.mean([(e <= 3).sum() for e in errors])), 2)
+            sets[f"{folder.resolve().name} {kind}"] = figures
+    return sets
+
+
+def _train_and_measure(
+    recipe: Recipe, arm: str, measured: Sequence[Path], path: Path, device: str | None
+) -> None:
     try:
-        train(recipe, device=device)
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        weights = train(recipe, device=device)
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        # ru_maxrss is in kilobytes on Linux and in bytes on macOS.
+        unit = 1 if sys.platform == "darwin" else 1024
+        memory = float(after.ru_maxrss * unit)
+        if torch.cuda.is_available():
+            memory = float(torch.cuda.max_memory_allocated())
+        used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        result = _result(recipe, arm, weights, measured, memory=memory / 1e6, cpu_seconds=used)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(result, indent=1) + "\n")
     except SamfeatError as error:
         sys.exit(f"error: {error}")
-    # ru_maxrss is in kilobytes on Linux and in bytes on macOS.
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        peak = float(torch.cuda.max_memory_allocated())
-    memory.write_text(json.dumps(peak / 1e6))
 
 
-def _row(name: str, folder: Path, memory: float) -> AblationRow:
+def _result(
+    recipe: Recipe, arm: str, weights: Path, measured: Sequence[Path], *, memory: float,
+    cpu_seconds: float,
+) -> dict[str, Any]:  # fmt: skip
+    """What a run came to, as plain values: ``sets`` holds the figures of :func:`_measure` and,
+    under "validation", those of the run's own validation; ``cost`` seconds and processor seconds
+    a step and the peak of the memory in megabytes (on a GPU the device's)."""
     records: list[dict[str, Any]] = [
-        json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()
+        json.loads(line) for line in (recipe.output / "log.jsonl").read_text().splitlines()
     ]
     last = records[-1]
     # The clock counts one process's steps: those of an interrupted run end where it was resumed.
     counted = _steps_of_last_process(records)
     split = {part: last[f"seconds/{part}"] / counted for part in ("data", "forward", "backward")}
+    cost = {"seconds": sum(split.values()), **split, "cpu_seconds": cpu_seconds / counted}
     pairs = "planar/" if "planar/mma@3" in last else ""
-    mma1, mma3 = (100 * float(last[f"{pairs}mma@{limit}"]) for limit in (1, 3))
-    return AblationRow(name, mma1, mma3, sum(split.values()), **split, memory=memory)
+    sets = _measure(weights, measured)
+    if f"{pairs}mma@3" in last:
+        matches = last[f"{pairs}matches"]
+        sets["validation"] = {
+            **{f"mma@{limit}": round(100 * last[f"{pairs}mma@{limit}"], 3) for limit in (1, 3)},
+            "matches": matches, "right@3": round(matches * last[f"{pairs}mma@3"], 2),
+        }  # fmt: skip
+    return {
+        "arm": arm,
+        "seed": recipe.train.seed,
+        "steps": recipe.train.steps,
+        "batch": recipe.train.batch,
+        "sets": sets,
+        "cost": {**{key: round(value, 4) for key, value in cost.items()},
+                 "memory": round(memory)},
+        "settings": settings(recipe),
+        "weights_sha256": checkpoints.file_sha256(weights),
+        "made_by": measurement({"measured": [folder.name for folder in measured]}),
+    }  # fmt: skip
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        result: dict[str, Any] = json.loads(path.read_text())
+        if not (result["sets"] and result["cost"] and result["settings"]):
+            raise ValueError("it has no figures")
+        return result
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = " ".join(str(error).split())
+        raise SamfeatError(
+            path, f"is no result of samfeat ablate ({why})", "delete it to train this run again"
+        ) from None
+
+
+def _completed(before: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the keys that came later: they have their defaults."""
+    defaults = settings(Recipe(output=Path()))
+    return {
+        key: {**value, **before.get(key, {})} if isinstance(value, dict) else before.get(key, value)
+        for key, value in defaults.items()
+    }
+
+
+def _differing(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str:
+    """The settings that differ, as text."""
+    found = []
+    for key in sorted(set(before) | set(now)):
+        one, other = before.get(key), now.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            found.append(_differing(one, other, f"{prefix}{key}."))
+        elif one != other:
+            found.append(f"{prefix}{key}: {one} then, {other} now")
+    return ", ".join(text for text in found if text)
+
+
+def _with_spread(values: Sequence[float], form: str) -> str:
+    mean = form.format(float(np.mean(values)))
+    if len(values) < 2:
+        return mean
+    return f"{mean} ({form.format(min(values))} to {form.format(max(values))})"
 
 
 def _steps_of_last_process(records: list[dict[str, Any]]) -> int:

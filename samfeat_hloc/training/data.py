@@ -53,7 +53,7 @@ def open_data(recipe: Recipe, device: torch.device) -> TrainingData:
     taught_by = [teacher.teacher] if teacher else []
     sources: list[tuple[PairSource, float]] = []
     held_back: Photos | None = PhotoFolder.open(data.validation) if data.validation else None
-    if data.images and (mix.homographies or held_back is None):
+    if data.images and (mix.homographies or mix.taught or held_back is None):
         photos = PhotoFolder.open(data.images)
         if held_back is None:
             photos, held_back = photos.split()
@@ -74,10 +74,9 @@ def open_data(recipe: Recipe, device: torch.device) -> TrainingData:
         made = SyntheticSource.open(data.synthetic, recipe.train.seed, options=recipe.posed)
         sources.append((made, mix.synthetic))
         taught_by.append("the generated scenes' geometry")
-    if data.images and mix.homographies:
+    if data.images and (mix.homographies or mix.taught):
         # Last, as packing takes longest, but the first among the sources.
-        source = _homographies(recipe, photos, teacher, labels)
-        sources.insert(0, (source, mix.homographies))
+        sources[:0] = _homographies(recipe, photos, teacher, labels)
     if not sources:
         raise SamfeatError("data.mix", "no source of pairs is left", "give one a weight above 0")
     fixed = None
@@ -95,17 +94,33 @@ def open_data(recipe: Recipe, device: torch.device) -> TrainingData:
 
 def _homographies(
     recipe: Recipe, photos: PhotoFolder, teacher: TeacherCache | None, labels: KeypointLabels | None
-) -> HomographySource:
-    """The source of the recipe's photos under homographies, their pixels packed."""
-    if teacher is not None and not any(name in teacher for name in photos.names):
-        raise SamfeatError(
-            recipe.data.teacher,
-            f"has no entry for any photo in {photos.folder}",
-            "run `samfeat teach` on that folder",
-        )
+) -> list[tuple[PairSource, float]]:
+    """The sources of the recipe's photos under homographies with their weights, their pixels
+    packed: one of all photos, or one of those that the teacher knows and one of the others."""
+    mix, known = recipe.data.mix, photos.names
+    if teacher is not None:
+        known = tuple(name for name in photos.names if name in teacher)
+        if not known:
+            raise SamfeatError(
+                recipe.data.teacher,
+                f"has no entry for any photo in {photos.folder}",
+                "run `samfeat teach` on that folder",
+            )
+    drawn = [(photos.names, mix.homographies)]
+    if mix.taught is not None:
+        others = tuple(name for name in photos.names if name not in set(known))
+        drawn = [(n, w) for n, w in ((known, mix.taught), (others, mix.homographies)) if w]
+        if not all(names for names, _ in drawn):
+            raise SamfeatError(
+                recipe.data.teacher,
+                f"has entries for all photos in {photos.folder}",
+                "set data.mix.homographies=0, or leave data.mix.taught out",
+            )
     HomographySource(photos, recipe.homographies, teacher, labels)  # refused before packing
     path = recipe.data.packed or recipe.output / PACKED
     with processes.first_alone():
         pack(photos.folder, path)
-    packed = PackedPhotos(path, photos.names)
-    return HomographySource(packed, recipe.homographies, teacher, labels)
+    return [
+        (HomographySource(PackedPhotos(path, names), recipe.homographies, teacher, labels), weight)
+        for names, weight in drawn
+    ]

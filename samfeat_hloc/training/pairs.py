@@ -28,7 +28,9 @@ class PairOptions:
 
     crop: side of the views, pixels. night: share of second views relit as night. points:
     descriptor points a pair, half of them on keypoints. keypoints: labels a view at most.
-    too_close: radius around a match within which nothing is a negative, pixels.
+    too_close: radius around a match within which nothing is a negative, pixels. taught_edges:
+    where there is a teacher its edges are the edge map's target; false takes image gradients, as
+    where there is none.
     """
 
     crop: int = 192
@@ -36,6 +38,7 @@ class PairOptions:
     points: int = 256
     keypoints: int = 224
     too_close: float = 8.0
+    taught_edges: bool = True
 
 
 @dataclass(frozen=True)
@@ -176,10 +179,11 @@ def finish_pairs(
     groups1, known = groups0.clone(), torch.zeros_like(valid[:, 0])
     if taught is not None:
         known = taught[0].known * taught[1].known
-        edges0, edges1 = (
-            torch.where(known[:, None, None] > 0, t.edges, e)
-            for t, e in zip(taught, (edges0, edges1), strict=True)
-        )
+        if options.taught_edges:
+            edges0, edges1 = (
+                torch.where(known[:, None, None] > 0, t.edges, e)
+                for t, e in zip(taught, (edges0, edges1), strict=True)
+            )
         groups0, groups1 = (
             torch.where((known[:, None] > 0) & (valid > 0), _nearest(t.groups, points), groups0)
             for t, points in zip(taught, (points0, points1), strict=True)

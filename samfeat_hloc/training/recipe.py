@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 SCHEDULES = ("linear", "cosine")
 EDGE_LOSSES = ("mse", "bce")
 PRECISIONS = ("auto", "full")
+EDGE_ATTENTIONS = (None, "none", "rows", "pixels", False, True)
 SHIPPED = "shipped"  # start_from: the checkpoint that comes with the package
 FORMER_KEYS = {"pairs.not_search": "pairs.too_close"}  # and what they are called now
 
@@ -42,8 +44,14 @@ _LEAST = {
 
 @dataclass
 class MixOptions:
-    """How often each source gives a batch, relative to the others; those not given never do."""
+    """How often each source gives a batch, relative to the others; those not given never do.
 
+    taught: homographies of those of the photos in ``images`` that the teacher knows;
+    ``homographies`` are then those of the others. None: all photos are drawn alike, the teacher
+    says what it knows.
+    """
+
+    taught: float | None = None
     homographies: float = 1.0
     model: float = 1.0
     megadepth: float = 1.0
@@ -91,12 +99,13 @@ class DataOptions:
 class NetworkOptions:
     """The network's parts; null takes what ``start_from`` has, or else what the paper has.
 
-    edge_attention: the paper's edge attention guidance. context: a wider view at 1/16 of the
-    image, not in the paper. A start that lacks a part gets it with random weights; one that has
-    more leaves it behind.
+    edge_attention: the paper's edge attention guidance: "rows" (or true) as the release's code has
+    it, "pixels" as the paper's text has it, "none" (or false) without. context: a wider view at
+    1/16 of the image, not in the paper. A start that lacks a part gets it so that it changes
+    nothing before it is trained; one that has more leaves it behind.
     """
 
-    edge_attention: bool | None = None
+    edge_attention: Any = None
     context: bool | None = None
 
 
@@ -231,6 +240,14 @@ def _check(recipe: Recipe, path: Path) -> None:
                 refuse(key, value, f"a number from {least}")
     if loop.epochs is not None and loop.epochs < 1:
         refuse("train.epochs", loop.epochs, "a number from 1, or train.steps")
+    kind = recipe.network.edge_attention
+    if not isinstance(kind, (bool, str, type(None))) or kind not in EDGE_ATTENTIONS:
+        refuse("network.edge_attention", recipe.network.edge_attention, "none, rows or pixels")
+    if data.mix.taught is not None:
+        if not data.mix.taught >= 0:
+            refuse("data.mix.taught", data.mix.taught, "a number from 0")
+        if not (data.teacher and data.images):
+            refuse("data.mix.taught", data.mix.taught, "data.images and data.teacher as well")
     if loop.schedule not in SCHEDULES:
         refuse("train.schedule", loop.schedule, " or ".join(SCHEDULES))
     if loop.precision not in PRECISIONS:

@@ -20,7 +20,7 @@ from yaml import YAMLError
 
 from ..errors import SamfeatError, writing
 from ..feature import checkpoints
-from ..feature.network import SAMFeat
+from ..feature.network import SAMFeat, edge_attention_named
 from ..feature.torch_files import read_torch
 from ..files.atomic import write_whole
 from .recipe import FORMER_KEYS, Recipe
@@ -100,6 +100,8 @@ def load_state(
 def deciding(values: dict[str, Any]) -> dict[str, Any]:
     """All of a recipe that decides the weights, as ``{"section.key": value}``."""
     flat = {FORMER_KEYS.get(key, key): value for key, value in _flat(values).items()}
+    if flat.get("network.edge_attention") is not None:  # true and "rows" are the same
+        flat["network.edge_attention"] = edge_attention_named(flat["network.edge_attention"])
     return {key: value for key, value in flat.items() if key not in _MAY_CHANGE}
 
 

@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ..errors import SamfeatError, writing
 from ..feature.detection import sample
 from ..feature.levels import half_precision
-from ..feature.network import Maps, SAMFeat
+from ..feature.network import Maps, SAMFeat, edge_attention_named
 from ..files.locks import sole_run
 from ..progress import tqdm
 from ..version import __version__
@@ -284,6 +284,8 @@ def describe(recipe: Recipe, progress: Any, teacher: str, world: int) -> dict[st
 
 def _first_weights(recipe: Recipe) -> SAMFeat:
     wanted = {k: v for k, v in vars(recipe.network).items() if v is not None}
+    if "edge_attention" in wanted:
+        wanted["edge_attention"] = edge_attention_named(wanted["edge_attention"])
     if recipe.start_from is None:
         return SAMFeat(**wanted)
     shipped = str(recipe.start_from) == SHIPPED
@@ -292,6 +294,10 @@ def _first_weights(recipe: Recipe) -> SAMFeat:
     if config == start.config:
         return start
     model = SAMFeat(**config)
+    if model.edge_attention is not None and start.edge_attention is None:
+        # A part that the start lacks adds nothing at first; the context's own weights do so too.
+        nn.init.zeros_(model.edge_attention.value.weight)
+        nn.init.zeros_(cast(Tensor, model.edge_attention.value.bias))
     model.load_state_dict(start.state_dict(), strict=False)
     return model
 
