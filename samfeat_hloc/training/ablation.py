@@ -202,9 +202,10 @@ def gains(results: Sequence[dict[str, Any]], figure: str) -> str:
 
 
 def costs(results: Sequence[dict[str, Any]]) -> str:
-    """Seconds and memory a step, means over the seeds, as Markdown."""
+    """What a step costs, means over the seeds, as Markdown. Processor seconds, of all threads
+    together, hold on a busy machine too; on a GPU they are its host's."""
     lines = [
-        "| | seconds a step | of it data / forward / backward | processor seconds a step"
+        "| | processor seconds a step | of the step data / forward / backward | seconds a step"
         " | memory, MB |",
         "| --- | --- | --- | --- | --- |",
     ]
@@ -216,11 +217,14 @@ def costs(results: Sequence[dict[str, Any]]) -> str:
             continue
         mean = {key: float(np.mean([cost[key] for cost in of_arm])) for key in keys}
         base = base or mean
-        parts = f"{mean['data']:.3f} / {mean['forward']:.3f} / {mean['backward']:.3f}"
-        more = [f"{mean[key] / base[key] - 1:+.0%}" for key in ("seconds", "cpu_seconds")]
+        shares = " / ".join(
+            f"{mean[part] / mean['seconds']:.0%}" for part in ("data", "forward", "backward")
+        )
+        more = mean["cpu_seconds"] / base["cpu_seconds"] - 1
         lines.append(
-            f"| {arm} | {mean['seconds']:.3f} ({more[0]}) | {parts} | {mean['cpu_seconds']:.3f}"
-            f" ({more[1]}) | {mean['memory']:.0f} ({mean['memory'] - base['memory']:+.0f}) |"
+            f"| {arm} | {mean['cpu_seconds']:.3f} ({more:+.0%})"
+            f" | {shares} | {mean['seconds']:.3f}"
+            f" | {mean['memory']:.0f} ({mean['memory'] - base['memory']:+.0f}) |"
         )
     return "\n".join(lines)
 
