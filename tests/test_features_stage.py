@@ -273,5 +273,13 @@ def test_decoders_that_resize_and_batches_in_turns_give_the_same(
         return prepare(image, options)
 
     monkeypatch.setattr(features, "prepare", seen)
-    assert_equal(run(photos, tmp_path / "after.h5", model, options=options), before)
+    after = run(photos, tmp_path / "after.h5", model, options=options)
+    # Batches of other sizes may round a sum otherwise, so the last bit of a float16 may differ.
+    with h5py.File(before) as one, h5py.File(after) as other:
+        for name in NAMES:
+            for key in ("keypoints", "keypoint_scores", "image_size"):
+                np.testing.assert_allclose(other[name][key], one[name][key], rtol=1e-5, atol=1e-3)
+            np.testing.assert_allclose(
+                other[name]["descriptors"], one[name]["descriptors"], rtol=2**-10, atol=2**-14
+            )
     assert len(sizes) == len(NAMES)

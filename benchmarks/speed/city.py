@@ -10,6 +10,7 @@ import sqlite3
 import struct
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pycolmap
 
@@ -88,7 +89,8 @@ def write_map(work: Path, features: Path, keypoints: int) -> None:
 
     Every query stands at the origin of the world, so its keypoints' points lie on their rays. Each
     image that is retrieved for it sees SEEN_TOGETHER of them (with keypoints that no other query
-    has taken; none, once all are), and WRONG more of its matches go to keypoints at random.
+    has taken; none, once all are), and WRONG more of its matches go to keypoints at random. The
+    keypoints of database images are moved to where their points are seen: localization asks for it.
     """
     random = np.random.default_rng(1)
     listed = read_pairs(work / "pairs-query.txt")
@@ -119,6 +121,7 @@ def write_map(work: Path, features: Path, keypoints: int) -> None:
     reference.write_binary(str(model))  # its images and points are written anew
     for part in ("rigs.bin", "frames.bin"):  # which have the reference's poses
         (model / part).unlink(missing_ok=True)
+    places: dict[int, np.ndarray] = {}  # of the points, by id
     with FeatureReader(features) as read, (model / "points3D.bin").open("wb") as stream:
         stream.write(struct.pack("<Q", len(tracks)))
         for query, camera in cameras.items():
@@ -127,6 +130,7 @@ def write_map(work: Path, features: Path, keypoints: int) -> None:
             for row, (x, y, z) in enumerate((np.c_[rays, np.ones(keypoints)] * depth).tolist()):
                 track = tracks.get(first[query] + row)
                 if track is not None:
+                    places[first[query] + row] = np.array([x, y, z])
                     stream.write(struct.pack("<Q3d3BdQ", first[query] + row, x, y, z, 0, 0, 0, 1.0,
                                              len(track)))  # fmt: skip
                     stream.write(np.array(track, dtype="<u4").tobytes())
@@ -139,3 +143,12 @@ def write_map(work: Path, features: Path, keypoints: int) -> None:
             observed = np.zeros(keypoints, dtype=[("xy", "<f8", (2,)), ("point", "<i8")])
             observed["point"] = points
             stream.write(observed.tobytes())
+    with h5py.File(features, "r+") as file:
+        for name, points in seen.items():
+            own = np.flatnonzero(points >= 0)
+            if len(own):
+                camera = reference.cameras[reference.images[number[name]].camera_id]
+                in_camera = np.array([places[point] for point in points[own].tolist()])
+                stored = file[name]["keypoints"][()]
+                stored[own] = np.asarray(camera.img_from_cam(in_camera)) - 0.5
+                file[name]["keypoints"][...] = stored
