@@ -23,6 +23,8 @@ from samfeat_hloc.evaluation.failures import (
     share_in_view,
 )
 from samfeat_hloc.evaluation.localization_curves import cumulative, error_figure
+from samfeat_hloc.files.outputs import Output
+from samfeat_hloc.files.provenance import made_by
 from samfeat_hloc.localization.result import write_result
 
 CAMERA = Camera("PINHOLE", 320, 240, (300.0, 300.0, 160.0, 120.0))
@@ -111,7 +113,7 @@ def test_queries_that_the_poses_lack_have_failed_on_every_line(
     opened = AachenDataset.open(street[0])
     found = diagnose_all(*run, opened)
     good = {d.name: run[0].queries[d.name] for d in found if not d.failed}
-    write_result(good, tmp_path / "poses.txt", {})
+    write_result(good, Output(tmp_path / "poses.txt", made_by("localization", {}, {})))
     (tmp_path / "map").symlink_to(street[1] / "map")
     app = typer.Typer()
     commands.register(app)
