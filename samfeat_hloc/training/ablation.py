@@ -348,7 +348,9 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         why = " ".join(str(error).split())
         raise SamfeatError(
-            path, f"is no result of samfeat ablate ({why})", "delete it to train this run again"
+            path,
+            f"is no result of samfeat ablate ({why})",
+            "give another --results folder, or move it away",
         ) from None
 
 
