@@ -18,16 +18,32 @@ def epipolar_errors(
         Two (K,) arrays in units of that plane. A relative pose without translation has no
         epipolar geometry: the errors are then NaN.
     """
+    return line_distances(essential_matrix(cam1_from_cam0), rays0, rays1)
+
+
+def essential_matrix(cam1_from_cam0: np.ndarray) -> np.ndarray:
+    """(3, 3) E with ``x1^T E x0 = 0`` for rays of one point, of a (3, 4) relative pose whose
+    translation counts as 1; NaN where there is no translation."""
     rotation, t = cam1_from_cam0[:, :3], cam1_from_cam0[:, 3]
     norm = np.linalg.norm(t)
     if norm < 1e-12:
-        return np.full(len(rays0), np.nan), np.full(len(rays1), np.nan)
+        return np.full((3, 3), np.nan)
     tx, ty, tz = t / norm
-    essential = np.array([[0, -tz, ty], [tz, 0, -tx], [-ty, tx, 0]]) @ rotation
-    points0 = np.column_stack([rays0, np.ones(len(rays0))])
-    points1 = np.column_stack([rays1, np.ones(len(rays1))])
-    lines1 = points0 @ essential.T
-    lines0 = points1 @ essential
+    return np.array([[0, -tz, ty], [tz, 0, -tx], [-ty, tx, 0]]) @ rotation
+
+
+def line_distances(
+    matrix: np.ndarray, xy0: np.ndarray, xy1: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distances of matched points (K, 2) to each other's epipolar lines, in images 0 and 1.
+
+    Args:
+        matrix: (3, 3), essential or fundamental, with ``x1^T M x0 = 0``.
+    """
+    points0 = np.column_stack([xy0, np.ones(len(xy0))])
+    points1 = np.column_stack([xy1, np.ones(len(xy1))])
+    lines1 = points0 @ matrix.T
+    lines0 = points1 @ matrix
     residual = np.abs(np.einsum("ij,ij->i", points1, lines1))
     with np.errstate(divide="ignore", invalid="ignore"):
         return (

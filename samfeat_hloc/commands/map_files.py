@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import SamfeatError
 from .options import DEFAULT_PRESET, Device, LocalWorkers, OfficialWeights, Preset, Weights
+
+if TYPE_CHECKING:
+    from ..colmap.cameras import Camera
 
 _Output = Annotated[Path, typer.Option("--output", help="Folder of the saved map to write.")]
 
@@ -40,7 +43,7 @@ def _build(
         Path | None,
         typer.Option("--poses", help="Known poses, 'name qw qx qy qz tx ty tz' (world to camera)."),
     ] = None,
-    queries: Annotated[
+    listed: Annotated[
         Path | None,
         typer.Option("--cameras", help="Intrinsics of --poses, 'name MODEL width height params'."),
     ] = None,
@@ -88,7 +91,7 @@ def _build(
         elif source is not None:
             raise SamfeatError("--poses", f"given beside {source}", "give one of them")
         else:
-            cameras = _cameras(poses, queries, camera)
+            cameras = _cameras(poses, listed, camera)
             model = posed.model_of_lists(poses, cameras, stages / "reference")
         options = posed.PosedOptions(
             preset, weights, official_weights, num_matched, workers, device
@@ -107,7 +110,7 @@ def _build(
     )
 
 
-def _cameras(poses: Path, listed: Path | None, camera: str | None) -> dict:  # type: ignore[type-arg]
+def _cameras(poses: Path, listed: Path | None, camera: str | None) -> dict[str, Camera]:
     """Intrinsics by image name, of a list or of one camera for all."""
     from ..colmap.intrinsics import camera_from_text
     from ..colmap.poses import read_poses

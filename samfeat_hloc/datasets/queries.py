@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from samfeat_hloc.colmap.cameras import Camera, parse_camera
-
+from ..colmap.cameras import Camera, parse_camera
 from ..errors import SamfeatError
 from ..files.images import check_name
 from ..files.textlines import data_lines

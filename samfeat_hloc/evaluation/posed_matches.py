@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..colmap.covisibility import shared_points
+from ..colmap.epipolar import essential_matrix, line_distances
 from ..colmap.model import Model, read_model
 from ..errors import SamfeatError
 from ..progress import tqdm
@@ -131,12 +132,10 @@ def _pair(model: Model, name0: str, name1: str) -> PosedPair:
     """The pair with the fundamental matrix of its poses and calibrations."""
     pose0, pose1 = model.images[name0].pose, model.images[name1].pose
     rotation = pose1.rotation @ pose0.rotation.T
-    translation = pose1.tvec - rotation @ pose0.tvec
-    tx, ty, tz = translation / max(float(np.linalg.norm(translation)), 1e-12)
-    cross = np.array([[0, -tz, ty], [tz, 0, -tx], [-ty, tx, 0]])
+    relative = np.column_stack([rotation, pose1.tvec - rotation @ pose0.tvec])
     cameras = tuple(model.camera_of(name).to_pycolmap() for name in (name0, name1))
     inverse0, inverse1 = (np.linalg.inv(camera.calibration_matrix()) for camera in cameras)
-    fundamental = inverse1.T @ cross @ rotation @ inverse0
+    fundamental = inverse1.T @ essential_matrix(relative) @ inverse0
     return PosedPair((name0, name1), fundamental, (cameras[0], cameras[1]))
 
 
@@ -150,19 +149,14 @@ def _undistorted(camera: Any, keypoints: np.ndarray) -> np.ndarray:
 
 def _distances(fundamental: np.ndarray, xy0: np.ndarray, xy1: np.ndarray) -> np.ndarray:
     """(N,) the larger of the distances of two points (N, 2) to each other's epipolar lines."""
-    points0 = np.column_stack([xy0, np.ones(len(xy0))])
-    points1 = np.column_stack([xy1, np.ones(len(xy1))])
-    lines1, lines0 = points0 @ fundamental.T, points1 @ fundamental
-    residual = np.abs(np.einsum("ij,ij->i", points1, lines1))
-    lengths = np.minimum(np.hypot(*lines0[:, :2].T), np.hypot(*lines1[:, :2].T))
-    return np.asarray(residual / np.maximum(lengths, 1e-12))
+    return np.maximum(*line_distances(fundamental, xy0, xy1))
 
 
 def table(dataset: str, results: dict[str, RightMatches]) -> str:
     """Aligned text, a row a method."""
-    title = f"{dataset}: matches within {THRESHOLD:g} px of the epipolar lines, less chance"
     rows = [
-        (name, f"{r.pairs}", f"{r.matches:.0f}", f"{r.right:.0f}", f"{100 * r.share:.1f}")
+        (name, str(r.pairs), f"{r.matches:.0f}", f"{r.right:.0f}", f"{100 * r.share:.1f}")
         for name, r in results.items()
     ]
+    title = f"{dataset}: matches within {THRESHOLD:g} px of the epipolar lines, less chance"
     return f"{title}\n{aligned(('method', 'pairs', 'matches', 'right', 'share %'), rows)}"

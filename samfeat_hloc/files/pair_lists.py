@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.files.images import check_name
-from samfeat_hloc.files.textlines import data_lines
+from ..errors import SamfeatError
+from .images import check_name
+from .textlines import data_lines
 
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:

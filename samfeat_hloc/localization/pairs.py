@@ -11,8 +11,7 @@ import h5py
 import numpy as np
 import torch
 
-from samfeat_hloc.colmap.covisibility import most_covisible
-
+from ..colmap.covisibility import most_covisible
 from ..colmap.model import file_of, read_model
 from ..errors import SamfeatError, some_of
 from ..feature.matching import similarities

@@ -18,8 +18,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from samfeat_hloc.files.pair_lists import read_pairs, unique_pairs
-
 from ..colmap.database import VerificationConfig
 from ..colmap.model import is_model
 from ..colmap.poses import Pose, poses_text, read_poses
@@ -43,6 +41,7 @@ from ..files import provenance
 from ..files.atomic import write_atomically
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.outputs import Output
+from ..files.pair_lists import read_pairs, unique_pairs
 from ..localization import global_descriptors, matches, pairs
 from ..localization.submission import file_name
 from .methods import match_config

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from samfeat_hloc.files.pair_lists import read_pairs
-
 from ..colmap import photo_database, structure_from_motion
 from ..colmap.structure_from_motion import SfmConfig
 from ..errors import SamfeatError
@@ -18,6 +16,7 @@ from ..evaluation.record import measurement
 from ..feature.presets import PRESETS
 from ..files.atomic import write_atomically
 from ..files.image_folders import list_images
+from ..files.pair_lists import read_pairs
 from ..localization import features, global_descriptors, matches, pairs, pairs_by_rule
 from . import methods
 

@@ -14,14 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from samfeat_hloc.files.pair_lists import pairs_text, read_pairs
-
 from ..datasets.dataset import Dataset, no_two_alike
 from ..datasets.registry import open_dataset
 from ..errors import SamfeatError
 from ..evaluation.localization import LocalizationEvaluation, evaluate
 from ..feature.presets import PRESETS
 from ..files.atomic import write_atomically
+from ..files.pair_lists import pairs_text, read_pairs
 from ..hloc_plugin.engine import global_descriptors as hloc_descriptors
 from ..localization import (
     depth_points,

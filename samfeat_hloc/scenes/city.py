@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from samfeat_hloc.scenes.surfaces import HALF_WIDTH, LENGTH, City, Frame, Site
+from .surfaces import HALF_WIDTH, LENGTH, City, Frame, Site
 
 
 def build_city(seed: int = 0) -> City:
