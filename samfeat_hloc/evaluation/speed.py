@@ -187,7 +187,7 @@ def forward_cost(model: torch.nn.Module, image: torch.Tensor) -> Cost:
 
 
 def _operations() -> FlopCounterMode:
-    """A counter that knows the fused convolution of :mod:`samfeat_hloc.feature.network` too."""
+    """A counter that knows the fused convolution of :mod:`samfeat_hloc.feature.operators` too."""
 
     def fused(x: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
         return conv_flop_count(x, weight, out_shape)

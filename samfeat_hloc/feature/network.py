@@ -3,7 +3,8 @@
 One file, read from top to bottom as the paper's figure: a small VGG backbone with four levels
 (c1..c4 at 1, 1/2, 1/4 and 1/8 of the image), a distillation head that is taught SAM's relations
 (section 3.2), an edge head and the edge attention guidance built on it (section 3.4), four
-detection heads, an attention map and a descriptor head.
+detection heads, an attention map and a descriptor head. Where a convolution, a pooling or a
+resizing has a faster form, :mod:`.operators` has it.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from torch import Tensor, nn
 from ..errors import SamfeatError
 from ..files.image_forms import ImageLike
 from ..parallel.devices import device_of
-from . import checkpoints, onednn
+from . import checkpoints
 from .detection import counts_first
 from .extraction import extract_batch
 from .local_features import Features, as_tensors
+from .operators import conv_relu, enlarge, halve, shrink, to_one
 from .options import ExtractKeywords, ExtractOptions
 
 if TYPE_CHECKING:
@@ -89,9 +91,9 @@ class Backbone(nn.Module):
         maps: list[Tensor] = []
         x = image
         for index, level in enumerate(self.levels):
-            x = _halve(x) if index else x
+            x = halve(x) if index else x
             for conv in level:  # type: ignore[attr-defined]
-                x = _conv_relu(conv, x)
+                x = conv_relu(conv, x)
             maps.append(x)
         return maps
 
@@ -141,7 +143,7 @@ class PixelAttention(EdgeAttention):
         )
         found = F.scaled_dot_product_attention(query, key, value)
         found = found.transpose(1, 2).unflatten(2, (height, width))
-        return features + _resize(found, features.shape[-2:]).to(features.dtype)
+        return features + enlarge(found, 2).to(features.dtype)
 
 
 EDGE_ATTENTIONS: dict[str, type[EdgeAttention]] = {"rows": EdgeAttention, "pixels": PixelAttention}
@@ -249,8 +251,7 @@ class SAMFeat(nn.Module):
         if self.context is not None:
             c4 = self.context(c4)
 
-        quarter = c3.shape[-2:]
-        levels = [_resize(c1, quarter), _resize(c2, quarter), c3, _resize(c4, quarter)]
+        levels = [shrink(c1, 4), shrink(c2, 2), c3, enlarge(c4, 2)]
         # Interpolation leaves bfloat16; everything here is a convolution's input again.
         features = torch.cat([level.to(c3.dtype) for level in levels], dim=1)
         edges = torch.sigmoid(self.edge(features))
@@ -319,10 +320,12 @@ class SAMFeat(nn.Module):
         Each head may compute in half precision, the sum never: its few digits would make
         neighbouring pixels equal, which costs suppression its peaks and refinement its fractions.
         """
-        full_size = levels[0].shape[-2:]
-        heads = zip(cast(Iterable[nn.Conv2d], self.detect), self.detect_share, levels, strict=True)
+        heads = zip(
+            cast(Iterable[nn.Conv2d], self.detect), self.detect_share, levels, (1, 2, 4, 8),
+            strict=True,
+        )  # fmt: skip
         return torch.stack(
-            [share * _resize(_to_one(head, level), full_size) for head, share, level in heads]
+            [share * enlarge(to_one(head, level), factor) for head, share, level, factor in heads]
         ).sum(dim=0)
 
     @classmethod
@@ -391,61 +394,3 @@ class SAMFeat(nn.Module):
         if isinstance(image, Sequence) and not isinstance(image, str):
             return [as_tensors(found) for found in extract_batch(self, image, checked)]
         return as_tensors(extract_batch(self, [image], checked)[0])
-
-
-def _only_inference(x: Tensor) -> bool:
-    """Whether a faster form without a good backward, or without a GPU's kernel, may be taken."""
-    return x.device.type == "cpu" and not torch.is_grad_enabled()
-
-
-def _conv_relu(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """ReLU of a convolution."""
-    fused = onednn.CONVOLUTION_RELU
-    if fused is None or not _only_inference(x):
-        return F.relu(conv(x), inplace=True)
-    # One pass over the memory in place of two; autocast does not know it.
-    autocast = torch.is_autocast_enabled("cpu")
-    dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
-    weight, bias = (None if p is None else p.to(dtype) for p in (conv.weight, conv.bias))
-    return cast(Tensor, fused(x.to(dtype), weight, bias, conv.padding, conv.stride, conv.dilation,
-                              conv.groups, "relu", [], ""))  # fmt: skip
-
-
-def _to_one(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A 3x3 convolution to one channel, (B, 1, H, W) float32."""
-    if not _only_inference(x) or x.dtype == torch.float32:  # whose last digits decide of ties
-        return cast(Tensor, conv(x).float())
-    # Convolutions make 16 channels or more at once, so one costs as much as 16. Nine products of
-    # each pixel, then sums of neighbours, cost half of that.
-    batch, channels, height, width = x.shape
-    weight = conv.weight.flip(2, 3)[0].permute(1, 2, 0).reshape(9, channels)
-    products = weight @ x.permute(0, 2, 3, 1).reshape(-1, channels).t()
-    planes = products.float().view(9, batch, height * width).transpose(0, 1)
-    bias = cast(Tensor, conv.bias)
-    return F.fold(planes, (height, width), 3, padding=1) + bias[:, None, None]
-
-
-def _halve(x: Tensor) -> Tensor:
-    """2x2 max-pooling."""
-    if not _only_inference(x):
-        return F.max_pool2d(x, 2)
-    # The same, without the index of the maximum: several times faster in bfloat16.
-    x = torch.maximum(x[..., ::2, :], x[..., 1::2, :])
-    return torch.maximum(x[..., ::2], x[..., 1::2])
-
-
-def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear interpolation, pixel centres at half (``align_corners=False``)."""
-    factor = x.shape[-1] // size[-1]
-    if tuple(x.shape[-2:]) == tuple(size):
-        return x
-    if factor in (2, 4):
-        # Shrinking by an even factor, bilinear samples are means of the middle 2x2 pixels: the
-        # same by a faster kernel, above all backwards.
-        middle = factor // 2 - 1
-        if x.device.type == "cpu":
-            channels = x.shape[1]
-            mean = F.pad(x.new_full((channels, 1, 2, 2), 0.25), (middle,) * 4)
-            return F.conv2d(x, mean, stride=factor, groups=channels)
-        return F.avg_pool2d(x[..., middle:, middle:], kernel_size=2, stride=factor)
-    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)

@@ -1,0 +1,75 @@
+"""The network's operators, each in the fastest form that the device and the purpose allow."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import onednn
+
+
+def _only_inference(x: Tensor) -> bool:
+    """Whether a faster form without a good backward, without a GPU's kernel, or without a name in
+    ONNX may be taken."""
+    exporting = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
+    return x.device.type == "cpu" and not torch.is_grad_enabled() and not exporting
+
+
+def conv_relu(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """ReLU of a convolution."""
+    fused = onednn.CONVOLUTION_RELU
+    if fused is None or not _only_inference(x):
+        return F.relu(conv(x), inplace=True)
+    # One pass over the memory in place of two; autocast does not know it.
+    autocast = torch.is_autocast_enabled("cpu")
+    dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
+    weight, bias = (None if p is None else p.to(dtype) for p in (conv.weight, conv.bias))
+    return cast(Tensor, fused(x.to(dtype), weight, bias, conv.padding, conv.stride, conv.dilation,
+                              conv.groups, "relu", [], ""))  # fmt: skip
+
+
+def to_one(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A 3x3 convolution to one channel, (B, 1, H, W) float32."""
+    if not _only_inference(x) or x.dtype == torch.float32:  # whose last digits decide of ties
+        return cast(Tensor, conv(x).float())
+    # Convolutions make 16 channels or more at once, so one costs as much as 16. Nine products of
+    # each pixel, then sums of neighbours, cost half of that.
+    batch, channels, height, width = x.shape
+    weight = conv.weight.flip(2, 3)[0].permute(1, 2, 0).reshape(9, channels)
+    products = weight @ x.permute(0, 2, 3, 1).reshape(-1, channels).t()
+    planes = products.float().view(9, batch, height * width).transpose(0, 1)
+    bias = cast(Tensor, conv.bias)
+    return F.fold(planes, (height, width), 3, padding=1) + bias[:, None, None]
+
+
+def halve(x: Tensor) -> Tensor:
+    """2x2 max-pooling."""
+    if not _only_inference(x):
+        return F.max_pool2d(x, 2)
+    # The same, without the index of the maximum: several times faster in bfloat16.
+    x = torch.maximum(x[..., ::2, :], x[..., 1::2, :])
+    return torch.maximum(x[..., ::2], x[..., 1::2])
+
+
+def shrink(x: Tensor, factor: int) -> Tensor:
+    """Bilinear shrinking by an even factor, pixel centres at half; height and width its multiples.
+
+    The samples are means of the middle 2x2 pixels: the same by a faster kernel, above all
+    backwards.
+    """
+    middle = factor // 2 - 1
+    if x.device.type == "cpu":
+        channels = x.shape[1]
+        mean = F.pad(x.new_full((channels, 1, 2, 2), 0.25), (middle,) * 4)
+        return F.conv2d(x, mean, stride=factor, groups=channels)
+    return F.avg_pool2d(x[..., middle:, middle:], kernel_size=2, stride=factor)
+
+
+def enlarge(x: Tensor, factor: int) -> Tensor:
+    """Bilinear interpolation, pixel centres at half (``align_corners=False``)."""
+    if factor == 1:
+        return x
+    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
