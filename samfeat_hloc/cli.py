@@ -17,6 +17,7 @@ from .commands import (
     evaluation,
     kapture,
     localization,
+    localizing,
     maps,
     reconstruction,
     report,
@@ -34,6 +35,7 @@ from .version import __version__
 app = Application(help="SAMFeat local features for visual localization with hloc and COLMAP.")
 for commands in (
     reconstruction,
+    localizing,
     maps,
     check,
     run_commands,

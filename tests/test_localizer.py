@@ -14,11 +14,12 @@ import pytest
 import torch
 from PIL import Image
 from refusals import refused
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from samfeat_hloc.cli import app
 from samfeat_hloc.colmap.cameras import CAMERA_MODELS, Camera
 from samfeat_hloc.colmap.intrinsics import camera_from_exif, camera_from_text
+from samfeat_hloc.colmap.poses import read_poses
 from samfeat_hloc.evaluation.localization import position_error, rotation_error
 from samfeat_hloc.feature.network import SAMFeat
 from samfeat_hloc.files.feature_readers import FeatureReader
@@ -548,3 +549,84 @@ def test_the_commands(finished: Run, tmp_path: Path) -> None:
     assert f"{query.name}:" in call("map", "info", folder)
     assert "1 images removed" in call("map", "remove", folder, query.name)
     assert query.name not in call("map", "info", folder)
+
+
+def test_several_photos_and_folders(
+    finished: Run, map_dir: Path, localizer: Localizer, tmp_path: Path
+) -> None:
+    """A line a photo, a poses file of those that are localized, and the exit code."""
+    queries = finished.dataset.queries
+    camera = queries[0].camera
+    words = " ".join(map(str, [camera.model, camera.width, camera.height, *camera.params]))
+    folder = tmp_path / "new"
+    (folder / "below").mkdir(parents=True)
+    shutil.copy(finished.dataset.image_dir / queries[0].name, folder / "below" / "a.jpg")
+    shutil.copy(finished.dataset.image_dir / queries[1].name, folder / "b.jpg")
+    blocks = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    strange = tmp_path / "strange.png"
+    Image.fromarray(blocks.repeat(10, axis=0).repeat(10, axis=1)).save(strange)
+    output = tmp_path / "poses.txt"
+
+    def call(*more: object) -> Result:
+        command = ["localize", "--map", map_dir, "--camera", words, *more]
+        return CliRunner().invoke(app, list(map(str, command)))
+
+    # a photo of the folder is given once more: it is taken once
+    done = call(strange, folder, folder / "b.jpg", "--output", output)
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4 and lines[-1] == "2 of 3 photos localized"
+    assert lines[0].startswith(f"{strange}: not localized, ")
+    assert lines[1].startswith(f"{folder / 'b.jpg'}: localized; pose ")
+    poses = read_poses(output)
+    assert list(poses) == ["b.jpg", "below/a.jpg"]
+    for query, name in ((queries[0], "below/a.jpg"), (queries[1], "b.jpg")):
+        alone = localizer.localize(folder / name, query.camera)
+        assert alone.pose is not None
+        assert (poses[name].tvec == alone.pose.tvec).all()
+        assert f"{alone.num_inliers} inliers, confidence {alone.confidence:.2f}" in done.stdout
+
+    with refused(output, "exists", "--overwrite"):
+        raise call(folder, "--output", output).exception or AssertionError
+    done = call(strange, strange, "--output", output, "--overwrite")  # one of them is enough
+    assert done.exit_code == 3
+    assert read_poses(output) == {}
+    done = call(strange, folder, "--json", "--weak")
+    listed = json.loads(done.stdout)
+    assert [one["localized"] for one in listed] == [False, True, True]
+    assert [one["photo"] for one in listed] == [
+        str(strange), str(folder / "b.jpg"), str(folder / "below" / "a.jpg")
+    ]  # fmt: skip
+    assert all(one["qvec"] is not None for one in listed)
+
+
+def test_photos_that_cannot_be_tried_are_named(
+    finished: Run, map_dir: Path, tmp_path: Path
+) -> None:
+    query = finished.dataset.queries[0]
+    good = finished.dataset.image_dir / query.name
+    (tmp_path / "b.jpg").write_bytes(good.read_bytes()[:2000])
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(good, other / Path(query.name).name)
+
+    def call(*more: object) -> Result:
+        return CliRunner().invoke(app, ["localize", "--map", str(map_dir), *map(str, more)])
+
+    output = tmp_path / "poses.txt"
+    done = call(tmp_path / "b.jpg", good, "--output", output)
+    assert f"{tmp_path / 'b.jpg'}: could not be tried, " in done.stdout
+    with refused("1 of 2 photos", "b.jpg"):
+        raise done.exception or AssertionError
+    assert list(read_poses(output)) == [good.name]
+    with refused("b.jpg"):
+        raise call(tmp_path / "b.jpg").exception or AssertionError
+    with refused("none.jpg", "no such photo or folder"):
+        raise call(good, tmp_path / "none.jpg").exception or AssertionError
+    with refused(other / good.name, good.name, "one folder"):
+        raise call(good, other, "--output", tmp_path / "twice.txt").exception or AssertionError
+    both = call(good, other, "--json")
+    assert [one["localized"] for one in json.loads(both.stdout)] == [True, True]
+    (tmp_path / "empty").mkdir()
+    with refused("empty", "no image"):
+        raise call(tmp_path / "empty").exception or AssertionError

@@ -1,9 +1,7 @@
-"""``samfeat map add``, ``remove``, ``info``, and ``samfeat localize``."""
+"""``samfeat map add``, ``remove`` and ``info``."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,27 +10,13 @@ import typer
 from ..errors import SamfeatError
 from . import map_files
 from .application import group
-from .options import (
-    DEFAULT_MAX_ERROR,
-    OWN_PHOTOS,
-    Device,
-    Images,
-    MaxError,
-    OfficialWeights,
-    Weights,
-)
-
-NOT_LOCALIZED = 3  # exit code of `samfeat localize`
+from .options import OWN_PHOTOS, Device, Images, MapImages, OfficialWeights, Weights
 
 _Map = Annotated[Path, typer.Argument(metavar="MAP", help="Folder of a saved map.")]
-_NumRetrieved = Annotated[
-    int, typer.Option("--num-retrieved", help="Database images matched with each photo.")
-]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    app.command("localize", rich_help_panel=OWN_PHOTOS)(_localize)
     maps = group(app, "map", "Save a map in one folder, look into it, change it.", OWN_PHOTOS)
     map_files.register(maps)
     maps.command("add")(_add)
@@ -65,7 +49,7 @@ def _add(
     ] = 30,
     weights: Weights = None,
     official_weights: OfficialWeights = False,
-    num_retrieved: _NumRetrieved = 20,
+    num_retrieved: MapImages = 20,
     device: Device = None,
 ) -> None:
     """Add photos to a map, and the points that only they show; what is there stays as it is.
@@ -129,108 +113,3 @@ def _info(map_dir: _Map) -> None:
     )
     for image in frozen.images:
         typer.echo(f"  {image.name}: {int((image.points >= 0).sum())} observations")
-
-
-def _localize(
-    image: Annotated[Path, typer.Argument(metavar="PHOTO", help="The photo.")],
-    map_dir: Annotated[Path, typer.Option("--map", help="Folder of a saved map.")],
-    camera: Annotated[
-        str | None,
-        typer.Option(
-            "--camera",
-            help='The photo\'s camera, "MODEL width height params...".',
-            show_default="from its EXIF",
-        ),
-    ] = None,
-    refine_focal: Annotated[
-        bool | None,
-        typer.Option(
-            "--refine-focal/--no-refine-focal",
-            help="Find the focal length with the pose; by default unless --camera is given.",
-        ),
-    ] = None,
-    resize: Annotated[
-        int | None,
-        typer.Option("--resize", help="Longer side in pixels.", show_default="the map's"),
-    ] = None,
-    max_keypoints: Annotated[
-        int | None,
-        typer.Option(
-            "--max-keypoints", help="Keypoints an image at most.", show_default="the map's"
-        ),
-    ] = None,
-    num_retrieved: _NumRetrieved = 20,
-    max_error: MaxError = DEFAULT_MAX_ERROR,
-    places: Annotated[
-        bool,
-        typer.Option(
-            "--places/--no-places",
-            help="Leave out retrieved images of places that only look like the photo's.",
-        ),
-    ] = True,
-    min_inliers: Annotated[
-        int,
-        typer.Option(
-            "--min-inliers",
-            help="Keypoints that have to agree with a pose, at least; a tenth of those matched, "
-            "where that is more.",
-        ),
-    ] = 30,
-    turns: Annotated[
-        bool,
-        typer.Option(
-            "--turns", help="Try a photo that is not localized turned by 90, 180, 270 degrees too."
-        ),
-    ] = False,
-    weak: Annotated[
-        bool, typer.Option("--weak", help="Give the pose of a photo that is not localized too.")
-    ] = False,
-    weights: Weights = None,
-    official_weights: OfficialWeights = False,
-    device: Device = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Tell where a photo was taken, in a saved map; writes nothing.
-
-    The exit code is 3 where the map does not show what the photo shows, as far as it can tell.
-    """
-    from ..colmap.intrinsics import camera_from_text
-    from ..maps.localizer import Localizer
-
-    given = None if camera is None else camera_from_text(camera)
-    localizer = Localizer.load(
-        map_dir, weights=weights, official_weights=official_weights, device=device,
-        num_retrieved=num_retrieved, max_error=max_error, places=places, min_inliers=min_inliers,
-        refine_focal=refine_focal, turns=turns,
-    )  # fmt: skip
-    options = localizer.options
-    if resize is not None:
-        options = replace(options, resize=resize)
-    if max_keypoints is not None:
-        options = replace(options, max_keypoints=max_keypoints)
-    localizer.options = options
-    found = localizer.localize(image, given)
-    if as_json:
-        typer.echo(json.dumps(found.as_json(weak=weak), indent=1))
-    else:
-        if found.refused is not None:
-            typer.echo(f"{image}: not localized, {found.refused}")
-        elif found.turned:
-            typer.echo(f"{image}: turned by {found.turned} degrees, clockwise")
-        pose = found.pose or (found.weak_pose if weak else None)
-        if pose is not None:
-            values = " ".join(f"{value:.9g}" for value in [*pose.qvec, *pose.tvec])
-            centre = ", ".join(f"{value:.3f}" for value in pose.centre)
-            typer.echo(f"pose (qw qx qy qz tx ty tz, world to camera): {values}")
-            typer.echo(f"camera centre: {centre}")
-        if found.pose is not None and found.focal_deviation is not None:
-            focal = found.camera.to_pycolmap().mean_focal_length()
-            typer.echo(f"focal length: {focal:.1f} pixels, +- {found.focal_deviation:.1f}")
-        typer.echo(
-            f"{found.num_inliers} inliers of {found.num_correspondences} correspondences, "
-            f"{found.num_matches} matches; confidence {found.confidence:.2f}"
-        )
-        stages = ", ".join(f"{name} {value:.2f}" for name, value in found.seconds.items())
-        typer.echo(f"seconds: {stages}")
-    if found.pose is None:
-        raise typer.Exit(NOT_LOCALIZED)

@@ -66,6 +66,9 @@ Method = Annotated[
 MaxError = Annotated[
     float, typer.Option("--max-error", help="Largest reprojection error of an inlier, in pixels.")
 ]
+MapImages = Annotated[
+    int, typer.Option("--num-retrieved", help="Database images matched with each photo.")
+]
 Benchmark = Annotated[
     str,
     typer.Option("--benchmark", help=f"Whose layout the dataset has: {', '.join(BENCHMARKS)}."),

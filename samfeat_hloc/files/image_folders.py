@@ -115,6 +115,44 @@ def list_images(folder: Path, *, for_lists: bool = True) -> list[str]:
     return found.names
 
 
+def given_images(paths: Sequence[Path], *, for_lists: bool = True) -> dict[str, Path]:
+    """The images that are meant by paths of images and of folders, by name.
+
+    The name of an image in a folder that is given is its path below that folder, that of an image
+    that is given is its file name. One that is given twice is taken once. A file is not looked
+    into.
+
+    Arguments:
+        for_lists: as in `list_images`.
+
+    Raises:
+        SamfeatError: as `list_images`; no such file; two images of one name.
+    """
+    found: dict[str, Path] = {}
+    seen: set[Path] = set()
+    for given in paths:
+        if given.is_dir():
+            named = {name: given / name for name in list_images(given, for_lists=for_lists)}
+        elif given.exists():
+            named = {check_name(given.name) if for_lists else given.name: given}
+        else:
+            raise SamfeatError(given, "no such photo or folder", "check the path")
+        for name, path in named.items():
+            if (place := path.resolve()) in seen:
+                continue
+            seen.add(place)
+            if name in found and not for_lists:
+                name = str(path)
+            if name in found:
+                raise SamfeatError(
+                    path,
+                    f"{found[name]} has the name {name} too",
+                    "give one folder that holds both",
+                )
+            found[name] = path
+    return found
+
+
 def unfit_names(names: Sequence[str]) -> dict[str, SamfeatError]:
     """The names that `check_name` refuses, and what it says."""
     unfit = {}

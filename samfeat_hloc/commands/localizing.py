@@ -1,0 +1,239 @@
+"""``samfeat localize``: where photos were taken, in a saved map."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import SamfeatError, some_of
+from .options import (
+    DEFAULT_MAX_ERROR,
+    OWN_PHOTOS,
+    Device,
+    MapImages,
+    MaxError,
+    OfficialWeights,
+    Weights,
+)
+
+if TYPE_CHECKING:
+    from ..colmap.cameras import Camera
+    from ..colmap.poses import Pose
+    from ..maps.localizer import Localization, Localizer
+
+NOT_LOCALIZED = 3  # exit code
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("localize", rich_help_panel=OWN_PHOTOS)(_localize)
+
+
+def _localize(
+    photos: Annotated[
+        list[Path],
+        typer.Argument(metavar="PHOTO", help="Photos, and folders of photos."),
+    ],
+    map_dir: Annotated[Path, typer.Option("--map", help="Folder of a saved map.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            help="Poses file to write, a line 'name qw qx qy qz tx ty tz' (world to camera) for "
+            "each photo that is localized; names are paths below a folder that is given.",
+        ),
+    ] = None,
+    camera: Annotated[
+        str | None,
+        typer.Option(
+            "--camera",
+            help='The photos\' camera, "MODEL width height params...".',
+            show_default="from their EXIF",
+        ),
+    ] = None,
+    refine_focal: Annotated[
+        bool | None,
+        typer.Option(
+            "--refine-focal/--no-refine-focal",
+            help="Find the focal length with the pose; by default unless --camera is given.",
+        ),
+    ] = None,
+    resize: Annotated[
+        int | None,
+        typer.Option("--resize", help="Longer side in pixels.", show_default="the map's"),
+    ] = None,
+    max_keypoints: Annotated[
+        int | None,
+        typer.Option(
+            "--max-keypoints", help="Keypoints an image at most.", show_default="the map's"
+        ),
+    ] = None,
+    num_retrieved: MapImages = 20,
+    max_error: MaxError = DEFAULT_MAX_ERROR,
+    places: Annotated[
+        bool,
+        typer.Option(
+            "--places/--no-places",
+            help="Leave out retrieved images of places that only look like the photo's.",
+        ),
+    ] = True,
+    min_inliers: Annotated[
+        int,
+        typer.Option(
+            "--min-inliers",
+            help="Keypoints that have to agree with a pose, at least; a tenth of those matched, "
+            "where that is more.",
+        ),
+    ] = 30,
+    turns: Annotated[
+        bool,
+        typer.Option(
+            "--turns", help="Try a photo that is not localized turned by 90, 180, 270 degrees too."
+        ),
+    ] = False,
+    weak: Annotated[
+        bool, typer.Option("--weak", help="Give the pose of a photo that is not localized too.")
+    ] = False,
+    weights: Weights = None,
+    official_weights: OfficialWeights = False,
+    device: Device = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --output.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print JSON: an object, or a list of them for several photos."),
+    ] = False,
+) -> None:
+    """Tell where photos were taken, in a saved map.
+
+    The exit code is 3 where no photo is localized, for all that the map can tell. It is 1 where
+    photos cannot be read; they are named, and the others localized.
+    """
+    from ..colmap.intrinsics import camera_from_text
+    from ..files.image_folders import given_images
+    from ..maps.localizer import Localizer
+
+    if output is not None and output.exists() and not overwrite:
+        raise SamfeatError(output, "exists already", "replace it with --overwrite")
+    named = given_images(photos, for_lists=output is not None)
+    given = None if camera is None else camera_from_text(camera)
+    localizer = Localizer.load(
+        map_dir, weights=weights, official_weights=official_weights, device=device,
+        num_retrieved=num_retrieved, max_error=max_error, places=places, min_inliers=min_inliers,
+        refine_focal=refine_focal, turns=turns,
+    )  # fmt: skip
+    options = localizer.options
+    if resize is not None:
+        options = replace(options, resize=resize)
+    if max_keypoints is not None:
+        options = replace(options, max_keypoints=max_keypoints)
+    localizer.options = options
+    if len(photos) == 1 and photos[0].is_file():
+        (name,) = named
+        found = {name: localizer.localize(photos[0], given)}
+        if as_json:
+            typer.echo(json.dumps(found[name].as_json(weak=weak), indent=1))
+        else:
+            typer.echo(in_full(photos[0], found[name], weak=weak))
+        unread: dict[str, SamfeatError] = {}
+    else:
+        found, unread = _localize_all(localizer, named, given, weak=weak, quiet=as_json)
+        if as_json:
+            listed = [
+                {"photo": str(path), **found[name].as_json(weak=weak)}
+                if name in found
+                else {"photo": str(path), "localized": False, "error": unread[name].problem}
+                for name, path in named.items()
+            ]
+            typer.echo(json.dumps(listed, indent=1))
+    poses = {name: pose for name in found if (pose := _given(found[name], weak)) is not None}
+    if output is not None:
+        from ..colmap.poses import write_poses
+
+        write_poses(output, poses)
+    if unread:
+        told = some_of([str(named[name]) for name in unread])
+        raise SamfeatError(
+            f"{len(unread)} of {len(named)} photos",
+            f"could not be tried: {told}",
+            "their lines say why; the others are done",
+        )
+    if all(one.pose is None for one in found.values()):
+        raise typer.Exit(NOT_LOCALIZED)
+
+
+def _localize_all(
+    localizer: Localizer,
+    named: Mapping[str, Path],
+    camera: Camera | None,
+    *,
+    weak: bool,
+    quiet: bool,
+) -> tuple[dict[str, Localization], dict[str, SamfeatError]]:
+    """What was found by name, and why others were not tried; a line a photo as it goes."""
+    from ..progress import tqdm
+
+    found: dict[str, Localization] = {}
+    unread: dict[str, SamfeatError] = {}
+    for name, path in tqdm(named.items(), desc="localize", unit="photo", delay=2):
+        try:
+            found[name] = localizer.localize(path, camera)
+            line = in_a_line(path, found[name], weak=weak)
+        except SamfeatError as error:
+            unread[name] = error
+            line = f"{path}: could not be tried, {error.problem}"
+        if not quiet:
+            tqdm.write(line)
+    if not quiet:
+        count = sum(one.pose is not None for one in found.values())
+        typer.echo(f"{count} of {len(named)} photos localized")
+    return found, unread
+
+
+def _given(found: Localization, weak: bool) -> Pose | None:
+    return found.pose or (found.weak_pose if weak else None)
+
+
+def _values(pose: Pose) -> str:
+    return " ".join(f"{value:.9g}" for value in [*pose.qvec, *pose.tvec])
+
+
+def in_a_line(path: Path, found: Localization, *, weak: bool = False) -> str:
+    """What became of one of several photos."""
+    pose = _given(found, weak)
+    parts = [f"not localized, {found.refused}" if found.pose is None else "localized"]
+    if pose is not None:
+        parts.append(f"{'pose' if found.pose else 'weak pose'} {_values(pose)}")
+    if found.pose is not None:
+        parts.append(f"{found.num_inliers} inliers, confidence {found.confidence:.2f}")
+        if found.turned:
+            parts.append(f"turned by {found.turned} degrees")
+    return f"{path}: {'; '.join(parts)}"
+
+
+def in_full(path: Path, found: Localization, *, weak: bool = False) -> str:
+    """What became of a single photo, in several lines."""
+    lines = []
+    if found.refused is not None:
+        lines.append(f"{path}: not localized, {found.refused}")
+    elif found.turned:
+        lines.append(f"{path}: turned by {found.turned} degrees, clockwise")
+    pose = _given(found, weak)
+    if pose is not None:
+        centre = ", ".join(f"{value:.3f}" for value in pose.centre)
+        lines.append(f"pose (qw qx qy qz tx ty tz, world to camera): {_values(pose)}")
+        lines.append(f"camera centre: {centre}")
+    if found.pose is not None and found.focal_deviation is not None:
+        focal = found.camera.to_pycolmap().mean_focal_length()
+        lines.append(f"focal length: {focal:.1f} pixels, +- {found.focal_deviation:.1f}")
+    lines.append(
+        f"{found.num_inliers} inliers of {found.num_correspondences} correspondences, "
+        f"{found.num_matches} matches; confidence {found.confidence:.2f}"
+    )
+    stages = ", ".join(f"{name} {value:.2f}" for name, value in found.seconds.items())
+    lines.append(f"seconds: {stages}")
+    return "\n".join(lines)
