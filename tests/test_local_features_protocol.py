@@ -139,6 +139,16 @@ def test_dataset_without_lists(scene: Scene, dataset: Path, outputs: Path) -> No
     assert list(again.poses) == list(done.poses)
 
 
+def test_dataset_with_poses_alone(scene: Scene, dataset: Path, outputs: Path) -> None:
+    model = dataset / "3D-models" / "aachen_v_1_1"
+    (model / "points3D.txt").write_text("")
+    lines = (model / "images.txt").read_text().splitlines()
+    (model / "images.txt").write_text("".join(f"{line}\n\n" for line in lines[::2]))
+    done = run(dataset, outputs)
+    check_poses(done, scene, DAY + NIGHT[:2])
+    assert (outputs / "pairs-db-poses20.txt").is_file()
+
+
 def test_benchmark_database_and_pairs(scene: Scene, dataset: Path, outputs: Path) -> None:
     """Night queries only, and the submission as the benchmark's script names and writes it."""
     write_template(dataset, [*NIGHT, *DB])

@@ -12,11 +12,14 @@ from pathlib import Path
 
 import matplotlib.image
 import numpy as np
+import pycolmap
 import pytest
 import torch
 from refusals import error_line, refused
 
+from samfeat_hloc.colmap.model import read_model
 from samfeat_hloc.colmap.poses import Pose
+from samfeat_hloc.files.pair_lists import read_pairs
 from samfeat_hloc.localization import submission
 from samfeat_hloc.pictures.run import ground_plane, write_pictures
 from samfeat_hloc.pipelines import run as pipeline
@@ -169,6 +172,27 @@ def test_rootsift_goes_the_same_way(dataset: Path, tmp_path: Path) -> None:
     assert run.evaluation.conditions["day"].recalls[(5.0, 10.0)] == 1.0
     with refused("features.h5"):
         pipeline.run(dataset, tmp_path / "run", FAST)
+
+
+def test_a_reference_model_without_points(finished: Run, dataset: Path, tmp_path: Path) -> None:
+    """Poses of the database photos and nothing else: they tell which photos to match."""
+    shutil.copytree(dataset, tmp_path / "dataset")
+    (model,) = (tmp_path / "dataset" / "3D-models").iterdir()
+    posed = pycolmap.Reconstruction(str(model))
+    for point in list(posed.points3D):
+        posed.delete_point3D(point)
+    posed.write_binary(str(model))
+    run = pipeline.run(tmp_path / "dataset", tmp_path / "run", FAST)
+    assert not (tmp_path / "run" / "pairs-db-covis20.txt").exists()
+    listed = read_pairs(tmp_path / "run" / "pairs-db-poses20.txt")
+    assert {name for pair in listed for name in pair} == set(run.dataset.db_names)
+    made = [read_model(one.map_dir) for one in (finished, run)]
+    assert len(made[1].point_ids) > 0.8 * len(made[0].point_ids)
+    for name, image in made[0].images.items():
+        assert np.allclose(made[1].images[name].pose.centre, image.pose.centre)
+    assert run.evaluation is not None
+    assert run.evaluation.conditions["day"].recalls[(0.25, 2.0)] == 1.0
+    assert submission.check(run.submission, run.dataset) == []
 
 
 def test_pictures(finished: Run) -> None:

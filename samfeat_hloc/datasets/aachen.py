@@ -9,7 +9,8 @@
     DIR/queries/ground_truth.txt                       optional: name qw qx qy qz tx ty tz
 
 The condition of a query (day, night) is the start of its list's file name. Names in the ground
-truth may do without folders.
+truth may do without folders. The reference model may be without points: its images are then paired
+by their poses.
 """
 
 from __future__ import annotations
@@ -36,15 +37,13 @@ class AachenDataset(Dataset):
         Raises:
             SamfeatError: with file and, in lists, line: missing or empty folders and lists,
                 malformed lines, duplicate queries, images that are not there, a reference model
-                that is broken or without images or points.
+                that is broken or without images.
         """
         root = check_folder(root)
         image_dir = photos(root)
         queries = read_lists(root / "queries")
         reference_model = find_model(root / "3D-models")
         content = read_content(reference_model)
-        if content.num_points == 0:
-            raise SamfeatError(reference_model, "the model has no points", "triangulate it first")
         db_names = list(content.poses)
         check_files(image_dir, [query.name for query in queries], root / "queries")
         check_files(image_dir, db_names, reference_model)

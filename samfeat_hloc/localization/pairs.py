@@ -132,7 +132,11 @@ def _observations(model: Path) -> tuple[list[str], list[np.ndarray]]:
     """Image names, and the rows of the points that each one sees, in the order of image ids."""
     content = read_model(model)
     if len(content.point_ids) == 0:
-        raise SamfeatError(model, "the model has no points", "triangulate it first")
+        raise SamfeatError(
+            model,
+            "the model has no points",
+            "pair its images by their poses with `samfeat pairs poses`",
+        )
     for name in content.images:
         try:
             check_name(name)

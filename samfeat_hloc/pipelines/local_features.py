@@ -5,8 +5,8 @@ local features report: match a fixed list of pairs by mutual nearest neighbours,
 geometrically, triangulate the database images at their known poses, register the night queries,
 all at fixed intrinsics. On Aachen v1.1 the benchmark gives names and intrinsics (a COLMAP database)
 and the pairs; both belong in the dataset's folder. Any other dataset in this layout needs no
-database, and its pairs are made like the benchmark's: covisible database images, retrieved ones
-for the queries.
+database, and its pairs are made like the benchmark's: covisible database images (near ones where
+the reference model has no points), retrieved ones for the queries.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from ..files.atomic import write_atomically
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.outputs import Output
 from ..files.pair_lists import read_pairs, unique_pairs
-from ..localization import global_descriptors, matches, pairs
+from ..localization import global_descriptors, matches, pairs, pairs_by_rule
 from ..localization.submission import file_name
 from .methods import match_config
 from .reconstruct import ReconstructOptions, extract
@@ -179,10 +179,14 @@ def _make_pairs(
     feature_file: Path,
     options: ProtocolOptions,
 ) -> Path:
-    """Covisible database images, and retrieved ones for every query; shared with the pipeline."""
+    """Covisible database images, or near ones where the reference model has no points, and
+    retrieved ones for every query; shared with the pipeline."""
     again: dict[str, Any] = {"overwrite": options.features.overwrite}
-    covisible = pairs.from_covisibility(
-        dataset.reference_model, outputs / f"pairs-db-covis{options.num_covisible}.txt",
+    choose, by = pairs.from_covisibility, "covis"
+    if not dataset.num_points:
+        choose, by = pairs_by_rule.from_poses, "poses"
+    of_database = choose(
+        dataset.reference_model, outputs / f"pairs-db-{by}{options.num_covisible}.txt",
         num_matched=options.num_covisible, **again,
     )  # fmt: skip
     descriptors = global_descriptors.main(
@@ -197,14 +201,14 @@ def _make_pairs(
     output = folder / "pairs.txt"
     made_by = provenance.made_by(
         "pairs",
-        {"from": "covisibility and retrieval"},
-        {"db": provenance.file_hash(covisible), "query": provenance.file_hash(retrieved)},
+        {"from": "covisibility and retrieval" if dataset.num_points else "poses and retrieval"},
+        {"db": provenance.file_hash(of_database), "query": provenance.file_hash(retrieved)},
     )
     result = Output(output, made_by, **again)
     if result.is_there():
         return output
     return result.write_text(
-        covisible.read_text(encoding="utf-8") + retrieved.read_text(encoding="utf-8")
+        of_database.read_text(encoding="utf-8") + retrieved.read_text(encoding="utf-8")
     )
 
 
