@@ -127,6 +127,7 @@ def build(
         vocabulary=vocabulary,
         xyz=model.xyz,
         point_ids=model.point_ids,
+        first_added_id=saved_map.next_id(model.point_ids),
     )
     with work_folder(output) as work:
         new = work / "map"
@@ -196,7 +197,7 @@ def add(
         report.append(entry)
         if entry.refused is None:
             globals_[len(images) - 1] = images[-1].global_descriptor
-            first_id = int(localizer.map.point_ids.max(initial=-1)) + 1
+            first_id = max(before.first_added_id, saved_map.next_id(localizer.map.point_ids))
             ids = np.arange(first_id, first_id + len(xyz), dtype=np.int64)
             localizer = localizer.on(
                 replace(
@@ -274,6 +275,7 @@ def _joined(
         descriptors=features.descriptors,
         points=points,
         global_descriptor=features.global_descriptor,
+        added=True,
     )
     seen_by = {image.name: new.view == i for i, (image, _) in enumerate(neighbours)}
     images = [

@@ -2,9 +2,10 @@
 
 ::
 
-    manifest.json                what it is, which files belong to it, and their SHA-256
+    manifest.json                what it is, which files belong to it, and their SHA-256; the id
+                                 from which on points came with added images
     vocabulary.npy               (K, D) float32, words of the retrieval's VLAD
-    images-0000/images.json      the images' names, cameras and poses
+    images-0000/images.json      the images' names, cameras and poses, and which were added
     images-0000/counts.npy       (M,) int64, keypoints of each image
     images-0000/keypoints.npy    (sum, 2) float32, corner of the image at (0, 0)
     images-0000/descriptors.npy  (sum, D) float16
@@ -60,6 +61,7 @@ class FrozenImage:
         descriptors: (N, D) float16.
         points: (N,) int32, rows of the map's points, -1 for none.
         global_descriptor: (K * D,) float32.
+        added: whether it came to a map that was there.
     """
 
     name: str
@@ -69,6 +71,7 @@ class FrozenImage:
     descriptors: np.ndarray
     points: np.ndarray
     global_descriptor: np.ndarray
+    added: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +84,8 @@ class FrozenMap:
         images: in the order in which they came.
         global_descriptors: (M, K * D) float32, a row an image.
         vocabulary: (K, D) float32.
-        xyz: (P, 3) float64; point_ids: (P,) int64.
+        xyz: (P, 3) float64; point_ids: (P,) int64, ascending.
+        first_added_id: ids from here on are of points that came with added images.
     """
 
     extraction: ExtractOptions
@@ -91,6 +95,7 @@ class FrozenMap:
     vocabulary: np.ndarray
     xyz: np.ndarray
     point_ids: np.ndarray
+    first_added_id: int
 
     @property
     def num_observations(self) -> int:
@@ -125,6 +130,7 @@ def read(folder: Path) -> FrozenMap:
             vocabulary=_array(folder / _VOCABULARY),
             xyz=xyz,
             point_ids=point_ids,
+            first_added_id=int(manifest.get("first_added_id", next_id(point_ids))),
         )
     except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
         why = in_one_line(error)
@@ -143,6 +149,7 @@ def create(folder: Path, frozen: FrozenMap) -> Path:
         "extraction": frozen.extraction.asdict(),
         "segments": ["images-0000"],
         "points": "points-0000",
+        "first_added_id": frozen.first_added_id,
     }
     _write_manifest(folder, manifest, {})
     return folder
@@ -166,6 +173,7 @@ def extend(folder: Path, frozen: FrozenMap) -> None:
         _write_segment(folder / segment, frozen.images[len(there) :])
         manifest["segments"].append(segment)
         manifest["points"] = _next([manifest["points"]])
+        manifest["first_added_id"] = frozen.first_added_id
         _write_points(folder / manifest["points"], frozen.xyz, frozen.point_ids, frozen.images)
         _write_manifest(folder, manifest, known)
 
@@ -173,7 +181,9 @@ def extend(folder: Path, frozen: FrozenMap) -> None:
 def drop(folder: Path, names: Sequence[str]) -> None:
     """Remove images from a saved map: their poses, keypoints and descriptors.
 
-    As in COLMAP, points that are left with fewer than two observations go too.
+    As in COLMAP, points that are left with fewer than two observations go too; so do those that
+    came with added images, where none of these is left to see them. An image that joins and leaves
+    again leaves the map as it was.
 
     Raises:
         SamfeatError: a name that the map does not have, or all of them; another process changes
@@ -201,6 +211,7 @@ def drop(folder: Path, names: Sequence[str]) -> None:
                 _write_segment(folder / segments[-1], left)
         manifest["segments"] = segments
         manifest["points"] = _next([manifest["points"]])
+        manifest["first_added_id"] = frozen.first_added_id
         _write_points(folder / manifest["points"], *_without(frozen, unwanted))
         _write_manifest(folder, manifest, files)
 
@@ -208,14 +219,26 @@ def drop(folder: Path, names: Sequence[str]) -> None:
 def _without(
     frozen: FrozenMap, names: set[str]
 ) -> tuple[np.ndarray, np.ndarray, list[FrozenImage]]:
-    """Points, ids and images of a map without some images and points of fewer than two views."""
+    """Points, ids and images of a map without some images, and without the points that were there
+    for their sake alone."""
     images = [image for image in frozen.images if image.name not in names]
-    seen = np.concatenate([image.points for image in images])
-    observations = np.bincount(seen[seen >= 0], minlength=len(frozen.xyz))
-    kept = observations >= 2
+    observations = _observations(images, len(frozen.xyz))
+    by_added = _observations([image for image in images if image.added], len(frozen.xyz))
+    kept = (observations >= 2) & ((frozen.point_ids < frozen.first_added_id) | (by_added > 0))
     row = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1).astype(np.int32)  # -1 stays -1
     left = [replace(image, points=row[image.points]) for image in images]
     return frozen.xyz[kept], frozen.point_ids[kept], left
+
+
+def _observations(images: Sequence[FrozenImage], num_points: int) -> np.ndarray:
+    """(P,) int64, how many of the images see each point."""
+    seen = np.concatenate([image.points for image in images] or [np.zeros(0, dtype=np.int32)])
+    return np.bincount(seen[seen >= 0], minlength=num_points)
+
+
+def next_id(point_ids: np.ndarray) -> int:
+    """The first id after those of some points."""
+    return int(point_ids.max(initial=-1)) + 1
 
 
 @contextmanager
@@ -294,6 +317,7 @@ def _write_segment(folder: Path, images: Sequence[FrozenImage]) -> None:
                        *image.camera.params],
             "qvec": image.pose.qvec.tolist(),
             "tvec": image.pose.tvec.tolist(),
+            "added": image.added,
         }
         for image in images
     ]  # fmt: skip
@@ -346,6 +370,7 @@ def _read_segment(folder: Path) -> tuple[list[FrozenImage], np.ndarray]:
                 descriptors=descriptors[part],
                 points=np.zeros(0, dtype=np.int32),
                 global_descriptor=matrix[row],
+                added=bool(entry.get("added", False)),
             )
         )
     return images, matrix
