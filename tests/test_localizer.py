@@ -28,7 +28,10 @@ from samfeat_hloc.files.images import read_image
 from samfeat_hloc.localization.acceptance import confidence, least_inliers, refusal
 from samfeat_hloc.localization.global_descriptors import vlad
 from samfeat_hloc.maps import building, saved_map
-from samfeat_hloc.maps.localizer import Localization, Localizer, QueryFeatures
+from samfeat_hloc.maps.localization import Localization
+from samfeat_hloc.maps.localizer import Localizer
+from samfeat_hloc.maps.localizer_settings import LocalizerSettings
+from samfeat_hloc.maps.query import QueryFeatures
 from samfeat_hloc.maps.sources import sources_in
 from samfeat_hloc.pipelines import run
 from samfeat_hloc.pipelines.run import Run
@@ -54,6 +57,19 @@ def map_dir(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def localizer(map_dir: Path) -> Localizer:
     return Localizer.load(map_dir)
+
+
+def test_settings_come_as_one_or_by_their_names(map_dir: Path, localizer: Localizer) -> None:
+    settings = LocalizerSettings(num_retrieved=7, turns=True)
+    wanted = replace(settings, min_inliers=40)
+    assert Localizer.load(map_dir, settings, min_inliers=40).settings == wanted
+    by_name = Localizer(localizer.map, localizer.model, num_retrieved=7, turns=True, min_inliers=40)
+    assert by_name.settings == wanted
+    assert by_name.options == localizer.map.extraction
+    with pytest.raises(TypeError, match="number_retrieved"):
+        Localizer.load(map_dir, number_retrieved=7)
+    with refused("num_retrieved 0", "above 0"):
+        LocalizerSettings(num_retrieved=0)
 
 
 def content(folder: Path) -> dict[str, str]:

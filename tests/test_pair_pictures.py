@@ -12,7 +12,7 @@ from refusals import refused
 from typer.testing import CliRunner
 
 from samfeat_hloc.commands import visualization
-from samfeat_hloc.commands.evaluation import extract_options
+from samfeat_hloc.commands.measured_features import extract_options
 from samfeat_hloc.evaluation.matching import CachedFeatures
 from samfeat_hloc.feature.checkpoints import write_checkpoint
 from samfeat_hloc.feature.network import SAMFeat

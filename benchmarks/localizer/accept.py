@@ -41,7 +41,8 @@ from samfeat_hloc.files.images import image_size
 from samfeat_hloc.localization.acceptance import least_inliers
 from samfeat_hloc.localization.global_descriptors import vlad
 from samfeat_hloc.maps import saved_map
-from samfeat_hloc.maps.localizer import Localizer, QueryFeatures
+from samfeat_hloc.maps.localizer import Localizer
+from samfeat_hloc.maps.query import QueryFeatures
 from samfeat_hloc.maps.saved_map import FrozenMap
 from samfeat_hloc.progress import tqdm
 
@@ -177,7 +178,7 @@ def _record(
         global_descriptor=vlad(descriptors.astype(np.float32), localizer.map.vocabulary),
     )
     found, matches, inliers = localizer.localize_features(
-        few, camera, refine_focal=bool(localizer.refine_focal)
+        few, camera, refine_focal=bool(localizer.settings.refine_focal)
     )
     pose, right = found.pose or found.weak_pose, None
     if photo.place == name and photo.truth is not None:

@@ -22,16 +22,14 @@ import typer
 
 from samfeat_hloc.cli import run as run_application
 from samfeat_hloc.commands.evaluation import (
-    METHODS,
     FeatureFiles,
     FeatureTypes,
     MaxKeypoints,
     OfficialWeights,
     Overwrite,
     Resize,
-    named_files,
-    open_methods,
 )
+from samfeat_hloc.commands.measured_features import METHODS, named_files, open_methods
 from samfeat_hloc.commands.options import Outputs, Weights
 from samfeat_hloc.datasets.aachen import AachenDataset
 from samfeat_hloc.errors import SamfeatError

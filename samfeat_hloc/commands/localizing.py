@@ -24,7 +24,8 @@ from .options import (
 if TYPE_CHECKING:
     from ..colmap.cameras import Camera
     from ..colmap.poses import Pose
-    from ..maps.localizer import Localization, Localizer
+    from ..maps.localization import Localization
+    from ..maps.localizer import Localizer
 
 NOT_LOCALIZED = 3  # exit code
 
@@ -131,7 +132,7 @@ def _localize(
         options = replace(options, resize=resize)
     if max_keypoints is not None:
         options = replace(options, max_keypoints=max_keypoints)
-    localizer.options = options
+    localizer.settings = replace(localizer.settings, options=options)
     if len(photos) == 1 and photos[0].is_file():
         (name,) = named
         found = {name: localizer.localize(photos[0], given)}

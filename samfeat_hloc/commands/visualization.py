@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .application import group
-from .evaluation import extract_options
+from .measured_features import extract_options
 from .options import LOOK, Device, OfficialWeights, Weights
 
 if TYPE_CHECKING:

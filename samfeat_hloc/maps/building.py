@@ -25,7 +25,8 @@ from ..localization.correspondences import merged
 from ..localization.same_features import check_same_features
 from ..progress import tqdm
 from . import new_points, saved_map
-from .localizer import Localizer, with_points
+from .localizer import Localizer
+from .posing import with_points
 from .saved_map import FrozenImage, FrozenMap
 from .sources import MapSources
 
@@ -189,7 +190,7 @@ def add(
         [before.global_descriptors, np.zeros((len(cameras), before.vocabulary.size), np.float32)]
     )
     localizer = localizer.on(replace(before, global_descriptors=globals_[: len(before.images)]))
-    localizer.min_inliers = min_inliers
+    localizer.settings = replace(localizer.settings, min_inliers=min_inliers)
     for name, camera in tqdm(cameras.items(), desc="add", unit="image"):
         entry, images, xyz = _joined(
             localizer, image_dir / name, name, camera, (poses or {}).get(name)

@@ -1,0 +1,155 @@
+"""From the matches of a photo with images of a map to its pose, and its focal length if asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..colmap.absolute_pose import estimate_pose
+from ..colmap.cameras import Camera
+from ..colmap.focal_length import estimate_focal_length, refine_focal_length
+from ..colmap.poses import Pose
+from ..localization.acceptance import least_inliers
+from ..localization.correspondences import Correspondences, ImageMatches, merged
+from ..localization.places import Agreement, agreeing, most_promising
+from .localization import Clock
+from .localizer_settings import LocalizerSettings
+from .saved_map import FrozenImage
+
+_MAX_DEVIATION = 0.1  # of a focal length that is found: one with more is not told by the photo
+
+
+@dataclass(frozen=True, eq=False)
+class Posed:
+    """A pose and what it comes from.
+
+    Attributes:
+        pose: cam_from_world; None where there is none.
+        inliers: (K,) bool, which correspondences are within the error bound.
+        found: the K correspondences.
+        names: the images that they are of.
+        camera: the intrinsics that it was found with.
+        focal_deviation: standard deviation, in pixels, of the focal length where it was found too.
+        ransacs: how often RANSAC was run.
+    """
+
+    pose: Pose | None
+    inliers: np.ndarray
+    found: Correspondences
+    names: list[str]
+    camera: Camera
+    focal_deviation: float | None
+    ransacs: int
+
+
+def with_points(image: FrozenImage, pair: tuple[np.ndarray, np.ndarray]) -> ImageMatches:
+    """The matches with keypoints that have a point."""
+    rows = image.points[pair[1]].astype(np.int64)
+    seen = rows >= 0
+    return ImageMatches(image.name, image.points[image.points >= 0], pair[0][seen], rows[seen])
+
+
+def solve(
+    images: list[ImageMatches],
+    keypoints: np.ndarray,
+    xyz: np.ndarray,
+    camera: Camera,
+    settings: LocalizerSettings,
+    clock: Clock,
+    *,
+    refine_focal: bool,
+) -> Posed:
+    """The pose of a photo.
+
+    Arguments:
+        images: the matches with each, as :func:`with_points` gives them, most similar first.
+        keypoints: (N, 2) float64 pixels of the photo, its corner at (0, 0).
+        xyz: (P, 3) float64, the map's points.
+        camera: the photo's intrinsics.
+        refine_focal: look for the focal length first, and keep ``camera`` where it is not told.
+    """
+    ransacs = 0
+    if refine_focal:
+        with clock.stage("focal"):
+            rough = _rough_focal(images, keypoints, xyz, camera, settings)
+        ransacs += 1
+        if rough is not None:
+            posed = _solve(images, keypoints, xyz, rough, settings, clock)
+            ransacs += posed.ransacs
+            with clock.stage("focal"):
+                refined = _refined(posed, keypoints, xyz)
+            if refined is not None:
+                return replace(refined, ransacs=ransacs)
+    posed = _solve(images, keypoints, xyz, camera, settings, clock)
+    return replace(posed, ransacs=ransacs + posed.ransacs)
+
+
+def _solve(
+    images: Sequence[ImageMatches],
+    keypoints: np.ndarray,
+    xyz: np.ndarray,
+    camera: Camera,
+    settings: LocalizerSettings,
+    clock: Clock,
+) -> Posed:
+    """The pose with these intrinsics."""
+    intrinsics = camera.to_pycolmap()
+    agreement = Agreement(list(images))
+    with clock.stage("places"):
+        if settings.places:
+            agreement = agreeing(images, xyz, intrinsics, keypoints, max_error=settings.max_error)
+    with clock.stage("pose"):
+        found = merged(agreement.images)
+        solved = agreement.solved or estimate_pose(
+            keypoints[found.keypoints],
+            xyz[found.points],
+            intrinsics,
+            max_error=settings.max_error,
+        )
+    pose, inliers = solved or (None, np.zeros(len(found.keypoints), dtype=bool))
+    return Posed(
+        pose=pose,
+        inliers=inliers,
+        found=found,
+        names=[image.name for image in agreement.images],
+        camera=camera,
+        focal_deviation=None,
+        ransacs=agreement.ransacs + (agreement.solved is None),
+    )
+
+
+def _rough_focal(
+    images: Sequence[ImageMatches],
+    keypoints: np.ndarray,
+    xyz: np.ndarray,
+    camera: Camera,
+    settings: LocalizerSettings,
+) -> Camera | None:
+    """The camera with the focal length that the most promising place tells."""
+    found = merged(most_promising(images))
+    estimated = estimate_focal_length(
+        keypoints[found.keypoints], xyz[found.points], camera.to_pycolmap(),
+        max_error=settings.max_error,
+        min_inliers=least_inliers(len(np.unique(found.keypoints)), settings.min_inliers),
+    )  # fmt: skip
+    return None if estimated is None else Camera.of(estimated)
+
+
+def _refined(posed: Posed, keypoints: np.ndarray, xyz: np.ndarray) -> Posed | None:
+    """Pose and focal length from all inliers; None where these do not tell the latter."""
+    if posed.pose is None:
+        return None
+    refined = refine_focal_length(
+        keypoints[posed.found.keypoints[posed.inliers]],
+        xyz[posed.found.points[posed.inliers]],
+        posed.pose,
+        posed.camera.to_pycolmap(),
+    )
+    if refined is None:
+        return None
+    pose, intrinsics, deviation = refined
+    if deviation > _MAX_DEVIATION * intrinsics.mean_focal_length():
+        return None
+    return replace(posed, pose=pose, camera=Camera.of(intrinsics), focal_deviation=deviation)
