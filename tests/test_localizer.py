@@ -546,6 +546,31 @@ def test_a_turned_photo_is_localized_where_turns_are_tried(
         assert found.inlier_keypoints[:, 1].max() <= sides[1]
 
 
+def test_what_a_mask_hides_takes_no_part(localizer: Localizer, finished: Run) -> None:
+    query = finished.dataset.queries[0]
+    photo = read_image(finished.dataset.image_dir / query.name)
+    half = photo.shape[1] // 2
+    mask = np.ones(photo.shape[:2], dtype=np.uint8)
+    mask[:, :half] = 0
+    found = localizer.localize(photo, query.camera, mask=mask)
+    whole = localizer.localize(photo, query.camera)
+    assert found.pose is not None and whole.pose is not None
+    assert found.inlier_keypoints[:, 0].min() >= half > whole.inlier_keypoints[:, 0].min()
+    assert position_error(found.pose, whole.pose) < 0.3
+    # a turned photo's mask is turned with it
+    f, _, cx, cy = query.camera.params
+    height, width = photo.shape[:2]
+    camera = Camera("SIMPLE_PINHOLE", height, width, (f, cy, width - cx))
+    turning = Localizer(localizer.map, localizer.model, turns=True)
+    turned = turning.localize(
+        np.ascontiguousarray(np.rot90(photo)), camera, mask=np.rot90(mask).copy()
+    )
+    assert turned.turned == 90 and turned.inlier_keypoints[:, 1].max() <= width - half
+    assert localizer.localize(photo, query.camera, mask=mask * 0).pose is None
+    with refused("mask", "320x239", "size"):
+        localizer.localize(photo, query.camera, mask=mask[1:])
+
+
 def test_a_photo_of_nothing_is_not_trusted(localizer: Localizer) -> None:
     camera = Camera("SIMPLE_PINHOLE", 320, 240, (300.0, 160.0, 120.0))
     assert localizer.localize(np.zeros((240, 320, 3), dtype=np.uint8), camera).confidence < 0.5
@@ -623,7 +648,19 @@ def test_the_commands(finished: Run, tmp_path: Path) -> None:
         done = CliRunner().invoke(app, [*map(str, arguments), "--min-inliers", "100000", *weak])
         assert done.exit_code == 3
         assert wanted in done.output and "have to (so many may by chance)" in done.output
+    with refused("--masks", "already"):
+        call("map", "build", finished.outputs, "--output", tmp_path / "m", "--masks", tmp_path)
+    black = Image.new("1", (query.camera.width, query.camera.height))
+    for name in (photo.name, query.name):
+        path = tmp_path / f"masks/{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        black.save(path)
+    hidden = CliRunner().invoke(app, [*map(str, arguments), "--masks", str(tmp_path / "masks")])
+    assert hidden.exit_code == 3 and "0 inliers" in hidden.output
     (tmp_path / "list.txt").write_text(f"{query.name} {camera}\n")
+    with refused(mend="--poses"):
+        call("map", "add", folder, "--images", finished.dataset.image_dir, "--queries",
+             tmp_path / "list.txt", "--masks", tmp_path / "masks")  # fmt: skip
     text = call("map", "add", folder, "--images", finished.dataset.image_dir,
                 "--queries", tmp_path / "list.txt", "--min-inliers", 10)  # fmt: skip
     assert "1 of 1 images added" in text and " new points" in text

@@ -16,6 +16,7 @@ from .options import (
     OWN_PHOTOS,
     Device,
     MapImages,
+    MaskFolder,
     MaxError,
     OfficialWeights,
     Weights,
@@ -24,6 +25,7 @@ from .options import (
 if TYPE_CHECKING:
     from ..colmap.cameras import Camera
     from ..colmap.poses import Pose
+    from ..files.masks import Masks
     from ..maps.localization import Localization
     from ..maps.localizer import Localizer
 
@@ -100,6 +102,7 @@ def _localize(
     weak: Annotated[
         bool, typer.Option("--weak", help="Give the pose of a photo that is not localized too.")
     ] = False,
+    masks: MaskFolder = None,
     weights: Weights = None,
     official_weights: OfficialWeights = False,
     device: Device = None,
@@ -116,11 +119,15 @@ def _localize(
     """
     from ..colmap.intrinsics import camera_from_text
     from ..files.image_folders import given_images
+    from ..files.masks import Masks
     from ..maps.localizer import Localizer
 
     if output is not None and output.exists() and not overwrite:
         raise SamfeatError(output, "exists already", "replace it with --overwrite")
     named = given_images(photos, for_lists=output is not None)
+    hidden = None if masks is None else Masks(masks)
+    if hidden is not None:
+        hidden.check(named)
     given = None if camera is None else camera_from_text(camera)
     localizer = Localizer.load(
         map_dir, weights=weights, official_weights=official_weights, device=device,
@@ -135,14 +142,15 @@ def _localize(
     localizer.settings = replace(localizer.settings, options=options)
     if len(photos) == 1 and photos[0].is_file():
         (name,) = named
-        found = {name: localizer.localize(photos[0], given)}
+        mask = None if hidden is None else hidden.path(name)
+        found = {name: localizer.localize(photos[0], given, mask=mask)}
         if as_json:
             typer.echo(json.dumps(found[name].as_json(weak=weak), indent=1))
         else:
             typer.echo(in_full(photos[0], found[name], weak=weak))
         unread: dict[str, SamfeatError] = {}
     else:
-        found, unread = _localize_all(localizer, named, given, weak=weak, quiet=as_json)
+        found, unread = _localize_all(localizer, named, given, hidden, weak=weak, quiet=as_json)
         if as_json:
             listed = [
                 {"photo": str(path), **found[name].as_json(weak=weak)}
@@ -171,6 +179,7 @@ def _localize_all(
     localizer: Localizer,
     named: Mapping[str, Path],
     camera: Camera | None,
+    masks: Masks | None,
     *,
     weak: bool,
     quiet: bool,
@@ -182,7 +191,8 @@ def _localize_all(
     unread: dict[str, SamfeatError] = {}
     for name, path in tqdm(named.items(), desc="localize", unit="photo", delay=2):
         try:
-            found[name] = localizer.localize(path, camera)
+            mask = None if masks is None else masks.path(name)
+            found[name] = localizer.localize(path, camera, mask=mask)
             line = in_a_line(path, found[name], weak=weak)
         except SamfeatError as error:
             unread[name] = error

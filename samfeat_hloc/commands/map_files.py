@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import SamfeatError
-from .options import DEFAULT_PRESET, Device, LocalWorkers, OfficialWeights, Preset, Weights
+from .options import (
+    DEFAULT_PRESET,
+    Device,
+    LocalWorkers,
+    MaskFolder,
+    OfficialWeights,
+    Preset,
+    Weights,
+)
 
 if TYPE_CHECKING:
     from ..colmap.cameras import Camera
@@ -57,6 +65,7 @@ def _build(
     preset: Preset = DEFAULT_PRESET,
     weights: Weights = None,
     official_weights: OfficialWeights = False,
+    masks: MaskFolder = None,
     workers: LocalWorkers = 2,
     device: Device = None,
     compact: Annotated[
@@ -94,11 +103,17 @@ def _build(
             cameras = _cameras(poses, listed, camera)
             model = posed.model_of_lists(poses, cameras, stages / "reference")
         options = posed.PosedOptions(
-            preset, weights, official_weights, num_matched, workers, device
+            preset, weights, official_weights, num_matched, workers, device, masks
         )
         found = posed.run(model, images, stages, options)
     elif source is None:
         raise SamfeatError("SOURCE", "not given", "give outputs, a COLMAP model, or --poses")
+    elif masks is not None:
+        raise SamfeatError(
+            "--masks",
+            f"the features in {source} are extracted already",
+            "give it to the command that extracts them",
+        )
     else:
         found = sources_in(source)
     saved = building.build(found, output, compact=compact, overwrite=overwrite)

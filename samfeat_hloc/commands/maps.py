@@ -10,7 +10,15 @@ import typer
 from ..errors import SamfeatError
 from . import map_files
 from .application import group
-from .options import OWN_PHOTOS, Device, Images, MapImages, OfficialWeights, Weights
+from .options import (
+    OWN_PHOTOS,
+    Device,
+    Images,
+    MapImages,
+    MaskFolder,
+    OfficialWeights,
+    Weights,
+)
 
 _Map = Annotated[Path, typer.Argument(metavar="MAP", help="Folder of a saved map.")]
 
@@ -47,6 +55,7 @@ def _add(
     min_inliers: Annotated[
         int, typer.Option("--min-inliers", help="Leave out photos localized with fewer inliers.")
     ] = 30,
+    masks: MaskFolder = None,
     weights: Weights = None,
     official_weights: OfficialWeights = False,
     num_retrieved: MapImages = 20,
@@ -60,6 +69,7 @@ def _add(
     from ..colmap.poses import read_poses
     from ..datasets.queries import read_queries
     from ..files.image_folders import list_images
+    from ..files.masks import Masks
     from ..maps import building
     from ..maps.localizer import Localizer
 
@@ -75,7 +85,10 @@ def _add(
         map_dir, weights=weights, official_weights=official_weights, device=device,
         num_retrieved=num_retrieved,
     )  # fmt: skip
-    added = building.add(map_dir, localizer, images, cameras, poses=known, min_inliers=min_inliers)
+    added = building.add(
+        map_dir, localizer, images, cameras, poses=known, min_inliers=min_inliers,
+        masks=None if masks is None else Masks(masks),
+    )  # fmt: skip
     for entry in added:
         typer.echo(
             f"{entry.name}: left out, {entry.refused}"

@@ -91,6 +91,13 @@ Truth = Annotated[
         "--truth", help="For --benchmark colmap: the true poses, a poses file or a COLMAP model."
     ),
 ]
+MaskFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--masks",
+        help="Folder of masks, a/b.jpg.png for a/b.jpg: no keypoints where they are black.",
+    ),
+]
 Workers = Annotated[
     str, typer.Option("--workers", help="Threads or processes at a time; ray for a Ray cluster.")
 ]

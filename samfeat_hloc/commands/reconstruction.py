@@ -18,6 +18,7 @@ from .options import (
     FeatureType,
     JsonOutput,
     LocalWorkers,
+    MaskFolder,
     OfficialWeights,
     Outputs,
     Preset,
@@ -44,6 +45,7 @@ def _reconstruct(
     preset: Preset = DEFAULT_PRESET,
     weights: Weights = None,
     official_weights: OfficialWeights = False,
+    masks: MaskFolder = None,
     pairing: Annotated[
         str,
         typer.Option(
@@ -104,6 +106,7 @@ def _reconstruct(
         pairs=pairs,
         num_retrieved=num_retrieved,
         sfm=SfmConfig(camera_model, single_camera, global_mapper, threads=mapper_threads),
+        masks=masks,
         workers=workers,
         device=device,
         overwrite=overwrite,

@@ -17,6 +17,7 @@ from .options import (
     Device,
     FeatureType,
     LocalWorkers,
+    MaskFolder,
     Method,
     OfficialWeights,
     Outputs,
@@ -80,6 +81,7 @@ def _run(
         typer.Option(help="All pairs of --protocol local-features, in place of the dataset's."),
     ] = None,
     feature_type: FeatureType = "samfeat",
+    masks: MaskFolder = None,
     retrieval: Annotated[
         str | None,
         typer.Option(
@@ -177,7 +179,7 @@ def _run(
             how = ReconstructOptions(
                 method=feature_type, preset=preset, weights=weights,
                 official_weights=official_weights, workers=threads or 2, device=device,
-                overwrite=overwrite,
+                overwrite=overwrite, masks=masks,
             )  # fmt: skip
             registered = track.run(
                 dataset,
@@ -219,6 +221,7 @@ def _run(
             queries=queries,
             truth=truth,
             depth=depth,
+            masks=masks,
         )
         _whole(dataset, outputs, options, cluster, pictures=demo or pictures, started=started)
 

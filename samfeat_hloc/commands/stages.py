@@ -17,6 +17,7 @@ from .options import (
     Device,
     Features,
     Images,
+    MaskFolder,
     OfficialWeights,
     Output,
     Overwrite,
@@ -91,6 +92,7 @@ def _features(
             "--max-keypoints", help="Keypoints an image at most.", show_default="the preset's"
         ),
     ] = None,
+    masks: MaskFolder = None,
     storage: Annotated[
         str, typer.Option("--storage", help="How descriptors are stored: full, half or quantised.")
     ] = "half",
@@ -108,6 +110,7 @@ def _features(
     from ..feature.network import SAMFeat
     from ..feature.presets import PRESETS
     from ..files.image_folders import list_images
+    from ..files.masks import Masks
     from ..localization import features
     from ..parallel.cluster import chosen
 
@@ -134,6 +137,7 @@ def _features(
             storage=storage,
             overwrite=overwrite,
             cluster=cluster,
+            masks=None if masks is None else Masks(masks),
         )
 
 

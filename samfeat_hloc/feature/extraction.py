@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import cv2
@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import SamfeatError
 from ..files.image_forms import ImageLike, as_rgb
+from ..files.masks import MaskLike, as_mask
 from ..parallel.devices import stack_to_device, to_host
 from .levels import (
     COARSE_COSTS,
@@ -27,33 +29,73 @@ from .local_features import FeatureArrays, NetworkFeatures
 from .options import ExtractOptions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """An image and its mask, (H, W) bool: there are no keypoints where it is False."""
+
+    image: ImageLike
+    mask: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
 class Prepared:
-    """An image at the size of the network's input, (h, w, 3), and its width and height before."""
+    """An image at the size of the network's input, (h, w, 3), its width and height before, and its
+    mask (H, W) of that size, where it has one."""
 
     pixels: np.ndarray
     size: tuple[int, int]
+    mask: np.ndarray | None = None
 
 
-def prepare(image: ImageLike, options: ExtractOptions) -> Prepared:
+def prepare(image: ImageLike | Masked, options: ExtractOptions) -> Prepared:
     """What of extraction needs no network, so that other threads can do it.
 
     Raises:
         SamfeatError: an image that cannot be read or has no pixels.
     """
+    image, mask = (image.image, image.mask) if isinstance(image, Masked) else (image, None)
     array = as_rgb(image)
-    return Prepared(resize_image(array, options), (array.shape[1], array.shape[0]))
+    return Prepared(resize_image(array, options), (array.shape[1], array.shape[0]), mask)
+
+
+def masked(images: Sequence[ImageLike], masks: object) -> list[ImageLike | Masked]:
+    """Images with their masks, in any of the forms of :data:`samfeat_hloc.files.masks.MaskLike`.
+
+    Arguments:
+        masks: one for each image, None for an image without; None for none at all.
+
+    Raises:
+        SamfeatError: an image that cannot be read, another number of masks, or a mask of another
+            size than its image.
+    """
+    if masks is None:
+        return list(images)
+    if not isinstance(masks, (list, tuple)) or len(masks) != len(images):
+        given = f"{len(masks)} masks" if isinstance(masks, (list, tuple)) else "one mask"
+        raise SamfeatError(
+            "mask",
+            f"{given} for {len(images)} images",
+            "give a list with a mask, or None, for each image",
+        )
+    return [
+        image if mask is None else _with_mask(as_rgb(image), mask)
+        for image, mask in zip(images, masks, strict=True)
+    ]
+
+
+def _with_mask(image: np.ndarray, mask: MaskLike) -> Masked:
+    return Masked(image, as_mask(mask, (image.shape[1], image.shape[0])))
 
 
 def extract_batch(
-    model: Network, images: Sequence[ImageLike | Prepared], options: ExtractOptions
+    model: Network, images: Sequence[ImageLike | Masked | Prepared], options: ExtractOptions
 ) -> list[FeatureArrays]:
     """Extract from images of any sizes; those that are equally large go through together.
 
     Arguments:
         model: the network, on the device to compute on.
-        images: in any of the forms of :data:`samfeat_hloc.files.image_forms.ImageLike`, or what
-            :func:`prepare` made of one with the same options.
+        images: in any of the forms of :data:`samfeat_hloc.files.image_forms.ImageLike`, such a one
+            with a mask, or what :func:`prepare` made of one with the same options.
         options: see :class:`ExtractOptions`.
 
     Returns:
@@ -72,7 +114,8 @@ def extract_batch(
     for indices in same_size.values():
         stacked = stack_to_device([inputs[i].pixels for i in indices], device)
         batch = stacked.permute(0, 3, 1, 2).float() / 255
-        begun.append((indices, to_host(extract_tensors(model, batch, options))))
+        masks = _stacked([inputs[i] for i in indices], device)
+        begun.append((indices, to_host(extract_tensors(model, batch, options, masks))))
     results: dict[int, FeatureArrays] = {}
     for indices, arrived in begun:
         keypoints, scores, descriptors, counts = (part.numpy() for part in arrived())
@@ -80,17 +123,45 @@ def extract_batch(
             size, count = np.array(inputs[i].size), counts[b]
             scale = (size / np.array(inputs[i].pixels.shape[1::-1])).astype(np.float32)
             places = keypoints[b, :count]
+            places = places * scale if options.official else (places + 0.5) * scale - 0.5
+            mask = inputs[i].mask
+            kept = slice(count) if mask is None else shown_rows(places, mask)
             results[i] = FeatureArrays(
-                keypoints=places * scale if options.official else (places + 0.5) * scale - 0.5,
-                keypoint_scores=np.ascontiguousarray(scores[b, :count]),
-                descriptors=np.ascontiguousarray(descriptors[b, :, :count]),
+                keypoints=places[kept],
+                keypoint_scores=np.ascontiguousarray(scores[b, kept]),
+                descriptors=np.ascontiguousarray(descriptors[b][:, kept]),
                 image_size=size,
             )
     return [results[i] for i in range(len(inputs))]
 
 
+def _stacked(inputs: Sequence[Prepared], device: torch.device) -> Tensor | None:
+    """The masks of a batch at the size of the network's input, (B, 1, h, w) bool."""
+    if all(prepared.mask is None for prepared in inputs):
+        return None
+    height, width = inputs[0].pixels.shape[:2]
+    masks = np.ones((len(inputs), 1, height, width), dtype=bool)
+    for b, prepared in enumerate(inputs):
+        if prepared.mask is not None:  # at the centres of the network's pixels
+            rows, columns = (
+                ((np.arange(new) + 0.5) * (old / new)).astype(np.int64)
+                for new, old in zip((height, width), prepared.mask.shape, strict=True)
+            )
+            masks[b, 0] = prepared.mask[rows[:, None], columns]
+    return torch.from_numpy(masks).to(device)
+
+
+def shown_rows(keypoints: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Rows of keypoints (N, 2) in pixels that the mask shows: some were moved by a fraction."""
+    last = np.array(mask.shape[1::-1]) - 1
+    x, y = np.clip(np.floor(keypoints + 0.5).astype(np.int64), 0, last).T
+    return np.flatnonzero(mask[y, x])
+
+
 @torch.inference_mode()
-def extract_tensors(model: Network, image: Tensor, options: ExtractOptions) -> Extracted:
+def extract_tensors(
+    model: Network, image: Tensor, options: ExtractOptions, mask: Tensor | None = None
+) -> Extracted:
     """Keypoints and descriptors of a batch at the size it has; ``resize`` plays no part.
 
     On a GPU nothing in it waits for the device, unless the number of keypoints is not limited.
@@ -99,8 +170,10 @@ def extract_tensors(model: Network, image: Tensor, options: ExtractOptions) -> E
         model: the network.
         image: (B, 3, H, W) float32 RGB in [0, 1], on the network's device.
         options: see :class:`ExtractOptions`.
+        mask: (B, 1, H, W) bool there, False where there are to be no keypoints; those elsewhere
+            are what they are without it, and more of them where their number is limited.
     """
-    return describe(model, detect_levels(model, image, options), options)
+    return describe(model, detect_levels(model, image, options, mask), options)
 
 
 def detect_and_describe(
@@ -126,6 +199,15 @@ def record(options: ExtractOptions) -> dict[str, Any]:
     """The options, and how several scales are pooled: all that changes what is extracted."""
     pooling = {"coarse_costs": COARSE_COSTS, "pooled_octaves": POOLED_OCTAVES}
     return {**options.asdict(), **(pooling if len(options.scales) > 1 else {})}
+
+
+def recorded(config: Mapping[str, Any]) -> ExtractOptions:
+    """The options in what :func:`record` returns, and in the record of a feature file.
+
+    Raises:
+        KeyError, TypeError, SamfeatError: those of another version.
+    """
+    return ExtractOptions(**{field.name: config[field.name] for field in fields(ExtractOptions)})
 
 
 def resized_shape(height: int, width: int, options: ExtractOptions) -> tuple[int, int]:

@@ -97,15 +97,20 @@ class Extracted(NamedTuple):
     counts: Tensor
 
 
-def detect_levels(model: Network, image: Tensor, options: ExtractOptions) -> list[Level]:
-    """Keypoints of a batch (B, 3, H, W) in [0, 1] at all scales that the options allow there."""
+def detect_levels(
+    model: Network, image: Tensor, options: ExtractOptions, mask: Tensor | None = None
+) -> list[Level]:
+    """Keypoints of a batch (B, 3, H, W) in [0, 1] at all scales that the options allow there;
+    none where the mask (B, 1, H, W) is False."""
     limit = options.scales_up_to
     largest = np.inf if limit is None else limit / max(image.shape[-2:])
     scales = [scale for scale in options.scales if scale <= max(1.0, largest)] or [1.0]
-    return [_detect(model, image, scale, options) for scale in scales]
+    return [_detect(model, image, mask, scale, options) for scale in scales]
 
 
-def _detect(model: Network, image: Tensor, scale: float, options: ExtractOptions) -> Level:
+def _detect(
+    model: Network, image: Tensor, mask: Tensor | None, scale: float, options: ExtractOptions
+) -> Level:
     """Keypoints of a batch at one scale, and the maps that describe them."""
     whole = image.shape[-2:]
     if scale != 1:
@@ -130,6 +135,9 @@ def _detect(model: Network, image: Tensor, scale: float, options: ExtractOptions
         threshold = math.log(threshold / (1 - threshold)) - cost if threshold else -math.inf
     kept = detection.suppress(ranked, options.nms_radius, threshold, exact=options.official)
     kept = detection.clear_border(kept, options.border, width=width, height=height)
+    if mask is not None:  # after suppression: what is beside a masked peak is no peak
+        shown = F.interpolate(mask.float(), (height, width), mode="nearest-exact") > 0
+        kept[..., :height, :width] &= shown
     xy, ranks = detection.best_points(ranked[:, 0], kept[:, 0], options.max_keypoints)
     keypoints = detection.refine(logits[:, 0], xy) if options.subpixel else xy.float()
     if scale != 1:

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from ..errors import SamfeatError
 from ..files.image_forms import ImageLike
+from ..files.masks import MaskLike
 from ..parallel.devices import device_of
 from . import checkpoints
 from .detection import counts_first
-from .extraction import extract_batch
+from .extraction import extract_batch, masked
 from .local_features import Features, as_tensors
 from .operators import conv_relu, enlarge, halve, shrink, to_one
 from .options import ExtractKeywords, ExtractOptions
@@ -359,18 +360,21 @@ class SAMFeat(nn.Module):
 
     @overload  # a str is a sequence of str, but never comes to the second
     def extract(  # type: ignore[overload-overlap]
-        self, image: ImageLike, **options: Unpack[ExtractKeywords]
+        self, image: ImageLike, *, mask: MaskLike | None = None, **options: Unpack[ExtractKeywords]
     ) -> Features: ...
 
     @overload
     def extract(
-        self, image: Sequence[ImageLike], **options: Unpack[ExtractKeywords]
-    ) -> list[Features]: ...
+        self, image: Sequence[ImageLike], *, mask: Sequence[MaskLike | None] | None = None,
+        **options: Unpack[ExtractKeywords],
+    ) -> list[Features]: ...  # fmt: skip
 
     @torch.inference_mode()
     def extract(
         self,
         image: ImageLike | Sequence[ImageLike],
+        *,
+        mask: MaskLike | Sequence[MaskLike | None] | None = None,
         **options: Unpack[ExtractKeywords],
     ) -> Features | list[Features]:
         """Keypoints and descriptors of one image, or of a list of images.
@@ -378,6 +382,8 @@ class SAMFeat(nn.Module):
         Arguments:
             image: a path; a uint8 array (H, W, 3) RGB or (H, W) grey; a Pillow image; a tensor
                 (3, H, W) or (1, H, W), uint8 or floats in [0, 1]; or a list of these.
+            mask: (H, W), the image's size, with no keypoints where it is 0: a path, an array, a
+                Pillow image or a tensor; for a list of images a list, with None for the whole one.
             options: the fields of :class:`samfeat_hloc.feature.options.ExtractOptions`, such as
                 ``resize=1024, max_keypoints=4096``.
 
@@ -388,9 +394,11 @@ class SAMFeat(nn.Module):
             ``image_size`` (2,) int64 width and height.
 
         Raises:
-            SamfeatError: an image that cannot be read, an unknown option.
+            SamfeatError: an image that cannot be read, a mask of another size, an unknown option.
         """
         checked = ExtractOptions.from_keywords(options)
         if isinstance(image, Sequence) and not isinstance(image, str):
-            return [as_tensors(found) for found in extract_batch(self, image, checked)]
-        return as_tensors(extract_batch(self, [image], checked)[0])
+            inputs = masked(image, mask)
+            return [as_tensors(found) for found in extract_batch(self, inputs, checked)]
+        inputs = masked([image], None if mask is None else [mask])
+        return as_tensors(extract_batch(self, inputs, checked)[0])

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..files.image_forms import ImageLike, as_rgb
-from .extraction import resize_image
+from .extraction import Masked, resize_image, shown_rows
 from .local_features import FeatureArrays
 from .options import ExtractOptions
 
@@ -26,13 +26,14 @@ class RootSIFT:
 
 
 def extract_batch(
-    model: Any, images: Sequence[ImageLike], options: ExtractOptions
+    model: Any, images: Sequence[ImageLike | Masked], options: ExtractOptions
 ) -> list[FeatureArrays]:
     """Extract from images of any sizes, as :func:`.extraction.extract_batch` does.
 
     Arguments:
         model: plays no part.
-        images: in any of the forms of :data:`samfeat_hloc.files.image_forms.ImageLike`.
+        images: in any of the forms of :data:`samfeat_hloc.files.image_forms.ImageLike`, or such a
+            one with a mask.
         options: ``resize`` and ``max_keypoints`` count (None for 8192), the others do not.
 
     Returns:
@@ -42,9 +43,10 @@ def extract_batch(
         SamfeatError: an image that cannot be read or has no pixels.
     """
     limit = options.max_keypoints or 8192
+    plain = [i if isinstance(i, Masked) else Masked(i, None) for i in images]
     return [
-        extract_rootsift(as_rgb(image), max_keypoints=limit, resize=options.resize)
-        for image in images
+        extract_rootsift(as_rgb(i.image), max_keypoints=limit, resize=options.resize, mask=i.mask)
+        for i in plain
     ]
 
 
@@ -57,7 +59,11 @@ EDGE_THRESHOLD = 20.0
 
 
 def extract_rootsift(
-    image: np.ndarray, *, max_keypoints: int = 2048, resize: int | None = 1024
+    image: np.ndarray,
+    *,
+    max_keypoints: int = 2048,
+    resize: int | None = 1024,
+    mask: np.ndarray | None = None,
 ) -> FeatureArrays:
     """SIFT of OpenCV with descriptors as in RootSIFT: the square root of their share of the sum.
 
@@ -66,20 +72,28 @@ def extract_rootsift(
         max_keypoints: the best so many (OpenCV may return a few more: equal scores, and points
             with several orientations).
         resize: bring the longer side down to so many pixels; None keeps the size.
+        mask: (H, W) bool, False where there are to be no keypoints.
 
     Returns:
         As :func:`.extraction.extract_batch`, with 128-dimensional unit descriptors.
     """
     resized = resize_image(image, ExtractOptions(resize=resize))
     grey = cv2.cvtColor(np.clip(np.rint(resized), 0, 255).astype(np.uint8), cv2.COLOR_RGB2GRAY)
+    scale = np.array(image.shape[1::-1]) / np.array(grey.shape[::-1])
     sift = cv2.SIFT_create(  # type: ignore[attr-defined]
-        nfeatures=max_keypoints,
+        nfeatures=max_keypoints if mask is None else 0,  # OpenCV counts what a mask hides
         contrastThreshold=CONTRAST_THRESHOLD,
         edgeThreshold=EDGE_THRESHOLD,
     )
-    points, descriptors = sift.detectAndCompute(grey, None)
+    if mask is None:
+        points, descriptors = sift.detectAndCompute(grey, None)
+    else:
+        found = sift.detect(grey, None)
+        places = (np.array([p.pt for p in found], dtype=np.float64).reshape(-1, 2) + 0.5) * scale
+        shown = [found[row] for row in shown_rows(places - 0.5, mask)]
+        shown.sort(key=lambda point: -point.response)
+        points, descriptors = sift.compute(grey, shown[:max_keypoints])
     order = np.argsort([-point.response for point in points], kind="stable").astype(int)
-    scale = np.array(image.shape[1::-1]) / np.array(grey.shape[::-1])
     xy = np.array([points[i].pt for i in order], dtype=np.float64).reshape(-1, 2)
     if descriptors is None:
         descriptors = np.zeros((0, 128), dtype=np.float32)

@@ -118,6 +118,21 @@ def read_photo(path: Path) -> tuple[np.ndarray, int]:
         return _decoded(image, path)
 
 
+def read_levels(path: Path) -> np.ndarray:
+    """The values of an image of which it only counts whether they are 0, as a mask's.
+
+    Returns:
+        (H, W) or (H, W, 3), grey as it is stored, colours as uint8; in the stored orientation.
+
+    Raises:
+        SamfeatError: as ``read_image``, but for the number of bits.
+    """
+    with _opened(path) as image:
+        image.load()
+        grey = image.mode in ("1", "L") or image.mode[:1] in ("I", "F")
+        return np.asarray(image if grey else image.convert("RGB"))
+
+
 def decode_pillow(image: Image.Image) -> tuple[np.ndarray, int]:
     """A Pillow image as :func:`read_photo` returns the file that it was opened from.
 

@@ -17,11 +17,19 @@ import numpy as np
 import torch
 
 from ..errors import SamfeatError, some_of
-from ..feature.extraction import Prepared, extract_batch, prepare, record, resized_shape
+from ..feature.extraction import (
+    Masked,
+    Prepared,
+    extract_batch,
+    prepare,
+    record,
+    resized_shape,
+)
 from ..feature.local_features import FeatureArrays
 from ..feature.options import ExtractOptions
 from ..files import images, provenance
 from ..files.h5store import Group, SegmentWriter
+from ..files.masks import Masks
 from ..parallel.cluster import Cluster
 from ..parallel.image_checks import refuse_broken
 from ..parallel.workers import Workers, sharing_torch
@@ -55,10 +63,10 @@ Extract = Callable[[Any, Sequence[Any], ExtractOptions], list[FeatureArrays]]
 @dataclass(frozen=True)
 class DecodedPhoto:
     """A decoded image, upright, its width and height so, how it is stored, and the hash of its
-    file. pixels: (H, W, 3) uint8, or at the size of the network's input already."""
+    file. pixels: (H, W, 3) uint8, with a mask, or at the size of the network's input already."""
 
     name: str
-    pixels: np.ndarray | Prepared
+    pixels: np.ndarray | Masked | Prepared
     size: tuple[int, int]
     orientation: int
     stored_size: tuple[int, int]  # width, height
@@ -78,6 +86,7 @@ def main(
     overwrite: bool = False,
     extract: Extract = extract_batch,
     cluster: Cluster | None = None,
+    masks: Masks | None = None,
 ) -> Path:
     """Extract features of ``names`` into ``output``.
 
@@ -87,8 +96,8 @@ def main(
     orientation are turned upright for the network and their keypoints turned back.
 
     Images that the file already has are kept when the model, the options and the image (by a hash
-    of its file) are the same; new and changed ones are added. A run that finds images done reads
-    their files once to see whether they have changed.
+    of its file, and of its mask) are the same; new and changed ones are added. A run that
+    finds images done reads their files once to see whether they have changed.
 
     Arguments:
         image_dir: folder of the images.
@@ -106,11 +115,12 @@ def main(
         overwrite: extract all images anew.
         extract: what turns images into features.
         cluster: where to extract, for a ``model`` that is a torch module; None for here.
+        masks: of the images; where these are black there are no keypoints.
 
     Raises:
         SamfeatError: images that are missing or broken (all in one error), a name that is not
-            allowed, an output made with another model or other options. What is extracted so far
-            is kept.
+            allowed, masks of none of the images or of another size, an output made with another
+            model or other options. What is extracted so far is kept.
     """
     names = list(dict.fromkeys(names))
     if not names:
@@ -124,9 +134,12 @@ def main(
     if storage not in STORAGE:
         raise SamfeatError(f"storage {storage}", f"choose from {', '.join(STORAGE)}")
     config = record(options) | ({"storage": storage} if storage != "half" else {})
+    if masks is not None:
+        masks.check({name: image_dir / name for name in names})
+        config["masks"] = True
     made_by = provenance.made_by("features", config, {}, model.weights_sha256)
     with SegmentWriter(output, made_by, overwrite=overwrite, compare_inputs=False) as writer:
-        same = _unchanged(image_dir, names, writer.done, workers)
+        same = _unchanged(image_dir, names, masks, writer.done, workers)
         if len(same) == len(names) and writer.is_finished({n: writer.done[n] for n in same}):
             return output
         device = next(iter(model.parameters())).device.type if cluster is None else cluster.device
@@ -141,7 +154,7 @@ def main(
         left = sum(len(batch) for batch in batches)
         if left < len(names):
             logger.info("features: %d of %d images are done already", len(names) - left, len(names))
-        extraction = _Extraction(image_dir, model, options, extract, workers, storage)
+        extraction = _Extraction(image_dir, masks, model, options, extract, workers, storage)
         if cluster is None:
             found = extraction.groups(batches)
         else:
@@ -182,6 +195,7 @@ class _Extraction:
     """Batches of images in, their groups out."""
 
     image_dir: Path
+    masks: Masks | None
     model: Any
     options: ExtractOptions
     extract: Extract
@@ -192,9 +206,11 @@ class _Extraction:
     def for_worker(self, device: str) -> _Extraction:
         """One that is sent to machines that may lack this one's device and working folder."""
         model: Any = copy.deepcopy(self.model)
+        masks = None if self.masks is None else Masks(self.masks.folder.absolute())
         return replace(
-            self, image_dir=self.image_dir.absolute(), model=model.to("cpu"), device=device
-        )
+            self, image_dir=self.image_dir.absolute(), masks=masks, model=model.to("cpu"),
+            device=device,
+        )  # fmt: skip
 
     def __call__(self, batches: Sequence[Sequence[str]]) -> list[dict[str, Group]]:
         return list(self.groups(batches))
@@ -203,7 +219,7 @@ class _Extraction:
         if self.device is not None:
             self.model.to(self.device)
         device = next(iter(self.model.parameters())).device.type
-        read = partial(_read, self.image_dir)
+        read = partial(_read, self.image_dir, masks=self.masks)
         threads = _threads(self.workers, device)
         ahead = _AHEAD * max(map(len, batches), default=1)
         if device != "cpu" or device in _TURNS:
@@ -241,14 +257,23 @@ def _check_images(image_dir: Path, names: Sequence[str]) -> None:
         )
 
 
+def _source(image_dir: Path, name: str, masks: Masks | None) -> str:
+    """What stands for an image and its mask: other features are made of others."""
+    return provenance.file_hash(image_dir / name) + (masks.source(name) if masks else "")
+
+
 def _unchanged(
-    image_dir: Path, names: Sequence[str], done: Mapping[str, str], workers: int | None
+    image_dir: Path,
+    names: Sequence[str],
+    masks: Masks | None,
+    done: Mapping[str, str],
+    workers: int | None,
 ) -> set[str]:
     """The images that are done and whose files still are what the features were made from."""
     there = [name for name in names if name in done]
 
     def same(name: str) -> bool:
-        return done[name] == provenance.file_hash(image_dir / name)
+        return done[name] == _source(image_dir, name, masks)
 
     with Workers(_threads(workers, "cpu"), "hashing") as pool:
         found = pool.map(same, there, name=str)
@@ -293,14 +318,19 @@ def _decoded(
             yield list(islice(photos, len(batch)))
 
 
-def _read(image_dir: Path, name: str, options: ExtractOptions | None = None) -> DecodedPhoto:
+def _read(
+    image_dir: Path, name: str, options: ExtractOptions | None = None, masks: Masks | None = None
+) -> DecodedPhoto:
     """Decode a photo; with options bring it to the network's size too."""
-    source = provenance.file_hash(image_dir / name)  # first: it also brings the file into memory
+    source = _source(image_dir, name, masks)  # first: it also brings the file into memory
     stored, orientation = images.read_photo(image_dir / name)
+    stored_size = (stored.shape[1], stored.shape[0])
     upright = images.to_upright(stored, orientation) if orientation != 1 else stored
     size = (upright.shape[1], upright.shape[0])
-    pixels = upright if options is None else prepare(upright, options)
-    return DecodedPhoto(name, pixels, size, orientation, (stored.shape[1], stored.shape[0]), source)
+    mask = None if masks is None else masks.read(name, stored_size)
+    image = upright if mask is None else Masked(upright, images.to_upright(mask, orientation))
+    pixels = image if options is None else prepare(image, options)
+    return DecodedPhoto(name, pixels, size, orientation, stored_size, source)
 
 
 def _extract(

@@ -14,12 +14,13 @@ from ..colmap.intrinsics import camera_from_exif
 from ..colmap.model import read_model
 from ..colmap.poses import Pose
 from ..errors import SamfeatError
-from ..feature.extraction import resized_shape
+from ..feature.extraction import recorded, resized_shape
 from ..feature.options import ExtractOptions
 from ..files import provenance
 from ..files.atomic import put_in_place, work_folder
 from ..files.feature_readers import FeatureReader
 from ..files.h5arrays import open_hdf5
+from ..files.masks import Masks
 from ..localization.acceptance import MIN_INLIERS
 from ..localization.correspondences import merged
 from ..localization.same_features import check_same_features
@@ -113,9 +114,7 @@ def build(
                 )
             )
     try:
-        extraction = ExtractOptions(
-            **{key: value for key, value in record["config"].items() if key != "storage"}
-        )
+        extraction = recorded(record["config"])
     except (TypeError, KeyError) as error:
         raise SamfeatError(
             features, f"written by another version ({error})", "run the same command again"
@@ -158,6 +157,7 @@ def add(
     *,
     poses: Mapping[str, Pose] | None = None,
     min_inliers: int = MIN_INLIERS,
+    masks: Masks | None = None,
 ) -> list[Added]:
     """Add images to a saved map: their poses, what they see of its points, and new points.
 
@@ -175,14 +175,18 @@ def add(
             length with the pose where that is not given.
         poses: cam_from_world of images whose pose is known.
         min_inliers: an unposed image with fewer is left out, see `localization.acceptance`.
+        masks: of the photos; where these are black there are no keypoints.
 
     Raises:
-        SamfeatError: a photo or a map that cannot be read, or a name that the map has already.
+        SamfeatError: masks of none of the photos or of another size, a photo or a map that
+            cannot be read, or a name that the map has already.
     """
     known = {image.name for image in localizer.map.images}
     for name in cameras:
         if name in known:
             raise SamfeatError(map_dir, f"{name} is in this map already", "remove it first")
+    if masks is not None:
+        masks.check({name: image_dir / name for name in cameras})
     before = localizer.map
     report = []
     # room for all, so that the matrix is not copied for each
@@ -193,8 +197,9 @@ def add(
     localizer.settings = replace(localizer.settings, min_inliers=min_inliers)
     for name, camera in tqdm(cameras.items(), desc="add", unit="image"):
         entry, images, xyz = _joined(
-            localizer, image_dir / name, name, camera, (poses or {}).get(name)
-        )
+            localizer, image_dir / name, name, camera, (poses or {}).get(name),
+            None if masks is None else masks.path(name),
+        )  # fmt: skip
         report.append(entry)
         if entry.refused is None:
             globals_[len(images) - 1] = images[-1].global_descriptor
@@ -220,12 +225,13 @@ def _joined(
     name: str,
     camera: Camera | None,
     pose: Pose | None,
+    mask: Path | None,
 ) -> tuple[Added, list[FrozenImage], np.ndarray]:
     """What became of it, the map's images with it as the last, and new points (P, 3)."""
     frozen = localizer.map
     if pose is not None and camera is None:
         camera = camera_from_exif(path)
-    features, camera, rough = localizer.extract(path, camera)
+    features, camera, rough = localizer.extract(path, camera, mask=mask)
     retrieved = localizer.retrieve(features.global_descriptor)
     pairs = localizer.match(features, retrieved)
     used, num_inliers = {image.name for image in retrieved}, 0

@@ -25,11 +25,12 @@ import torch
 from ..colmap.cameras import Camera
 from ..colmap.library import pycolmap
 from ..errors import SamfeatError
-from ..feature.extraction import extract_batch
+from ..feature.extraction import Masked, extract_batch
 from ..feature.network import SAMFeat
 from ..feature.options import ExtractOptions
 from ..files.image_forms import ImageLike
 from ..files.images import keypoints_to_stored, to_upright, turned
+from ..files.masks import MaskLike
 from ..localization.acceptance import refusal
 from ..localization.correspondences import Correspondences
 from ..localization.global_descriptors import vlad
@@ -116,7 +117,11 @@ class Localizer:
         return other
 
     def localize(
-        self, image: ImageLike, camera: Camera | pycolmap.Camera | None = None
+        self,
+        image: ImageLike,
+        camera: Camera | pycolmap.Camera | None = None,
+        *,
+        mask: MaskLike | None = None,
     ) -> Localization:
         """The pose of one photo.
 
@@ -125,14 +130,16 @@ class Localizer:
                 :data:`samfeat_hloc.files.image_forms.ImageLike`), as it is stored.
             camera: its intrinsics; None takes them from the EXIF of a file, or finds the focal
                 length with the pose.
+            mask: (H, W), 0 where the photo is to be left out, in any form of
+                :data:`samfeat_hloc.files.masks.MaskLike`; of the photo as it is stored.
 
         Raises:
-            SamfeatError: a photo that cannot be read, intrinsics of another size, or none where the
-                focal length is not to be found.
+            SamfeatError: a photo that cannot be read, intrinsics or a mask of another size, or no
+                intrinsics where the focal length is not to be found.
         """
         seconds: dict[str, float] = {}
         with Clock(seconds).stage("read"):
-            photo = read_photo(image, camera, self.settings.refine_focal)
+            photo = read_photo(image, camera, self.settings.refine_focal, mask)
         upright = self._localize(photo, 0, seconds)
         if upright.pose is None and self.settings.turns:
             # all three: a facade may look the same upside down
@@ -144,7 +151,7 @@ class Localizer:
     def _localize(self, photo: Photo, quarters: int, seconds: dict[str, float]) -> Localization:
         """A photo turned clockwise; `seconds` go on from one turn to the next."""
         with Clock(seconds).stage("extract"):
-            features = self._features(photo.stored, turned(photo.orientation, quarters))
+            features = self._features(photo, turned(photo.orientation, quarters))
         found, _, _ = self.localize_features(
             features, photo.camera, seconds, refine_focal=photo.refine
         )
@@ -235,20 +242,27 @@ class Localizer:
         return torch.from_numpy(descriptors).to(self._device).float().t()
 
     def extract(
-        self, image: ImageLike, camera: Camera | pycolmap.Camera | None = None
+        self,
+        image: ImageLike,
+        camera: Camera | pycolmap.Camera | None = None,
+        *,
+        mask: MaskLike | None = None,
     ) -> tuple[QueryFeatures, Camera, bool]:
         """Features of a photo, its intrinsics, and whether the focal length is to be found.
 
         As :meth:`localize` takes them; the photo is not turned.
         """
-        photo = read_photo(image, camera, self.settings.refine_focal)
-        return self._features(photo.stored, photo.orientation), photo.camera, photo.refine
+        photo = read_photo(image, camera, self.settings.refine_focal, mask)
+        return self._features(photo, photo.orientation), photo.camera, photo.refine
 
-    def _features(self, stored: np.ndarray, orientation: int) -> QueryFeatures:
-        upright = to_upright(stored, orientation) if orientation != 1 else stored
-        found = extract_batch(self.model, [upright], self.options)[0]
+    def _features(self, photo: Photo, orientation: int) -> QueryFeatures:
+        upright, mask = photo.stored, photo.mask
+        if orientation != 1:
+            upright = to_upright(upright, orientation)
+            mask = None if mask is None else to_upright(mask, orientation)
+        found = extract_batch(self.model, [Masked(upright, mask)], self.options)[0]
         keypoints = found["keypoints"].astype(np.float32).reshape(-1, 2)
-        size = (stored.shape[1], stored.shape[0])
+        size = (photo.stored.shape[1], photo.stored.shape[0])
         if orientation != 1:
             keypoints = keypoints_to_stored(keypoints, orientation, size)
         descriptors = np.ascontiguousarray(found["descriptors"].T.astype(np.float16))

@@ -12,6 +12,7 @@ from ..colmap.intrinsics import camera_from_exif, guessed_camera, rough_camera
 from ..colmap.library import pycolmap
 from ..errors import SamfeatError
 from ..files.image_forms import ImageLike, as_photo
+from ..files.masks import MaskLike, as_mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,19 +38,24 @@ class Photo:
 
     Attributes:
         stored: (H, W, 3) uint8 RGB.
+        mask: (H, W) bool, False where it is left out; None for the whole photo.
         orientation: of its EXIF, 1 to 8.
         camera: its intrinsics, of the photo as it is stored.
         refine: the focal length is to be found with the pose.
     """
 
     stored: np.ndarray
+    mask: np.ndarray | None
     orientation: int
     camera: Camera
     refine: bool
 
 
 def read_photo(
-    image: ImageLike, camera: Camera | pycolmap.Camera | None, refine_focal: bool | None
+    image: ImageLike,
+    camera: Camera | pycolmap.Camera | None,
+    refine_focal: bool | None,
+    mask: MaskLike | None = None,
 ) -> Photo:
     """A photo and its intrinsics: those given, else of its EXIF.
 
@@ -57,10 +63,11 @@ def read_photo(
         image: see :data:`samfeat_hloc.files.image_forms.ImageLike`.
         camera: its intrinsics, if they are known.
         refine_focal: find the focal length with the pose; None does so where no camera is given.
+        mask: see :data:`samfeat_hloc.files.masks.MaskLike`.
 
     Raises:
-        SamfeatError: a photo that cannot be read, intrinsics of another size, or none where the
-            focal length is not to be found.
+        SamfeatError: a photo that cannot be read, intrinsics or a mask of another size, or no
+            intrinsics where the focal length is not to be found.
     """
     stored, orientation = as_photo(image)
     size = (stored.shape[1], stored.shape[0])
@@ -84,4 +91,5 @@ def read_photo(
             f"{intrinsics.width}x{intrinsics.height}",
             "give the intrinsics of the image as it is stored",
         )
-    return Photo(stored, orientation, intrinsics, refine)
+    shown = None if mask is None else as_mask(mask, size)
+    return Photo(stored, shown, orientation, intrinsics, refine)

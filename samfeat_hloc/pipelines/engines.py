@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from ..feature.extraction import extract_batch
 from ..feature.options import ExtractOptions
+from ..files.masks import Masks
 from ..hloc_plugin.calls import check_installed
 from ..hloc_plugin.engine import HlocEngine
 from ..localization import features, localize, mapping, matches, pairs
@@ -77,6 +78,7 @@ class NativeEngine:
     overwrite: do every stage again.
     cluster: where to extract, match and localize; None for here.
     device: of matching; None for a GPU where there is one.
+    masks: of the images, see `features`.
     """
 
     workers: int = 2
@@ -85,6 +87,7 @@ class NativeEngine:
     overwrite: bool = False
     cluster: Cluster | None = None
     device: str | None = None
+    masks: Masks | None = None
     side_by_side: bool = True
 
     def features(
@@ -94,7 +97,7 @@ class NativeEngine:
         return features.main(
             image_dir, names, output, model=model, options=options, workers=self.workers,
             storage=self.storage, extract=self.extract, overwrite=self.overwrite,
-            cluster=self.cluster,
+            cluster=self.cluster, masks=self.masks,
         )  # fmt: skip
 
     def pairs_from_covisibility(self, model: Path, output: Path, *, num_matched: int) -> Path:

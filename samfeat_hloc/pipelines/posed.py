@@ -16,6 +16,7 @@ from ..colmap.registration import ImageEntry, empty_model
 from ..errors import SamfeatError
 from ..feature.presets import PRESETS
 from ..files import provenance
+from ..files.masks import Masks
 from ..files.outputs import Output
 from ..localization import features, global_descriptors, mapping, matches, pairs, pairs_by_rule
 from ..localization.inputs import MappingInputs
@@ -31,6 +32,7 @@ class PosedOptions:
     weights: SAMFeat's checkpoint; None for the shipped one.
     official_weights: `weights` is a file of the paper's public release.
     num_matched: images paired with each image.
+    masks: folder of the images' masks: no keypoints where they are black.
     workers: threads that decode photos.
     device: where to compute; None for a GPU where there is one.
     """
@@ -41,6 +43,7 @@ class PosedOptions:
     num_matched: int = 20
     workers: int = 2
     device: str | None = None
+    masks: Path | None = None
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -79,6 +82,7 @@ def run(
     feature_file = features.main(
         image_dir, names, outputs / "features.h5", model=network,
         options=PRESETS[options.preset], workers=options.workers, extract=how,
+        masks=None if options.masks is None else Masks(options.masks),
     )  # fmt: skip
     choose = pairs.from_covisibility if content.num_points else pairs_by_rule.from_poses
     pairs_file = choose(model, outputs / "pairs-db.txt", num_matched=options.num_matched)

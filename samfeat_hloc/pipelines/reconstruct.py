@@ -16,6 +16,7 @@ from ..evaluation.record import measurement
 from ..feature.presets import PRESETS
 from ..files.atomic import write_atomically
 from ..files.image_folders import list_images
+from ..files.masks import Masks
 from ..files.pair_lists import read_pairs
 from ..localization import features, global_descriptors, matches, pairs, pairs_by_rule
 from . import methods
@@ -40,6 +41,7 @@ class ReconstructOptions:
     pairs: a list of pairs to use instead.
     num_retrieved: photos retrieved for each photo.
     sfm: cameras and mapper.
+    masks: folder of the photos' masks: no keypoints where they are black.
     workers: threads that decode photos.
     device: of the network, matching and retrieval; see `samfeat_hloc.parallel.devices.device_of`.
     overwrite: do every stage again.
@@ -53,6 +55,7 @@ class ReconstructOptions:
     pairs: Path | None = None
     num_retrieved: int = 20
     sfm: SfmConfig = field(default_factory=SfmConfig)
+    masks: Path | None = None
     workers: int = 2
     device: str | None = None
     overwrite: bool = False
@@ -143,6 +146,7 @@ def extract(image_dir: Path, names: list[str], output: Path, options: Reconstruc
     return features.main(
         image_dir, names, output, model=model, options=PRESETS[options.preset], extract=how,
         workers=options.workers, overwrite=options.overwrite,
+        masks=None if options.masks is None else Masks(options.masks),
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from ..errors import SamfeatError
 from ..evaluation.localization import LocalizationEvaluation, evaluate
 from ..feature.presets import PRESETS
 from ..files.atomic import write_atomically
+from ..files.masks import Masks
 from ..files.pair_lists import pairs_text, read_pairs
 from ..hloc_plugin.engine import global_descriptors as hloc_descriptors
 from ..localization import (
@@ -100,8 +101,9 @@ def run(
         options.features, options.weights, options.official_weights, device=options.device
     )
     engine: Engine = NativeEngine(
-        options.workers, options.storage, how, options.overwrite, cluster, options.device
-    )
+        options.workers, options.storage, how, options.overwrite, cluster, options.device,
+        None if options.masks is None else Masks(options.masks),
+    )  # fmt: skip
     if options.engine == "hloc":
         engine = hloc_engine(overwrite=options.overwrite)
     outputs.mkdir(parents=True, exist_ok=True)

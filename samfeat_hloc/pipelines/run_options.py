@@ -41,6 +41,7 @@ class RunOptions:
     scene: of a benchmark with scenes.
     queries, truth: of "colmap": the list of queries, and their true poses.
     depth: put the map's points on the dataset's depth maps.
+    masks: folder of the images' masks; hloc's extraction takes none.
     """
 
     engine: str = "native"
@@ -65,6 +66,7 @@ class RunOptions:
     queries: Path | None = None
     truth: Path | None = None
     depth: bool = False
+    masks: Path | None = None
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
@@ -90,6 +92,8 @@ class RunOptions:
             raise SamfeatError(
                 f"--storage {self.storage}", "only --engine native stores descriptors so"
             )
+        if self.masks is not None and self.engine != "native":
+            raise SamfeatError("--masks", "only --engine native takes them", "leave it out")
         if self.device is not None and self.engine != "native":
             raise SamfeatError("--device", "hloc chooses its own", "leave it out")
         if self.max_error is not None and not self.max_error > 0:
