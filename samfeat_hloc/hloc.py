@@ -31,6 +31,7 @@ def run(
     *,
     weights: str | None = None,
     official_weights: bool = False,
+    lightglue: str | None = None,
 ) -> None:
     """Run the command line of one of hloc's modules in this process.
 
@@ -40,6 +41,7 @@ def run(
         arguments: what follows on its command line.
         weights: checkpoint for SAMFeat's extractor; None for the shipped one.
         official_weights: whether ``weights`` is a file of the paper's public release.
+        lightglue: checkpoint of LightGlue for the matcher samfeat+lightglue.
 
     Raises:
         SamfeatError: no hloc, no such module, or one without a command line.
@@ -61,11 +63,14 @@ def run(
             module_name, "has no command line", f"choose from {', '.join(module_names())}"
         )
     module = importlib.import_module(full_name)
-    if weights is not None:
-        from .hloc_plugin import configurations
+    from .hloc_plugin import configurations
 
+    if weights is not None:
         confs = importlib.import_module("hloc.extract_features").confs
         confs.update(configurations.extractors(weights=weights, official_weights=official_weights))
+    if lightglue is not None:
+        confs = importlib.import_module("hloc.match_features").confs
+        confs[configurations.LIGHTGLUE] = configurations.lightglue(lightglue)
     saved = sys.argv
     sys.argv = [spec.origin, *arguments]
     try:
@@ -123,6 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="--weights is a file of the paper's public release",
     )
+    parser.add_argument("--lightglue", help="checkpoint for the matcher samfeat+lightglue")
     parser.add_argument("module", metavar="MODULE", help="such as extract_features")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
     options = parser.parse_args(arguments)
@@ -132,6 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.arguments,
             weights=options.weights,
             official_weights=options.official_weights,
+            lightglue=options.lightglue,
         )
     except SamfeatError as error:
         print(f"error: {error}", file=sys.stderr)

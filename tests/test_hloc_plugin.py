@@ -159,8 +159,8 @@ def test_registered_in_any_order(order: str, hloc_path: list[Path]) -> None:
     )
     assert run(code, hloc_path).splitlines() == [
         "hloc.extractors.samfeat",
-        "samfeat_aachen samfeat_multiscale samfeat_max samfeat_fast samfeat_official",
-        "NN-samfeat NN-samfeat_official",
+        "samfeat_aachen samfeat_multiscale samfeat_max samfeat_fast samfeat_official samfeat_vlad",
+        "NN-samfeat NN-samfeat_official samfeat+lightglue",
     ]
 
 

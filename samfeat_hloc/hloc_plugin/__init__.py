@@ -1,9 +1,9 @@
-"""SAMFeat inside hloc: an extractor and configurations, there as soon as hloc is imported.
+"""SAMFeat inside hloc: an extractor, a matcher, configurations, there as soon as hloc is imported.
 
 hloc is never imported from here. A finder at the front of ``sys.meta_path`` waits for hloc's
-modules: it provides ``hloc.extractors.samfeat`` and completes the other modules as they load, so
-it works whichever of the two packages is imported first, and costs those who do not use hloc
-nothing.
+modules: it provides ``hloc.extractors.samfeat`` and ``hloc.matchers.samfeat_lightglue`` and
+completes the other modules as they load, so it works whichever of the two packages is imported
+first, and costs those who do not use hloc nothing.
 """
 
 from __future__ import annotations
@@ -26,23 +26,32 @@ NOT_INSTALLED = (
     f' index, install it by its git address: pip install "hloc @ {HLOC_ADDRESS}"'
     ' (or the extra: pip install "samfeat-hloc[hloc]")'
 )
-EXTRACTOR = "hloc.extractors.samfeat"
+# hloc takes the class whose __module__ is the name that it asked for, so these files are run as
+# modules of hloc.
+_PROVIDED = {
+    "hloc.extractors.samfeat": "samfeat.py",
+    "hloc.matchers.samfeat_lightglue": "samfeat_lightglue.py",
+}
 
 
 def _add_extractors(module: ModuleType) -> None:
-    from . import configurations
+    from . import configurations, loading, vlad
 
     for name, conf in configurations.extractors().items():
         module.confs.setdefault(name, conf)
+    if hasattr(module, "ImageDataset"):
+        vlad.watch(module)
+        loading.watch(module, 'take extract_features.confs["samfeat_vlad"] (--retrieval vlad)')
 
 
 def _add_matchers(module: ModuleType) -> None:
-    from . import configurations, foreign_matchers
+    from . import configurations, foreign_matchers, loading
 
     for name, conf in configurations.matchers().items():
         module.confs.setdefault(name, conf)
     if hasattr(module, "match_from_paths"):
         foreign_matchers.watch(module)
+        loading.watch(module, 'take match_features.confs["NN-samfeat"]')
 
 
 def _mend(module: ModuleType) -> None:
@@ -110,15 +119,14 @@ def _complete(module: ModuleType) -> None:
 
 
 class _HlocFinder(MetaPathFinder):
-    """Finds our extractor among hloc's, and lets other finders find hloc's own modules."""
+    """Finds our modules among hloc's, and lets other finders find hloc's own modules."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname == EXTRACTOR:
-            # hloc takes the class whose __module__ is this name, so the file is run under it.
+        if fullname in _PROVIDED:
             return importlib.util.spec_from_file_location(
-                fullname, Path(__file__).with_name("samfeat.py")
+                fullname, Path(__file__).with_name(_PROVIDED[fullname])
             )
         if fullname not in _COMPLETE:
             return None

@@ -13,6 +13,8 @@ from ..files.provenance import file_sha256
 
 MATCHER = "NN-samfeat"
 MATCHER_OFFICIAL = "NN-samfeat_official"
+LIGHTGLUE = "samfeat+lightglue"
+VLAD = "samfeat_vlad"
 
 
 @dataclass(frozen=True)
@@ -86,13 +88,53 @@ def matcher(distance_threshold: float | None) -> dict[str, Any]:
     }
 
 
+def lightglue(weights: str | Path | None = None, **options: float) -> dict[str, Any]:
+    """A matcher configuration in hloc's form: LightGlue, trained on SAMFeat by its user.
+
+    Arguments:
+        weights: a checkpoint of glue-factory; without one hloc's matching is refused.
+        options: ``filter_threshold``, ``depth_confidence``, ``width_confidence`` of LightGlue.
+
+    Raises:
+        SamfeatError: ``weights`` cannot be read.
+    """
+    other = "" if weights is None else f"-{file_sha256(Path(weights))[:8]}"
+    return {
+        "output": f"matches-samfeat-lightglue{other}",
+        "model": {
+            "name": "samfeat_lightglue",
+            "features": "samfeat",
+            "weights": None if weights is None else str(weights),
+            **options,
+        },
+    }
+
+
 def extractors(
     *, weights: str | None = None, official_weights: bool = False
 ) -> dict[str, dict[str, Any]]:
     """What is added to ``hloc.extract_features.confs``."""
-    return {
+    made = {
         name: extractor(name, options, weights=weights, official_weights=official_weights)
         for name, options in PRESETS.items()
+    }
+    return {**made, VLAD: vlad(made["samfeat_aachen"])}
+
+
+def vlad(local: dict[str, Any], *, database: str = "db/", clusters: int = 64) -> dict[str, Any]:
+    """A configuration in hloc's form of global descriptors: VLAD of local features.
+
+    Arguments:
+        local: the configuration of the local features.
+        database: how the names of the database's images begin, from which the vocabulary is
+            learned; it is learned from all images where no name begins so.
+        clusters: size of the vocabulary.
+    """
+    return {
+        "output": f"global-{local['output'].replace('samfeat', 'samfeat-vlad', 1)}",
+        "model": {"name": VLAD, "database": database, "clusters": clusters},
+        "preprocessing": local["preprocessing"],
+        "local": local,
     }
 
 
@@ -102,4 +144,8 @@ def matchers() -> dict[str, dict[str, Any]]:
     The release weights its descriptors by attention: they are matched by their dot product, on
     which a threshold for unit vectors means nothing, so theirs has none.
     """
-    return {MATCHER: matcher(MATCH_DISTANCE_THRESHOLD), MATCHER_OFFICIAL: matcher(None)}
+    return {
+        MATCHER: matcher(MATCH_DISTANCE_THRESHOLD),
+        MATCHER_OFFICIAL: matcher(None),
+        LIGHTGLUE: lightglue(),
+    }

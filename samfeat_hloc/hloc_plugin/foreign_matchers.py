@@ -40,7 +40,7 @@ def complaint(conf: Mapping[str, Any], features: Path) -> str | None:
         what = f"{name} was trained for {trained_for or 'SuperPoint'}"
         return (
             f"{features.name} has SAMFeat's features, and {what}: its matches mean nothing on "
-            f"them; there is no learned matcher for SAMFeat yet, {mend}"
+            f"them; {mend}, or samfeat+lightglue with weights that you trained"
         )
     if name == "nearest_neighbor" and model.get("ratio_threshold"):
         return (

@@ -28,6 +28,7 @@ from . import vocabulary
 
 logger = logging.getLogger(__name__)
 
+VOCABULARY = "vocabulary"  # the attribute of the output's root
 _SEED = 0
 _TRAIN_PER_CLUSTER = 1024
 
@@ -90,15 +91,74 @@ def main(
                 )
             drawn = sample(file, db_names, clusters, features)
             words = learn_vocabulary(drawn, clusters, features, device=chosen)
-            there, source = to_device(torch.from_numpy(words), chosen), _hash(words)
-            left = [name for name in names if writer.done.get(name) != source]
-            for name in tqdm(left, desc="global descriptors", unit="image"):
-                rows = to_device(
-                    torch.from_numpy(_descriptors(file, name, features, words.shape[1])), chosen
-                )
-                vector = vocabulary.vlad(rows, there).cpu().numpy()
-                writer.add({name: Group({"global_descriptor": vector}, source=source)})
-        return writer.finish(attributes={"vocabulary": words})
+            _describe(writer, file, features, names, words, chosen)
+        return writer.finish(attributes={VOCABULARY: words})
+
+
+def with_vocabulary(
+    features: Path,
+    names: Sequence[str],
+    output: Path,
+    words: np.ndarray,
+    *,
+    device: str | torch.device | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """As :func:`main`, with a vocabulary that is there: images can be added to an output later.
+
+    Arguments:
+        features: the feature file.
+        names: images to describe; others that the output has stay in it.
+        words: the vocabulary (K, D) float32.
+
+    Raises:
+        SamfeatError: images without features, an output of another vocabulary.
+    """
+    made_by = provenance.made_by(
+        "global_descriptors", {"method": "vlad"}, {"vocabulary": _hash(words)}
+    )
+    with SegmentWriter(output, made_by, overwrite=overwrite) as writer:
+        if writer.is_finished(dict.fromkeys(names, _hash(words))):
+            return output
+        with open_hdf5(features) as file:
+            _describe(writer, file, features, names, words, device_of(device))
+        return writer.finish(attributes={VOCABULARY: words})
+
+
+def read_vocabulary(path: Path) -> np.ndarray | None:
+    """The vocabulary (K, D) float32 of a file of global descriptors; None where it has none."""
+    with open_hdf5(path) as file:
+        words = file.attrs.get(VOCABULARY)
+    return None if words is None else np.asarray(words)
+
+
+def vocabulary_of(
+    features: Path, names: Sequence[str], *, clusters: int, device: str | torch.device | None = None
+) -> np.ndarray:
+    """The vocabulary (clusters, D) float32 that :func:`main` learns from images of a feature file.
+
+    Raises:
+        SamfeatError: images without features, or too few of them.
+    """
+    with open_hdf5(features) as file:
+        drawn = sample(file, names, clusters, features)
+    return learn_vocabulary(drawn, clusters, features, device=device_of(device))
+
+
+def _describe(
+    writer: SegmentWriter,
+    file: h5py.File,
+    features: Path,
+    names: Sequence[str],
+    words: np.ndarray,
+    device: torch.device,
+) -> None:
+    there, source = to_device(torch.from_numpy(words), device), _hash(words)
+    left = [name for name in names if writer.done.get(name) != source]
+    for name in tqdm(left, desc="global descriptors", unit="image"):
+        rows = torch.from_numpy(_descriptors(file, name, features, words.shape[1]))
+        vector = vocabulary.vlad(to_device(rows, device), there).cpu().numpy()
+        writer.add({name: Group({"global_descriptor": vector}, source=source)})
 
 
 def sample(file: h5py.File, names: Sequence[str], clusters: int, path: Path) -> np.ndarray:

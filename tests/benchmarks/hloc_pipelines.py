@@ -1,7 +1,8 @@
 """hloc's own pipelines, run as they are but for who extracts and matches.
 
-In place of SuperPoint, SuperGlue and NetVLAD the features, matches and global descriptors are this
-package's: those of a run that was done before, under the names that the pipeline has.
+Aachen's are run from the photos on, with the names of three configurations changed to those that
+the plugin adds. For the others the features, matches and global descriptors are those of a run that
+was done before, under the names that the pipeline has.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ def run_pipeline(run: Run, root: Path, out: Path, monkeypatch: pytest.MonkeyPatc
     benchmark, root, scene = run.dataset.benchmark, out / "dataset", run.dataset.scene
     outputs = out / "outputs"
     outputs.mkdir()
+    if benchmark in ("aachen", "aachen-v1"):
+        return _aachen(run, root, outputs, monkeypatch)
     instead = Instead(run, out, name_of(benchmark))
     for module in ("extract_features", "match_features"):
         found = importlib.import_module(f"hloc.{module}")
@@ -60,9 +63,6 @@ def run_pipeline(run: Run, root: Path, out: Path, monkeypatch: pytest.MonkeyPatc
     everything = len(run.dataset.db_names)
     args = Namespace(dataset=root, outputs=outputs, num_covis=20, num_loc=everything)
     results = outputs / "results.txt"
-    if benchmark == "aachen-v1":
-        importlib.import_module("hloc.pipelines.Aachen.pipeline").run(args)
-        return only(outputs.glob("Aachen_hloc_*.txt"))
     if benchmark == "robotcar":
         pipeline = importlib.import_module("hloc.pipelines.RobotCar.pipeline")
         monkeypatch.setattr(pipeline, "CONDITIONS", ["dawn", "night"])  # those that are there
@@ -106,6 +106,24 @@ def run_pipeline(run: Run, root: Path, out: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(sys, "argv", argv)
         runpy.run_module(f"hloc.pipelines.4Seasons.{module}", run_name="__main__")
     return outputs / f"localization_{scene}_hloc+superglue.txt"
+
+
+def _aachen(run: Run, root: Path, outputs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """hloc extracts, retrieves and matches too; only the configurations' names are others."""
+    version, theirs = {
+        "aachen": ("Aachen_v1_1", "superpoint_max"),
+        "aachen-v1": ("Aachen", "superpoint_aachen"),
+    }[run.dataset.benchmark]
+    for module, name, ours in (
+        ("extract_features", theirs, run.summary.preset),
+        ("extract_features", "netvlad", "samfeat_vlad"),
+        ("match_features", "superglue", "NN-samfeat"),
+    ):
+        confs = importlib.import_module(f"hloc.{module}").confs
+        monkeypatch.setitem(confs, name, confs[ours])
+    args = Namespace(dataset=root, outputs=outputs, num_covis=20, num_loc=len(run.dataset.db_names))
+    importlib.import_module(f"hloc.pipelines.{version}.pipeline").run(args)
+    return only(outputs.glob("Aachen*_hloc_*.txt"))
 
 
 def name_of(benchmark: str) -> Callable[[str], str]:

@@ -31,6 +31,16 @@ def aachen_v1(root: Path, city: City) -> Path:
     return root
 
 
+def aachen(root: Path, city: City) -> Path:
+    """Aachen v1.1: a COLMAP model."""
+    for name, photo in city.photos.items():
+        save(root / "images_upright" / name, photo)
+    model = model_of(city, lambda name: name, camera=radial)
+    write_model(model, root / "3D-models" / "aachen_v_1_1")
+    write_aachen_lists(root / "queries", city)
+    return root
+
+
 def write_aachen_lists(folder: Path, city: City) -> None:
     folder.mkdir(parents=True)
     for condition in ("day", "night"):

@@ -22,11 +22,8 @@ from samfeat_hloc.datasets.queries import by_full_name
 from samfeat_hloc.datasets.registry import open_dataset
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation.localization import evaluate, position_error, rotation_error
-from samfeat_hloc.files.pair_lists import read_pairs
 from samfeat_hloc.hloc_plugin import hloc_installed
-from samfeat_hloc.localization import depth_points, submission
-from samfeat_hloc.localization.inputs import LocalizationInputs, MappingInputs
-from samfeat_hloc.pipelines.engines import hloc_engine
+from samfeat_hloc.localization import submission
 from samfeat_hloc.pipelines.run import Run, run
 from samfeat_hloc.pipelines.run_options import RunOptions
 
@@ -48,6 +45,7 @@ class Case:
 
 
 CASES = [
+    Case("aachen", layouts.aachen),
     Case("aachen-v1", layouts.aachen_v1),
     Case("cambridge", layouts.cambridge, {"scene": "ShopFacade"}),
     Case("cambridge", layouts.cambridge_release),
@@ -109,38 +107,19 @@ def test_queries_are_localized(done: Done) -> None:
 
 
 @pytest.mark.skipif(not hloc_installed(), reason="hloc is not installed")
-def test_hlocs_stages_find_the_same_poses(done: Done) -> None:
-    """All but extraction and matching, which test_hloc_engine.py finds to be the same."""
-    found, folder = done.native, done.outputs.with_name("hloc")
-    folder.mkdir()
-    engine = hloc_engine(overwrite=False)
-    dataset = found.dataset
-    reference = dataset.reference_in(done.outputs)
-    count = dataset.retrieval.num_covisible
-    by = "covis" if dataset.num_points else "poses"
-    pairs_db = done.outputs / f"pairs-db-{by}{count}.txt"
-    if dataset.num_points:
-        theirs = engine.pairs_from_covisibility(
-            reference, folder / "pairs-db.txt", num_matched=count
-        )
-        assert set(read_pairs(theirs)) == set(read_pairs(pairs_db))
-    matches_db = done.outputs / "matches-db.h5"
-    inputs = MappingInputs(reference, dataset.image_dir, pairs_db, found.features, matches_db)
-    map_dir = engine.mapping(inputs, folder / "map")
-    if done.options.depth:
-        assert dataset.depth_maps is not None
-        map_dir = depth_points.main(map_dir, dataset.depth_maps, folder / "map-depth")
-    pairs_query = done.outputs / "pairs-query-given.txt"
-    result = engine.localize(
-        LocalizationInputs(
-            map_dir, dataset.queries, pairs_query, found.features, found.matches_query
-        ),
-        folder / "poses.txt",
-        max_error=dataset.max_error,
-    )
+def test_hlocs_engine_finds_the_same_poses(done: Done) -> None:
+    options = replace(done.options, engine="hloc")
+    theirs = run(done.root, done.outputs.with_name("hloc"), options)
+    assert theirs.summary.engine == "hloc"
+    same_poses(done.native, theirs.result.poses)
+
+
+def same_poses(found: Run, others: dict[str, Pose]) -> None:
+    """Those of a run of the native engine, within what the engines may differ by."""
+    assert found.result.poses.keys() == others.keys()
     for name, pose in found.result.poses.items():
-        assert position_error(pose, result.poses[name]) < METRES
-        assert rotation_error(pose, result.poses[name]) < DEGREES
+        assert position_error(pose, others[name]) < METRES
+        assert rotation_error(pose, others[name]) < DEGREES
 
 
 def test_inloc_is_localized_by_its_scans(
@@ -168,14 +147,8 @@ def test_inloc_is_localized_by_its_scans(
         return
     from hloc import localize_inloc
 
-    kept = found.outputs / "pairs-query-enough.txt"
-    inputs = LocalizationInputs(
-        found.map_dir, found.dataset.queries, kept, found.features, found.matches_query
-    )
-    by_stage = hloc_engine(overwrite=False).localize(inputs, tmp_path / "hloc.txt", max_error=48.0)
-    for name, pose in found.result.poses.items():
-        assert position_error(pose, by_stage.poses[name]) < METRES
-        assert rotation_error(pose, by_stage.poses[name]) < DEGREES
+    by_hloc = run(root, tmp_path / "hloc", replace(options, pairs_query=pairs, engine="hloc"))
+    same_poses(found, by_hloc.result.poses)
     options_of = localize_inloc.pycolmap.AbsolutePoseEstimationOptions
 
     def seeded() -> Any:  # as the native engine and `--engine hloc` have RANSAC
@@ -187,10 +160,7 @@ def test_inloc_is_localized_by_its_scans(
     monkeypatch.setattr(localize_inloc.pycolmap, "AbsolutePoseEstimationOptions", seeded)
     result = tmp_path / "theirs.txt"
     localize_inloc.main(root, pairs, found.features, found.matches_query, result, skip_matches=20)
-    theirs = by_full_name(read_poses(result), found.dataset.queries, result)
-    for name, pose in found.result.poses.items():
-        assert position_error(pose, theirs[name]) < METRES
-        assert rotation_error(pose, theirs[name]) < DEGREES
+    same_poses(found, by_full_name(read_poses(result), found.dataset.queries, result))
 
 
 def test_all_slices_make_one_submission(city: City, tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""Models of hloc that do not load, most often since their weights cannot be downloaded: told so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from ..errors import SamfeatError, in_one_line
+
+
+def watch(module: ModuleType, instead: str) -> None:
+    """Have one of hloc's modules say which model it could not load, and what to do.
+
+    Arguments:
+        module: ``hloc.extract_features`` or ``hloc.match_features``.
+        instead: what works without a download.
+    """
+    load = module.dynamic_load
+    if getattr(load, "_samfeat_told", False):
+        return
+
+    def told(root: ModuleType, name: str) -> Callable[[dict[str, Any]], Any]:
+        model = _told(name, instead, lambda: load(root, name))
+        return lambda conf: _told(name, instead, lambda: model(conf), model)
+
+    told._samfeat_told = True  # type: ignore[attr-defined]
+    module.dynamic_load = told  # type: ignore[attr-defined]
+
+
+def _told(name: str, instead: str, do: Callable[[], Any], model: object = None) -> Any:
+    try:
+        return do()
+    except SamfeatError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {in_one_line(error)}"
+        if isinstance(error, ImportError):
+            raise SamfeatError(
+                name, f"hloc cannot import it ({reason})", f"install what it needs, or {instead}"
+            ) from error
+        raise SamfeatError(
+            name, f"hloc cannot load it or its weights ({reason})", f"{_fetch(model)}, or {instead}"
+        ) from error
+
+
+def _fetch(model: object) -> str:
+    """How to come by weights that hloc downloads, from a machine that has the network."""
+    from torch import hub
+
+    addresses = getattr(model, "checkpoint_urls", None)
+    where = f" from {', '.join(addresses.values())}" if isinstance(addresses, dict) else ""
+    return f"download them{where} to where hloc looks for them, below {hub.get_dir()}"
