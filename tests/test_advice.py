@@ -25,7 +25,8 @@ OPTION = r"(?<![\w/-])--[a-z][a-z0-9_-]*[a-z0-9]"
 # Options of other programs that the texts name: pip's, hloc's, git's, the scripts of this clone.
 OTHERS = {"--run-repeats", "--soak", "--soak-every", "--soak-images",
           "--upgrade", "--conf", "--help", "--always", "--dirty", "--abbrev", "--exclude",
-          "--quiet", "--export_dir", "--image_dir", "--mapper_options"}  # fmt: skip
+          "--quiet", "--export_dir", "--image_dir", "--mapper_options",
+          "--lightglue"}  # fmt: skip
 
 
 def leaves(command: Any) -> Iterator[Any]:
