@@ -12,7 +12,7 @@ from PIL import Image
 from refusals import refused
 
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.feature import checkpoints, levels
+from samfeat_hloc.feature import checkpoints, levels, strips
 from samfeat_hloc.feature.detection import sample
 from samfeat_hloc.feature.network import PixelAttention, SAMFeat
 from samfeat_hloc.files.provenance import file_sha256
@@ -287,3 +287,21 @@ def test_inference_is_what_training_computes() -> None:
             theirs = theirs.detach().float()
             spread, difference = theirs.std(), (ours.float() - theirs).square().mean().sqrt()
             assert difference < tolerance * spread, (name, half)
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_levels_in_strips_are_the_whole_levels(half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    model = SAMFeat(edge_attention=False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.rand(2, 3, 112, 80) * 2 - 1
+    with torch.inference_mode(), levels.half_precision(images.device, wanted=half):
+        whole = model.encode(images)
+        computed = []
+        of_rows = strips._strip
+        monkeypatch.setattr(strips, "_strip", lambda *a: computed.append(a[-2:]) or of_rows(*a))
+        monkeypatch.setattr(strips, "_BYTES", 2 * 24 * 80 * 64 * (2 if half else 4))
+        in_strips = model.encode(images)
+    if not half or levels.fast_bfloat16(images.device):
+        assert computed == [(0, 24), (24, 48), (48, 72), (72, 96), (96, 112), (0, 48), (48, 56)]
+    for one, other in zip(whole, in_strips, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

@@ -9,7 +9,7 @@ resizing has a faster form, :mod:`.operators` has it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast, overload
@@ -26,8 +26,9 @@ from . import checkpoints
 from .detection import counts_first
 from .extraction import extract_batch, masked
 from .local_features import Features, as_tensors
-from .operators import conv_relu, enlarge, halve, shrink, to_one
+from .operators import conv_relu, enlarge, halve, to_one
 from .options import ExtractKeywords, ExtractOptions
+from .strips import level_in_strips
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # of typing from Python 3.11 on
@@ -76,6 +77,20 @@ def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
 
 
+class Levels(NamedTuple):
+    """The four levels of the backbone, as far as something looks at them.
+
+    small: [c1, c2], each (B, 64, H/4, W/4): shrunk, as the descriptors take them.
+    logits: of their detection heads, (B, 1, H, W) and (B, 1, H/2, W/2) float32.
+    c3: (B, 128, H/4, W/4). c4: (B, 128, H/8, W/8).
+    """
+
+    small: list[Tensor]
+    logits: list[Tensor]
+    c3: Tensor
+    c4: Tensor
+
+
 class Backbone(nn.Module):
     """Eight 3x3 convolutions with ReLU, max-pooled after every second one."""
 
@@ -87,16 +102,18 @@ class Backbone(nn.Module):
             for before, width in pairwise(widths)
         )
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) to [c1 (B, 64, H, W), c2 (B, 64, H/2, W/2), c3 (B, 128, H/4, W/4), c4]."""
-        maps: list[Tensor] = []
+    def forward(self, image: Tensor, detect: Sequence[nn.Conv2d]) -> Levels:
+        """(B, 3, H, W) to :class:`Levels`; ``detect`` are the detection heads of c1 and c2."""
         x = image
-        for index, level in enumerate(self.levels):
-            x = halve(x) if index else x
-            for conv in level:  # type: ignore[attr-defined]
-                x = conv_relu(conv, x)
-            maps.append(x)
-        return maps
+        small, logits = [], []
+        convs = cast(list[list[nn.Conv2d]], self.levels)
+        for level, head, factor in zip(convs[:2], detect, (4, 2), strict=True):
+            x, shrunk, logit = level_in_strips(level, head, factor, x)
+            small.append(shrunk)
+            logits.append(logit)
+        c3 = conv_relu(convs[2][1], conv_relu(convs[2][0], x))
+        c4 = conv_relu(convs[3][1], conv_relu(convs[3][0], halve(c3)))
+        return Levels(small, logits, c3, c4)
 
 
 class EdgeAttention(nn.Module):
@@ -245,19 +262,21 @@ class SAMFeat(nn.Module):
 
     def encode(self, image: Tensor) -> Encoded:
         """(B, 3, H, W) RGB in [-1, 1], H and W multiples of 8, to :class:`Encoded`."""
-        c1, c2, c3, c4 = self.backbone(image)
+        detect = cast(Sequence[nn.Conv2d], self.detect)
+        small, logits, c3, c4 = self.backbone(image, detect[:2])
 
         distillation = self.distill(c4)
         c4 = c4 + self.fuse(distillation)
         if self.context is not None:
             c4 = self.context(c4)
 
-        levels = [shrink(c1, 4), shrink(c2, 2), c3, enlarge(c4, 2)]
+        levels = [*small, c3, enlarge(c4, 2)]
         # Interpolation leaves bfloat16; everything here is a convolution's input again.
         features = torch.cat([level.to(c3.dtype) for level in levels], dim=1)
         edges = torch.sigmoid(self.edge(features))
 
-        keypoint_logits = self._keypoint_logits([c1, c2, c3 * edges + c3, c4])
+        logits += [to_one(detect[2], c3 * edges + c3), to_one(detect[3], c4)]
+        keypoint_logits = self._keypoint_logits(logits)
 
         if self.edge_attention is not None:
             features = self.edge_attention(features, edges)
@@ -315,19 +334,14 @@ class SAMFeat(nn.Module):
             described.append((around.flatten(1) @ weight.t()).float() + bias)
         return torch.cat(described)
 
-    def _keypoint_logits(self, levels: list[Tensor]) -> Tensor:
+    def _keypoint_logits(self, logits: list[Tensor]) -> Tensor:
         """Sum of the four detection heads at full size, (B, 1, H, W) float32.
 
         Each head may compute in half precision, the sum never: its few digits would make
         neighbouring pixels equal, which costs suppression its peaks and refinement its fractions.
         """
-        heads = zip(
-            cast(Iterable[nn.Conv2d], self.detect), self.detect_share, levels, (1, 2, 4, 8),
-            strict=True,
-        )  # fmt: skip
-        return torch.stack(
-            [share * enlarge(to_one(head, level), factor) for head, share, level, factor in heads]
-        ).sum(dim=0)
+        heads = zip(self.detect_share, logits, (1, 2, 4, 8), strict=True)
+        return torch.stack([share * enlarge(one, factor) for share, one, factor in heads]).sum(0)
 
     @classmethod
     def from_pretrained(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from . import onednn
 
 
-def _only_inference(x: Tensor) -> bool:
+def only_inference(x: Tensor) -> bool:
     """Whether a faster form without a good backward, without a GPU's kernel, or without a name in
     ONNX may be taken."""
     exporting = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
@@ -21,7 +21,7 @@ def _only_inference(x: Tensor) -> bool:
 def conv_relu(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """ReLU of a convolution."""
     fused = onednn.CONVOLUTION_RELU
-    if fused is None or not _only_inference(x):
+    if fused is None or not only_inference(x):
         return F.relu(conv(x), inplace=True)
     # One pass over the memory in place of two; autocast does not know it.
     autocast = torch.is_autocast_enabled("cpu")
@@ -33,8 +33,8 @@ def conv_relu(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 def to_one(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """A 3x3 convolution to one channel, (B, 1, H, W) float32."""
-    if not _only_inference(x) or x.dtype == torch.float32:  # whose last digits decide of ties
-        return cast(Tensor, conv(x).float())
+    if not only_inference(x) or x.dtype == torch.float32:  # whose last digits decide of ties
+        return F.conv2d(x, conv.weight, conv.bias, padding=1).float()
     # Convolutions make 16 channels or more at once, so one costs as much as 16. Nine products of
     # each pixel, then sums of neighbours, cost half of that.
     batch, channels, height, width = x.shape
@@ -47,7 +47,7 @@ def to_one(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 def halve(x: Tensor) -> Tensor:
     """2x2 max-pooling."""
-    if not _only_inference(x):
+    if not only_inference(x):
         return F.max_pool2d(x, 2)
     # The same, without the index of the maximum: several times faster in bfloat16.
     x = torch.maximum(x[..., ::2, :], x[..., 1::2, :])
