@@ -48,7 +48,7 @@ class StageSummary:
         if "localized" in f:
             parts += [
                 f"{condition} {counts['localized']} of {counts['queries']}"
-                + (f" ({counts['weak']} weak)" if counts["weak"] else "")
+                + (f" ({counts['weak']} weak)" if counts.get("weak") else "")
                 for condition, counts in f["localized"].items()
             ]
         return ", ".join(parts)
