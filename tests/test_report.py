@@ -23,10 +23,11 @@ from typer.testing import CliRunner
 from samfeat_hloc.colmap.model import read_model
 from samfeat_hloc.commands import report as command
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.report.gather import choose_pictures, gather, worst_first
+from samfeat_hloc.report.gather import gather, worst_first
+from samfeat_hloc.report.match_pictures import choose_pictures
 from samfeat_hloc.report.page import page_content, render, write_report
 from samfeat_hloc.report.photos import encode, relative
-from samfeat_hloc.report.scene import camera_size, choose_points, extent, upright_frame
+from samfeat_hloc.report.scene import camera_size, choose_points, places, upright_frame
 
 FLAGS = [
     "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--use-angle=swiftshader",
@@ -68,7 +69,8 @@ def test_points_are_chosen_fairly() -> None:
 
 def test_the_frame_is_upright_and_ignores_outliers(street: tuple[Path, Path]) -> None:
     map_model = read_model(street[1] / "map")
-    frame = upright_frame(map_model)
+    images = list(map_model.images.values())
+    frame = upright_frame([image.pose for image in images])
     np.testing.assert_allclose(frame.rotation[2], [0, 0, 1], atol=1e-12)
     np.testing.assert_allclose(frame.rotation @ frame.rotation.T, np.eye(3), atol=1e-12)
     assert np.linalg.det(frame.rotation) == pytest.approx(1)
@@ -78,11 +80,32 @@ def test_the_frame_is_upright_and_ignores_outliers(street: tuple[Path, Path]) ->
     np.testing.assert_allclose(row[0, 3:12], [1, 0, 0, 0, 0, -1, 0, 1, 0], atol=1e-6)
     assert np.isnan(row[1]).all()
     points = np.vstack([frame.points(map_model.xyz), [[1e6, 0, 0]]])
-    cameras = frame.points([image.pose.centre for image in map_model.images.values()])
-    centre, radius = extent(points, cameras)
-    assert radius < 60 and np.linalg.norm(centre) < 20
-    assert camera_size(cameras, radius) == pytest.approx(min(2.0, 0.03 * radius))
-    assert camera_size(cameras[:1], radius) == pytest.approx(0.03 * radius)
+    cameras = frame.points([image.pose.centre for image in images])
+    seen = [np.append(image.points, len(points) - 1) for image in images]
+    (place,) = places(points, seen, cameras)
+    assert place.radius < 60 and len(place.cameras) == 20
+    assert (place.low <= cameras.min(axis=0)).all() and (cameras.max(axis=0) <= place.high).all()
+    assert camera_size(cameras, place.radius) == pytest.approx(min(2.0, 0.03 * place.radius))
+    assert camera_size(cameras[:1], place.radius) == pytest.approx(0.03 * place.radius)
+
+
+def test_places_are_what_cameras_see_together() -> None:
+    rng = np.random.default_rng(0)
+    near = rng.uniform(-5, 5, (300, 3))
+    away = np.array([1000, 0, 0])
+    points = np.vstack([near, near[:200] + away])
+    seen = [rng.permutation(300)[:80] for _ in range(6)]
+    seen += [300 + rng.permutation(200)[:80] for _ in range(4)]
+    centres = np.vstack([rng.uniform(-8, 8, (6, 3)), rng.uniform(-8, 8, (4, 3)) + away])
+    seen[0] = np.append(seen[0], 300)  # a wrong match joins nothing
+    centres[5] = [0, 9000, 0]  # a camera far off does not count
+    found = places(points, seen, centres)
+    assert [place.cameras.tolist() for place in found] == [[0, 1, 2, 3, 4], [6, 7, 8, 9]]
+    for place, middle in zip(found, (0, 1000), strict=True):
+        assert place.radius < 20 and abs((place.low + place.high)[0] / 2 - middle) < 5
+    # a map without points is one place of all its cameras that have a pose
+    (place,) = places(np.zeros((0, 3)), [np.zeros(0, np.int32)] * 10, centres, np.arange(5))
+    assert place.cameras.tolist() == [0, 1, 2, 3, 4] and place.radius < 20
 
 
 def test_pictures_go_to_the_worst_and_to_some_others(street: tuple[Path, Path]) -> None:
@@ -283,9 +306,7 @@ def test_page_in_a_browser(browser: Any, page: Path) -> None:
     )
     script("document.getElementById('scene').scrollIntoView({ block: 'center' })")
     row = 9
-    spot = script(
-        "samfeatReport.viewer.above(); return samfeatReport.viewer.place(arguments[0])", row
-    )
+    spot = script("samfeatReport.viewer.above(); return samfeatReport.viewer.at(arguments[0])", row)
     from selenium.webdriver.common.action_chains import ActionChains
 
     canvas = browser.find_element("id", "scene")

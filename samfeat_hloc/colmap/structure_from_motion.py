@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 _MIN_MODEL_SIZE = 3  # images; COLMAP's own 10 would drop the model of a small folder
 _QUICK = 100  # images; a reconstruction of so many is begun again even for a single missing one
 _BEGINNINGS = 3  # images to begin with, where COLMAP's choice was bad
-_TO_REGISTER = 30  # inliers that COLMAP wants of an image that joins a model
+TO_REGISTER = 30  # inliers that COLMAP wants of an image that joins a model
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ def _connected(database: Path) -> list[list[tuple[int, str]]]:
     matches = dict.fromkeys(names, 0)
     group = {image: {image} for image in names}
     for pair, number in zip(pairs, inliers, strict=True):
-        if number < _TO_REGISTER:
+        if number < TO_REGISTER:
             continue
         a, b = pycolmap.pair_id_to_image_pair(pair)
         matches[a] += number

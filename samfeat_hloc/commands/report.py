@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from ..errors import SamfeatError
 from .options import LOOK, LocalWorkers
 
 
@@ -16,7 +17,12 @@ def register(app: typer.Typer) -> None:
     @app.command("report", rich_help_panel=LOOK)
     def report(
         outputs: Annotated[
-            Path, typer.Argument(metavar="OUTPUTS", help="The outputs folder of a run.")
+            Path,
+            typer.Argument(
+                metavar="OUTPUTS",
+                help="Outputs folder of `samfeat run` or `samfeat reconstruct`; a saved map; or "
+                "hloc's poses file, with its log beside it, and --map.",
+            ),
         ],
         dataset: Annotated[
             Path | None,
@@ -24,25 +30,62 @@ def register(app: typer.Typer) -> None:
                 "--dataset", help="The run's dataset.", show_default="where the run found it"
             ),
         ] = None,
+        images: Annotated[
+            Path | None,
+            typer.Option(
+                "--images",
+                help="Folder of the photos, of a reconstruction, a map or hloc's poses.",
+                show_default="where the reconstruction found them",
+            ),
+        ] = None,
+        map_dir: Annotated[
+            Path | None,
+            typer.Option("--map", help="COLMAP model that hloc's poses file is of."),
+        ] = None,
         output: Annotated[
             Path | None,
-            typer.Option("--output", help="File to write.", show_default="OUTPUTS/report.html"),
+            typer.Option(
+                "--output",
+                help="File to write.",
+                show_default="report.html in OUTPUTS; beside a map or a poses file, "
+                "OUTPUTS.report.html",
+            ),
         ] = None,
         max_points: Annotated[
             int, typer.Option("--max-points", min=1, help="Points in the 3-D view at most.")
         ] = 100_000,
         max_pictures: Annotated[
             int,
-            typer.Option("--max-pictures", min=0, help="Queries shown with their matches at most."),
+            typer.Option(
+                "--max-pictures", min=0, help="Queries or photos shown with their matches at most."
+            ),
         ] = 60,
         workers: LocalWorkers = 2,
     ) -> None:
         """Write one HTML file with tables, curves, matches and a 3-D view; it opens offline."""
         from ..report.gather import gather
+        from ..report.gather_photos import gather_photos, is_map, is_photos
         from ..report.page import write_report
 
-        data = gather(
-            outputs, dataset, max_points=max_points, max_pictures=max_pictures, workers=workers
-        )
-        path = write_report(data, output or outputs / "report.html")
-        typer.echo(f"{path}: {len(data.queries)} queries, {path.stat().st_size / 1e6:.1f} MB")
+        most: dict[str, Any] = {
+            "max_points": max_points, "max_pictures": max_pictures, "workers": workers,
+        }  # fmt: skip
+        if map_dir is not None and not outputs.is_file():
+            raise SamfeatError("--map", "given without hloc's poses file", "leave it out")
+        data: Any
+        if is_photos(outputs):
+            if dataset is not None:
+                raise SamfeatError(
+                    "--dataset", f"{outputs} has no queries", "give the photos with --images"
+                )
+            data = gather_photos(outputs, images, **most)
+            shown = f"{len(data.photos)} photos"
+        else:
+            data = gather(outputs, dataset, map_dir=map_dir, images=images, **most)
+            shown = f"{len(data.queries)} queries"
+        if output is None:
+            beside = outputs.is_file() or is_map(outputs)  # nothing else belongs into a saved map
+            name = outputs.with_name(f"{outputs.name}.report.html")
+            output = name if beside else outputs / "report.html"
+        path = write_report(data, output)
+        typer.echo(f"{path}: {shown}, {path.stat().st_size / 1e6:.1f} MB")

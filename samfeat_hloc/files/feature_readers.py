@@ -174,6 +174,12 @@ class MatchReader(_File):
     def __init__(self, path: Path) -> None:
         super().__init__(path, "match", "match the pairs first")
 
+    def has(self, name0: str, name1: str) -> bool:
+        """Whether the file has the pair, either way round."""
+        keys = pair_name(name0, name1), pair_name(name1, name0)
+        with reading_hdf5(self.path):
+            return any(f"{key}/matches0" in self._file for key in keys)
+
     def matches(
         self, name0: str, name1: str, counts: tuple[int | None, int | None] = (None, None)
     ) -> np.ndarray:

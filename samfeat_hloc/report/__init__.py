@@ -1,1 +1,1 @@
-"""The report of a run: one HTML file that holds all it shows and needs no server."""
+"""The report of a run or of a map: one HTML file that holds all it shows and needs no server."""

@@ -13,24 +13,39 @@ from ..localization.result import QueryResult
 from .photos import ReportPhoto
 
 
+@dataclass(frozen=True, eq=False)
+class Place:
+    """One of the places of a map.
+
+    low, high: (3,), the box that its points and cameras are in.
+    cameras: (C,) rows of the map's images.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    cameras: np.ndarray
+
+    @property
+    def radius(self) -> float:
+        return max(float(np.linalg.norm(self.high - self.low)) / 2, 1e-3)
+
+
 @dataclass(frozen=True)
 class Scene:
     """The 3-D view; coordinates are those of `MapFrame`, poses as `MapFrame.poses` has them.
 
     points (P, 3) float32, colors (P, 3) uint8: the part of the map's num_points that is shown.
-    centre (3,), radius: what is seen at first.
+    places: what can be looked at, the first one at first.
     camera_size: depth of a camera's pyramid.
-    db_names, db_poses: the map's images.
+    db_poses: the map's images; NaN where they are in another map.
     estimated, truth: of the queries in their order; NaN where unknown.
     """
 
     points: np.ndarray
     colors: np.ndarray
     num_points: int
-    centre: np.ndarray
-    radius: float
+    places: list[Place]
     camera_size: float
-    db_names: list[str]
     db_poses: np.ndarray
     estimated: np.ndarray
     truth: np.ndarray
@@ -87,5 +102,67 @@ class ReportData:
     records: dict[str, dict[str, Any]]
     evaluation: LocalizationEvaluation | None
     scene: Scene
+    db_names: list[str]
     queries: list[QueryReport]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class PhotoReport:
+    """One photo of a map without queries; or one that is in none.
+
+    model: number of its model, None where it is in none.
+    reason: why it is in none; empty where it is in one.
+    num_keypoints: of the photo, None where that is not known; num_points: how many have a point.
+    error: mean distance of these keypoints from their points' projections, pixels; NaN without.
+    track_length: mean number of photos that see its points; NaN without.
+    camera: its intrinsics in words.
+    neighbours: photos that see the same points: number in the list of photos, points that both
+        see; of a photo in no model the one with most verified matches, and how many they are.
+    points: rows of the scene's points that it sees, some of them.
+    xy: (I, 2) uint16 as in `relative`, where the photo sees points, for the thumbnail.
+    thumbnail, picture: as far as there are any; the picture is with the best neighbour, and its
+        inliers are the matches that are one point.
+    """
+
+    name: str
+    model: int | None
+    reason: str
+    num_keypoints: int | None
+    num_points: int
+    error: float
+    track_length: float
+    camera: str
+    neighbours: list[tuple[int, int]]
+    points: np.ndarray
+    xy: np.ndarray
+    thumbnail: ReportPhoto | None
+    picture: MatchPicture | None
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """One of the models.
+
+    scene: its view; the poses are of all photos of the report, NaN where they are not in it.
+    track_lengths: (P,) int64 of all its points.
+    errors: (P,) mean reprojection errors in pixels.
+    num_photos: photos in it.
+    """
+
+    scene: Scene
+    track_lengths: np.ndarray
+    errors: np.ndarray
+    num_photos: int
+
+
+@dataclass(frozen=True)
+class PhotosReport:
+    """All that a report shows of a reconstruction or of a saved map; see `ReportData`."""
+
+    title: str
+    summary: dict[str, Any]
+    records: dict[str, dict[str, Any]]
+    models: list[ModelReport]
+    photos: list[PhotoReport]
     notes: list[str]

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +25,13 @@ from ..files.textlines import read_text
 from ..localization.result import LocalizationResult, QueryResult, log_path, read_result
 from ..progress import tqdm
 from .contents import MatchPicture, QueryReport, ReportData, Scene
-from .photos import MAX_KEYPOINTS, ReportPhoto, detail, relative, thumbnail
-from .scene import (
-    MapFrame,
-    camera_size,
-    choose_points,
-    extent,
-    map_tangents,
-    tangents,
-    upright_frame,
-)
+from .hloc_log import log_beside, read_hloc
+from .match_pictures import choose_pictures, match_picture, some
+from .photos import ReportPhoto, relative, thumbnail
+from .scene import camera_size, choose_points, places, tangents, upright_frame
 
 logger = logging.getLogger(__name__)
 
-_DETAIL_MATCHES = 3000
 _POINTS_PER_QUERY = 256
 
 
@@ -45,16 +39,21 @@ def gather(
     outputs: Path,
     dataset_dir: Path | None = None,
     *,
+    map_dir: Path | None = None,
+    images: Path | None = None,
     max_points: int = 100_000,
     max_pictures: int = 60,
     workers: int = 2,
 ) -> ReportData:
-    """Read a run.
+    """Read a run, or hloc's outputs.
 
     Args:
-        outputs: its folder; poses.txt, localization.json and map/ have to be there, summary.json,
-            features.h5 and matches-query.h5 are used when they are.
+        outputs: a run's folder; poses.txt, localization.json and map/ have to be there,
+            summary.json, features.h5 and matches-query.h5 are used when they are. Or hloc's poses
+            file, with its log beside it.
         dataset_dir: the dataset; without it the one that summary.json names, if it is there.
+        map_dir: the COLMAP model that hloc localized in.
+        images: folder of the photos, where there is no dataset.
         max_points: of the map in the 3-D view.
         max_pictures: queries with a picture of their matches.
         workers: photos decoded at a time.
@@ -62,6 +61,52 @@ def gather(
     Raises:
         SamfeatError: a file is missing or damaged, or files are not of the same run.
     """
+    run = _hloc_files(outputs, map_dir) if outputs.is_file() else _run_files(outputs)
+    notes: list[str] = []
+    dataset = _open_dataset(dataset_dir, run.summary, notes, images)
+    image_dir = images or (dataset.image_dir if dataset else None)
+    result = run.result
+    rows = {name: _inlier_rows(query, run) for name, query in result.queries.items()}
+    _check_images(run)
+    evaluation = None
+    if dataset is not None and dataset.ground_truth is not None:
+        evaluation = evaluate(result.poses, dataset)
+    elif dataset is not None:
+        notes.append("The dataset has no ground truth: errors of the queries are not known.")
+    diagnoses = diagnose_all(result, run.model, dataset)
+    scene, shown = _scene(run, dataset, list(rows.values()), max_points)
+    if len(scene.points) < scene.num_points:
+        notes.append(
+            f"The 3-D view has {len(scene.points):,} of the map's {scene.num_points:,} points: "
+            "inliers of the queries, and others at random."
+        )
+    queries = _query_reports(run, image_dir, diagnoses, rows, shown, max_pictures, workers, notes)
+    title = Path(str(run.summary.get("dataset") or (dataset_dir or outputs))).name or "run"
+    return ReportData(
+        title, run.summary, run.records, evaluation, scene, list(run.model.images), queries, notes
+    )
+
+
+@dataclass(frozen=True)
+class _RunFiles:
+    """What a report needs of a run, whoever made it.
+
+    log: the file that messages about its queries name.
+    tangents: of the queries' cameras, as far as the run's files say them.
+    """
+
+    result: LocalizationResult
+    log: Path
+    model: Model
+    map_dir: Path
+    features: Path | None
+    matches: Path | None
+    summary: dict[str, Any]
+    records: dict[str, dict[str, Any]]
+    tangents: Mapping[str, tuple[float, float]]
+
+
+def _run_files(outputs: Path) -> _RunFiles:
     poses = outputs / "poses.txt"
     if not outputs.is_dir():
         raise SamfeatError(outputs, "no such folder", "give the outputs folder of a run")
@@ -72,32 +117,22 @@ def gather(
             )
     if not is_model(outputs / "map"):
         raise SamfeatError(outputs / "map", "no map in this folder", "finish the run first")
-    notes: list[str] = []
-    summary = _read_json(outputs / "summary.json")
-    dataset = _open_dataset(dataset_dir, summary, notes)
-    result = read_result(poses)
-    map_model = read_model(outputs / "map")
-    rows = {name: _inlier_rows(query, map_model, outputs) for name, query in result.queries.items()}
-    _check_images(result, map_model, outputs)
-    evaluation = None
-    if dataset is not None and dataset.ground_truth is not None:
-        evaluation = evaluate(result.poses, dataset)
-    elif dataset is not None:
-        notes.append("The dataset has no ground truth: errors of the queries are not known.")
-    diagnoses = diagnose_all(result, map_model, dataset)
-    scene, shown = _scene(
-        map_model, map_tangents(outputs / "map"), result, dataset, list(rows.values()), max_points
-    )
-    if len(scene.points) < scene.num_points:
-        notes.append(
-            f"The 3-D view has {len(scene.points):,} of the map's {scene.num_points:,} points: "
-            "inliers of the queries, and others at random."
-        )
-    queries = _query_reports(
-        outputs, dataset, map_model, result, diagnoses, rows, shown, max_pictures, workers, notes
-    )
-    title = Path(str(summary.get("dataset") or (dataset_dir or outputs))).name or "run"
-    return ReportData(title, summary, _records(outputs), evaluation, scene, queries, notes)
+    summary = read_summary(outputs / "summary.json")
+    return _RunFiles(
+        read_result(poses), log_path(poses), read_model(outputs / "map"), outputs / "map",
+        outputs / "features.h5", outputs / "matches-query.h5", summary, records_of(outputs), {},
+    )  # fmt: skip
+
+
+def _hloc_files(poses: Path, map_dir: Path | None) -> _RunFiles:
+    if map_dir is None:
+        raise SamfeatError("--map", "not given", f"name the COLMAP model that {poses} is of")
+    model = read_model(map_dir)
+    log = read_hloc(poses, model)
+    return _RunFiles(
+        log.result, log_beside(poses), model, map_dir, log.features, log.matches, {}, {},
+        log.tangents,
+    )  # fmt: skip
 
 
 def worst_first(diagnoses: Sequence[Diagnosis], results: Sequence[QueryResult]) -> list[int]:
@@ -114,18 +149,8 @@ def worst_first(diagnoses: Sequence[Diagnosis], results: Sequence[QueryResult]) 
     return sorted(range(len(diagnoses)), key=key)
 
 
-def choose_pictures(order: Sequence[int], most: int) -> list[int]:
-    """Half of the places go to the worst, the others are spread evenly over the rest."""
-    if len(order) <= most:
-        return list(order)
-    worst = most - most // 2
-    rest = order[worst:]
-    spread = np.linspace(0, len(rest) - 1, most // 2).astype(int)
-    return [*order[:worst], *(rest[i] for i in spread)]
-
-
 def _open_dataset(
-    given: Path | None, summary: Mapping[str, Any], notes: list[str]
+    given: Path | None, summary: Mapping[str, Any], notes: list[str], images: Path | None
 ) -> Dataset | None:
     named = given or summary.get("dataset")
     if isinstance(named, str | Path) and (given or Path(named).is_dir()):
@@ -137,62 +162,56 @@ def _open_dataset(
             Path(named), benchmark, summary.get("scene"), queries=queries, truth=truth
         )
     where = f"the dataset {named} is not there" if named else "no dataset was given"
-    notes.append(f"Without photos, errors and reasons of failures: {where} (--dataset).")
+    photos = "" if images else "photos, "
+    notes.append(f"Without {photos}errors and reasons of failures: {where} (--dataset).")
     return None
 
 
-def _inlier_rows(query: QueryResult, map_model: Model, outputs: Path) -> np.ndarray:
+def _inlier_rows(query: QueryResult, run: _RunFiles) -> np.ndarray:
     """Rows of the map's points that the query's inliers lie on."""
-    last = len(map_model.point_ids) - 1
-    rows = np.minimum(np.searchsorted(map_model.point_ids, query.inlier_points), max(last, 0))
-    if len(rows) and (last < 0 or (map_model.point_ids[rows] != query.inlier_points).any()):
+    ids = run.model.point_ids
+    last = len(ids) - 1
+    rows = np.minimum(np.searchsorted(ids, query.inlier_points), max(last, 0))
+    if len(rows) and (last < 0 or (ids[rows] != query.inlier_points).any()):
         raise SamfeatError(
-            outputs / "localization.json",
-            f"its inliers are not points of {outputs / 'map'}",
-            "localize again in this map",
+            run.log, f"its inliers are not points of {run.map_dir}", "localize again in this map"
         )
     return rows
 
 
-def _check_images(result: LocalizationResult, map_model: Model, outputs: Path) -> None:
-    for query in result.queries.values():
+def _check_images(run: _RunFiles) -> None:
+    for query in run.result.queries.values():
         for name, _ in query.retrieved:
-            if name not in map_model.images:
+            if name not in run.model.images:
                 raise SamfeatError(
-                    outputs / "localization.json",
-                    f"{name}, retrieved for {query.name}, is not in {outputs / 'map'}",
+                    run.log,
+                    f"{name}, retrieved for {query.name}, is not in {run.map_dir}",
                     "localize again in this map",
                 )
 
 
 def _scene(
-    map_model: Model,
-    map_fields: Mapping[int, tuple[float, float]],
-    result: LocalizationResult,
-    dataset: Dataset | None,
-    wanted: Sequence[np.ndarray],
-    max_points: int,
+    run: _RunFiles, dataset: Dataset | None, wanted: Sequence[np.ndarray], max_points: int
 ) -> tuple[Scene, np.ndarray]:
     """The scene, and the rows of the map's points in it."""
-    frame: MapFrame = upright_frame(map_model)
-    shown = choose_points(len(map_model.point_ids), wanted, max_points)
-    points = frame.points(map_model.xyz[shown])
-    images = list(map_model.images.values())
+    model, result = run.model, run.result
+    images = list(model.images.values())
+    frame = upright_frame([image.pose for image in images])
+    shown = choose_points(len(model.point_ids), wanted, max_points)
     db_poses = frame.poses(
-        [image.pose for image in images], [map_fields[image.camera_id] for image in images]
+        [image.pose for image in images],
+        [tangents(model.cameras[image.camera_id]) for image in images],
     )
     truth = (dataset.ground_truth if dataset else None) or {}
     cameras = {query.name: query.camera for query in dataset.queries} if dataset else {}
-    fields = [tangents(cameras.get(name)) for name in result.queries]
-    centre, radius = extent(points, db_poses[:, :3])
+    fields = [run.tangents.get(name) or tangents(cameras.get(name)) for name in result.queries]
+    found = places(frame.points(model.xyz), [image.points for image in images], db_poses[:, :3])
     scene = Scene(
-        points=points,
-        colors=map_model.colors[shown],
-        num_points=len(map_model.point_ids),
-        centre=centre,
-        radius=radius,
-        camera_size=camera_size(db_poses[:, :3], radius),
-        db_names=[image.name for image in images],
+        points=frame.points(model.xyz[shown]),
+        colors=model.colors[shown],
+        num_points=len(model.point_ids),
+        places=found,
+        camera_size=camera_size(db_poses[:, :3], found[0].radius),
         db_poses=db_poses,
         estimated=frame.poses([query.pose for query in result.queries.values()], fields),
         truth=frame.poses([truth.get(name) for name in result.queries], fields),
@@ -201,10 +220,8 @@ def _scene(
 
 
 def _query_reports(
-    outputs: Path,
-    dataset: Dataset | None,
-    map_model: Model,
-    result: LocalizationResult,
+    run: _RunFiles,
+    image_dir: Path | None,
     diagnoses: Sequence[Diagnosis],
     rows: Mapping[str, np.ndarray],
     shown: np.ndarray,
@@ -212,12 +229,12 @@ def _query_reports(
     workers: int,
     notes: list[str],
 ) -> list[QueryReport]:
-    results = list(result.queries.values())
+    results = list(run.result.queries.values())
     chosen = set(choose_pictures(worst_first(diagnoses, results), max_pictures))
     with ExitStack() as stack:
-        features = _opened(stack, FeatureReader, outputs / "features.h5", notes, "keypoints")
-        matches = _opened(stack, MatchReader, outputs / "matches-query.h5", notes, "matches")
-        pictured = dataset is not None and features is not None and matches is not None
+        features = _opened(stack, FeatureReader, run.features, notes, "keypoints")
+        matches = _opened(stack, MatchReader, run.matches, notes, "matches")
+        pictured = image_dir is not None and features is not None and matches is not None
         if pictured and len(chosen) < len(results):
             notes.append(
                 f"{len(chosen)} of {len(results)} queries have a picture of their matches: the "
@@ -228,16 +245,18 @@ def _query_reports(
 
         def report(index: int) -> QueryReport:
             query = results[index]
-            found = _support(query, map_model, rows[query.name])
+            found = _support(query, run.model, rows[query.name])
+            if features is not None and not query.num_keypoints:  # hloc's log has no number
+                query = replace(query, num_keypoints=features.count(query.name))
             picture = small = None
-            if dataset is not None:
-                small = thumbnail(dataset.image_dir / query.name)
+            if image_dir is not None:
+                small = thumbnail(image_dir / query.name)
                 if small is None:
                     unread.append(query.name)
-                if features is not None and matches is not None and index in chosen:
+                if features is not None and matches is not None and index in chosen and found:
                     best = max(range(len(found)), key=lambda i: (found[i], query.retrieved[i][1]))
                     picture = _picture(
-                        dataset.image_dir, query, query.retrieved[best][0], map_model,
+                        image_dir, query, query.retrieved[best][0], run.model,
                         rows[query.name], features, matches,
                     )  # fmt: skip
             return _query_report(
@@ -259,9 +278,10 @@ def _query_reports(
         return reports
 
 
-def _opened(stack: ExitStack, reader: Any, path: Path, notes: list[str], what: str) -> Any:
-    if not path.is_file():
-        notes.append(f"Without {what}: {path.name} is not there.")
+def _opened(stack: ExitStack, reader: Any, path: Path | None, notes: list[str], what: str) -> Any:
+    if path is None or not path.is_file():
+        missing = "the file that hloc's log names" if path is None else path.name
+        notes.append(f"Without {what}: {missing} is not there.")
         return None
     return stack.enter_context(reader(path))
 
@@ -284,18 +304,18 @@ def _query_report(
     small: ReportPhoto | None,
     picture: MatchPicture | None,
 ) -> QueryReport:
-    some = _some(len(rows), _POINTS_PER_QUERY)
+    drawn = some(len(rows), _POINTS_PER_QUERY)
     unique = np.unique(rows)
-    places = np.minimum(np.searchsorted(shown, unique), max(len(shown) - 1, 0))
-    visible = places[shown[places] == unique] if len(unique) else places
+    at = np.minimum(np.searchsorted(shown, unique), max(len(shown) - 1, 0))
+    visible = at[shown[at] == unique] if len(unique) else at
     xy = np.zeros((0, 2), dtype=np.uint16)
     if features is not None and small is not None:
-        xy = relative(_keypoints(features, query, query.inlier_keypoints[some]), small.size)
+        xy = relative(_keypoints(features, query, query.inlier_keypoints[drawn]), small.size)
     return QueryReport(
         query,
         diagnosis,
         support,
-        visible[_some(len(visible), _POINTS_PER_QUERY)],
+        visible[some(len(visible), _POINTS_PER_QUERY)],
         xy,
         small,
         picture,
@@ -311,9 +331,6 @@ def _picture(
     features: FeatureReader,
     matches: MatchReader,
 ) -> MatchPicture | None:
-    left, right = detail(image_dir / query.name), detail(image_dir / db_name)
-    if left is None or right is None:
-        return None
     keypoints = features.keypoints(query.name)
     pair = matches.matches(query.name, db_name)
     to_point = map_model.images[db_name].points
@@ -330,24 +347,9 @@ def _picture(
     size = len(map_model.point_ids) + 1
     agreed = query.inlier_keypoints.astype(np.int64) * size + rows
     inliers = np.isin(pair[:, 0] * size + to_point[pair[:, 1]], agreed)
-    # every inlier before any other
-    order = np.concatenate([np.flatnonzero(inliers), np.flatnonzero(~inliers)])
-    num_inliers = int(inliers.sum())
-    most = _DETAIL_MATCHES
-    kept = order[_some(num_inliers, most)]
-    kept = np.concatenate(
-        [kept, order[num_inliers:][_some(len(pair) - num_inliers, most - len(kept))]]
-    )
-    xy = np.column_stack(
-        [
-            relative(keypoints[pair[kept, 0]], left.size),
-            relative(db_keypoints[pair[kept, 1]], right.size),
-        ]
-    )
-    return MatchPicture(
-        left, right, db_name,
-        relative(keypoints[_some(len(keypoints), MAX_KEYPOINTS)], left.size),
-        xy, inliers[kept], len(keypoints), len(pair),
+    return match_picture(
+        image_dir / query.name, image_dir / db_name, db_name, (keypoints, db_keypoints),
+        pair, inliers,
     )  # fmt: skip
 
 
@@ -362,14 +364,7 @@ def _keypoints(features: FeatureReader, query: QueryResult, index: np.ndarray) -
     return keypoints[index]
 
 
-def _some(count: int, most: int) -> np.ndarray:
-    """At most `most` of the numbers below `count`, spread evenly."""
-    if count <= most:
-        return np.arange(count)
-    return np.linspace(0, count - 1, most).astype(int) if most > 0 else np.zeros(0, dtype=int)
-
-
-def _records(outputs: Path) -> dict[str, dict[str, Any]]:
+def records_of(outputs: Path) -> dict[str, dict[str, Any]]:
     """What made each of the run's outputs, for those that say so."""
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(outputs.iterdir()):
@@ -385,7 +380,8 @@ def _records(outputs: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_summary(path: Path) -> dict[str, Any]:
+    """summary.json of a run or a reconstruction; empty where it is not there."""
     if not path.is_file():
         return {}
     try:

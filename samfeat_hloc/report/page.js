@@ -63,20 +63,35 @@ function icon({ css, shape }) { // the marker of the 3-D view as a picture besid
 
 const data = JSON.parse(byId("data").textContent);
 const queries = data.queries;
-const scene = {
-  ...data.scene,
-  points: decode(data.scene.points, Float32Array), colors: decode(data.scene.colors, Uint8Array),
-  db: decode(data.scene.db, Float32Array), truth: decode(data.scene.truth, Float32Array),
-  estimated: decode(data.scene.estimated, Float32Array),
-};
+const PHOTOS = data.kind === "photos"; // of a map without queries: its photos are listed instead
 const lookOf = (query) => (query.failed ? FAILED : CONDITION_LOOKS[query.condition % CONDITION_LOOKS.length]);
-scene.looks = queries.map(lookOf);
+const scenes = data.scenes.map((made) => {
+  const db = decode(made.db, Float32Array);
+  return {
+    ...made, db, points: decode(made.points, Float32Array), colors: decode(made.colors, Uint8Array),
+    truth: decode(made.truth, Float32Array), looks: queries.map(lookOf),
+    estimated: PHOTOS ? db : decode(made.estimated, Float32Array),
+  };
+});
+let scene = scenes[0]; // the one that is seen
+const WORDS = PHOTOS ? {
+  view: "Points and photos", list: "Photos", one: "photo", figures: "Tracks and reprojection errors",
+  inliers: "points both photos see", rays: "points of the chosen photo", through: "through its camera",
+  hint: "Drag turns, right or Shift drag moves, the wheel zooms. Click a camera or a row of the list.",
+  failed: "in no model", all: "all models",
+} : {
+  view: "Map and queries", list: "Queries", one: "query", figures: "Accuracy", inliers: "inliers",
+  rays: "inliers of the chosen query", through: "through its camera",
+  hint: "Drag turns, right or Shift drag moves, the wheel zooms. Click a query's camera or its row.",
+  failed: "failed", all: "all conditions",
+};
 const anyTruth = queries.some((query) => query.error);
 
 const metres = (value) => (value < 1 ? value.toFixed(3) : value.toFixed(2));
 const degrees = (value) => value.toFixed(value < 1 ? 3 : 2);
 const number = (value) => value.toLocaleString("en");
 function outcome(query) { // a mark, and words
+  if (PHOTOS) return query.failed ? ["✗", query.reason] : ["✓", data.conditions[query.condition]];
   if (query.failed) return ["✗", query.reason ?? query.status];
   if (!query.localized) return ["~", "pose of the first retrieved image"];
   return ["✓", query.error ? "within 0.25 m, 2°" : "localized"];
@@ -90,7 +105,9 @@ function table(target, columns, rows) {
 }
 
 function fillTop() {
-  byId("title").textContent = `Localization in ${data.title}`;
+  byId("title").textContent = data.heading;
+  for (const part of ["view", "list", "figures"]) byId(`${part}-heading`).textContent = WORDS[part];
+  byId("hint").textContent = WORDS.hint;
   byId("made").textContent = data.made;
   for (const [label, value] of data.facts) {
     byId("facts").append(element("div", {}, element("dt", {}, label), element("dd", {}, value)));
@@ -99,6 +116,10 @@ function fillTop() {
   if (data.accuracy) {
     table(byId("accuracy"), data.accuracy.columns, data.accuracy.rows);
     byId("curves").src = `data:image/svg+xml;base64,${data.curves}`;
+  } else if (scene.curves) {
+    for (const id of ["accuracy", "accuracy-caption"]) byId(id).hidden = true;
+    byId("curves").alt = "Histograms of the points' track lengths and reprojection errors";
+    showCurves();
   } else {
     byId("accuracy-section").hidden = true;
   }
@@ -111,6 +132,10 @@ function fillTop() {
   }
 }
 
+function showCurves() { // of the model that is seen
+  if (scene.curves) byId("curves").src = `data:image/svg+xml;base64,${scene.curves}`;
+}
+
 /* ---- the 3-D view ---- */
 
 const tip = element("div", { className: "tip", hidden: true });
@@ -119,14 +144,14 @@ byId("view").append(tip);
 function hover(kind, row, x, y) {
   tip.hidden = kind === null;
   if (kind === null) return;
-  tip.textContent = kind === "query" ? queries[row].name : scene.dbNames[row];
+  tip.textContent = kind === "query" ? queries[row].name : data.dbNames[row];
   tip.style.left = `${x + 12}px`;
   tip.style.top = `${y + 8}px`;
 }
 
 function pick(kind, row) {
   if (kind === "query") select(row);
-  else byId("hint").textContent = `Database image ${scene.dbNames[row]}`;
+  else byId("hint").textContent = `Database image ${data.dbNames[row]}`;
 }
 
 const viewer = createViewer(byId("scene"), scene, pick, hover);
@@ -137,9 +162,9 @@ function fillControls() {
     for (const id of ["scene", "layers", "actions", "hint"]) byId(id).hidden = true;
     return;
   }
-  const layer = (key, label, ...icons) => {
+  const layer = (keys, label, ...icons) => {
     const box = element("input", { type: "checkbox", checked: true });
-    box.addEventListener("change", () => viewer.show(key, box.checked));
+    box.addEventListener("change", () => keys.split(" ").forEach((key) => viewer.show(key, box.checked)));
     return element("label", {}, box, ...icons, ` ${label}`);
   };
   const slider = (label, min, max, value, set) => {
@@ -147,22 +172,59 @@ function fillControls() {
     range.addEventListener("input", () => set(Number(range.value)));
     return element("label", {}, `${label} `, range);
   };
-  const shown = scene.shown < scene.total
-    ? `${number(scene.shown)} of ${number(scene.total)} points` : `${number(scene.total)} points`;
+  const ground = element("input", { type: "checkbox", checked: true });
+  ground.addEventListener("change", () => viewer.setDark(ground.checked));
   const conditions = data.conditions.flatMap((name, i) => [
     icon(CONDITION_LOOKS[i % CONDITION_LOOKS.length]), ` ${name} `]);
-  if (queries.some((query) => query.failed)) conditions.push(icon(FAILED), " failed ");
+  if (!PHOTOS && queries.some((query) => query.failed)) conditions.push(icon(FAILED), " failed ");
+  const cameras = PHOTOS ? [layer("database estimated", "", " cameras: ", ...conditions)] : [
+    layer("database", `${number(data.dbNames.length)} database images`, icon(DATABASE_LOOK)),
+    layer("estimated", "", " estimated: ", ...conditions),
+    anyTruth ? layer("truth", "true poses", icon(TRUTH_LOOK)) : ""];
   byId("layers").append(
-    layer("points", shown), layer("database", `${number(scene.dbNames.length)} database images`, icon(DATABASE_LOOK)),
-    layer("estimated", "", "estimated: ", ...conditions),
-    anyTruth ? layer("truth", "true poses", icon(TRUTH_LOOK)) : "",
-    layer("rays", "inliers of the chosen query"),
-    slider("points", 1, 7, 1.8, viewer.setPointSize),
+    layer("points", "points"), element("span", { id: "shown" }), ...cameras, layer("rays", WORDS.rays),
+    slider("points", 1, 7, viewer.pointSize(), viewer.setPointSize),
     slider("cameras", 0.2, 4.2, 1, viewer.setCameraSize),
+    element("label", {}, ground, " dark ground"),
   );
-  byId("reset").addEventListener("click", () => viewer.reset());
+  if (scenes.length > 1) {
+    const chooser = element("select", { id: "model", "aria-label": "model" }, ...scenes.map((_, i) => {
+      const count = queries.filter((query) => query.condition === i).length;
+      return element("option", { value: i }, `model ${i + 1}: ${number(count)} photos`);
+    }));
+    chooser.addEventListener("change", () => {
+      showScene(Number(chooser.value));
+      viewer.reset();
+    });
+    byId("actions").prepend(chooser);
+  }
+  byId("reset").addEventListener("click", () => viewer.whole());
   byId("above").addEventListener("click", () => viewer.above());
+  byId("place").addEventListener("click", () => { viewer.place(); sayPlace(); });
   byId("through").addEventListener("click", () => selected !== null && viewer.through(selected));
+  sayScene();
+}
+
+function sayPlace() {
+  const places = scene.places, next = (viewer.placeSeen() + 1) % places.length;
+  byId("place").hidden = places.length < 2;
+  byId("place").textContent = `place ${next + 1} of ${places.length}`;
+  byId("place").title = `${number(places[next].cameras.length)} cameras that see the same points`;
+}
+
+function sayScene() {
+  byId("shown").textContent = scene.shown < scene.total
+    ? `${number(scene.shown)} of ${number(scene.total)}` : number(scene.total);
+  sayPlace();
+}
+
+function showScene(index) { // one of several models
+  if (scene === scenes[index]) return;
+  scene = scenes[index];
+  viewer.load(scene);
+  byId("model").value = index;
+  showCurves();
+  sayScene();
 }
 
 /* ---- one query ---- */
@@ -173,6 +235,10 @@ const toggles = { inliers: true, others: false, keypoints: false };
 function some(count, most) { // evenly spread indices
   if (count <= most) return Array.from({ length: count }, (_, i) => i);
   return Array.from({ length: most }, (_, i) => Math.floor((i * count) / most));
+}
+
+function inlierWords(query) {
+  return PHOTOS && query.failed ? "verified matches" : WORDS.inliers;
 }
 
 /* Draw a query beside its best database image, or alone with its inliers. */
@@ -208,7 +274,9 @@ async function drawPicture(canvas, query, width) {
   if (!picture) {
     const xy = decode(query.inlierXY, Uint16Array);
     dots(xy, "%SKY%", 2.2);
-    return `${number(xy.length / 2)} of ${number(query.inliers)} inliers on its thumbnail`;
+    if (PHOTOS && !query.inliers) return "";
+    const what = PHOTOS ? "keypoints with a point" : "inliers";
+    return `${number(xy.length / 2)} of ${number(query.inliers)} ${what} on its thumbnail`;
   }
   const matches = decode(picture.matches, Uint16Array), inliers = decode(picture.inliers, Uint8Array);
   const good = inliers.indexOf(0) < 0 ? inliers.length : inliers.indexOf(0);
@@ -246,9 +314,9 @@ async function drawPicture(canvas, query, width) {
   if (toggles.inliers) {
     const index = some(good, MOST_INLIERS);
     lines(index, "rgba(86,180,233,0.75)", [], 0.9, true);
-    words.push(`${number(index.length)} of ${number(good)} inliers (solid, dots at their ends)`);
+    words.push(`${number(index.length)} of ${number(good)} ${inlierWords(query)} (solid, dots at their ends)`);
   }
-  return `${words.join("; ") || "photos only"}. Left the query, right ${scene.dbNames[picture.dbIndex]}.`;
+  return `${words.join("; ") || "photos only"}. Left this ${WORDS.one}, right ${data.dbNames[picture.dbIndex]}.`;
 }
 
 function pictureOf(query) {
@@ -262,7 +330,7 @@ function pictureOf(query) {
   const boxes = query.picture ? Object.keys(toggles).map((key) => {
     const box = element("input", { type: "checkbox", checked: toggles[key] });
     box.addEventListener("change", () => { toggles[key] = box.checked; paint(); });
-    return element("label", {}, box, { inliers: " inliers", others: " other matches", keypoints: " keypoints" }[key]);
+    return element("label", {}, box, { inliers: ` ${inlierWords(query)}`, others: " other matches", keypoints: " keypoints" }[key]);
   }) : [];
   if (query.picture) canvas.addEventListener("click", () => enlarge(query));
   requestAnimationFrame(paint);
@@ -282,21 +350,59 @@ function enlarge(query) {
     .then((words) => { caption.textContent = words; });
 }
 
+function withBreaks(name) { // a name breaks at its slashes before it breaks anywhere
+  const parts = name.split("/");
+  return element("span", { title: name }, ...parts.flatMap((part, i) => (
+    i < parts.length - 1 ? [`${part}/`, element("wbr")] : [part])));
+}
+
 function retrievedTable(query) {
   const most = Math.max(1, ...query.retrieved.map((row) => row[1]));
-  const columns = ["", "database image", "matches", "inlier points it sees"];
-  if (anyTruth) columns.push("away", "same view");
-  const rows = query.retrieved.map(([index, matches, support, away, sees], rank) => {
-    const bar = element("meter", { max: most, value: matches });
-    const row = [rank + 1, scene.dbNames[index], element("span", {}, bar, ` ${number(matches)}`), number(support)];
-    if (anyTruth) row.push(away === null ? "" : `${away.toFixed(1)} m`, sees === null ? "" : sees ? "yes" : "no");
-    return row;
-  });
+  const counted = (value) => element("span", {}, element("meter", { max: most, value }), ` ${number(value)}`);
   const made = element("table", { className: "retrieved" });
-  table(made, columns, rows);
-  const box = element("div", { className: "scroll short" }, made);
-  return element("details", { open: true },
-    element("summary", {}, `${query.retrieved.length} database images used`), box);
+  let caption;
+  if (PHOTOS) {
+    caption = query.failed ? "The photo with most verified matches"
+      : `${query.retrieved.length} photos that see the same points`;
+    table(made, ["", "photo", query.failed ? "verified matches" : "points both see"],
+      query.retrieved.map(([index, count], rank) => {
+        const name = element("button", { type: "button", className: "link" }, withBreaks(data.dbNames[index]));
+        name.addEventListener("click", () => select(index));
+        return [rank + 1, name, counted(count)];
+      }));
+  } else {
+    caption = `${query.retrieved.length} database images used`;
+    const columns = ["", "database image", "matches", "inliers it sees"];
+    if (anyTruth) columns.push("away", "same view");
+    table(made, columns, query.retrieved.map(([index, matches, support, away, sees], rank) => {
+      const row = [rank + 1, withBreaks(data.dbNames[index]), counted(matches), number(support)];
+      if (anyTruth) row.push(away === null ? "" : `${away.toFixed(1)} m`, sees === null ? "" : sees ? "yes" : "no");
+      return row;
+    }));
+  }
+  if (!query.retrieved.length) return null;
+  return element("details", { open: true }, element("summary", {}, caption),
+    element("div", { className: "scroll short" }, made));
+}
+
+function factsOf(query) {
+  if (PHOTOS) {
+    return [
+      query.failed ? null : ["keypoints with a point", query.keypoints === null ? number(query.inliers)
+        : `${number(query.inliers)} of ${number(query.keypoints)}`],
+      query.failed && query.keypoints !== null ? ["keypoints", number(query.keypoints)] : null,
+      query.reprojection === null ? null : ["mean reprojection error", `${query.reprojection.toFixed(2)} px`],
+      query.track === null ? null : ["mean track length of its points", `${query.track.toFixed(1)} photos`],
+      query.camera ? ["camera", query.camera] : null,
+    ].filter(Boolean);
+  }
+  return [
+    ["condition", data.conditions[query.condition]],
+    query.error ? ["error", `${metres(query.error[0])} m, ${degrees(query.error[1])}°`] : null,
+    ["inliers", `${number(query.inliers)} of ${number(query.correspondences)} 2-D–3-D matches`],
+    ["matches with points", number(query.matches)], ["keypoints", number(query.keypoints)],
+    ["status in the log", query.status],
+  ].filter(Boolean);
 }
 
 function select(row) {
@@ -306,13 +412,6 @@ function select(row) {
   const line = document.querySelector(`#queries tr[data-row="${row}"]`);
   line?.setAttribute("aria-selected", "true");
   const [mark, words] = outcome(query);
-  const facts = [
-    ["condition", data.conditions[query.condition]],
-    query.error ? ["error", `${metres(query.error[0])} m, ${degrees(query.error[1])}°`] : null,
-    ["inliers", `${number(query.inliers)} of ${number(query.correspondences)} 2-D–3-D matches`],
-    ["matches with points", number(query.matches)], ["keypoints", number(query.keypoints)],
-    ["status in the log", query.status],
-  ].filter(Boolean);
   const step = (by, label) => {
     const button = element("button", { type: "button" }, label);
     button.addEventListener("click", () => move(by));
@@ -323,12 +422,14 @@ function select(row) {
       element("h3", {}, icon(lookOf(query)), ` ${query.name}`), element("span", {}, step(-1, "‹"), step(1, "›"))),
     element("p", { className: query.failed ? "outcome bad" : "outcome" }, `${mark} ${query.failed ? query.text : words}`),
     pictureOf(query),
-    element("dl", { className: "facts" }, ...facts.map(([label, value]) => element("div", {}, element("dt", {}, label), element("dd", {}, value)))),
-    retrievedTable(query),
+    element("dl", { className: "facts" }, ...factsOf(query).map(([label, value]) => element("div", {}, element("dt", {}, label), element("dd", {}, value)))),
+    ...[retrievedTable(query)].filter(Boolean),
   );
   if (!viewer) return;
-  byId("through").disabled = false;
-  const used = query.retrieved.filter((image) => image[2] > 0).map((image) => image[0]);
+  const posed = !(PHOTOS && query.failed);
+  byId("through").disabled = !posed;
+  if (PHOTOS && posed) showScene(query.condition);
+  const used = query.retrieved.filter((image) => image[PHOTOS ? 1 : 2] > 0).map((image) => image[0]);
   viewer.select(row, decode(query.points, Uint32Array), used);
   viewer.approach(row);
   const photo = query.picture ? query.picture.query : query.thumbnail;
@@ -337,11 +438,24 @@ function select(row) {
 
 /* ---- the list of queries ---- */
 
-const COLUMNS = [ // heading, value to sort by, cell
-  ["", null, (query) => element("img", { className: "thumbnail", alt: "" })],
+const thumbnail = ["", null, (query) => element("img", { className: "thumbnail", alt: "" })];
+const mark = (query) => element("span", {}, icon(lookOf(query)),
+  PHOTOS && query.failed ? ` ✗ ${query.text}` : ` ${outcome(query).join(" ")}`);
+const optional = (value, words) => (value === null ? "" : words(value));
+const COLUMNS = PHOTOS ? [ // heading, value to sort by, cell
+  thumbnail,
+  ["photo", (query) => query.name, (query) => query.name],
+  ["outcome", (query) => (query.failed ? -1 : query.condition), (query) => mark(query)],
+  ["points seen", (query) => (query.failed ? -1 : query.inliers), (query) => (query.failed ? "" : number(query.inliers))],
+  ["keypoints", (query) => query.keypoints ?? -1, (query) => optional(query.keypoints, number)],
+  ["reprojection px", (query) => -(query.reprojection ?? -1), (query) => optional(query.reprojection, (v) => v.toFixed(2))],
+  ["track length", (query) => query.track ?? -1, (query) => optional(query.track, (v) => v.toFixed(1))],
+  ["neighbours", (query) => (query.failed ? -1 : query.retrieved.length), (query) => (query.failed ? "" : number(query.retrieved.length))],
+] : [
+  thumbnail,
   ["query", (query) => query.name, (query) => query.name],
   ["condition", (query) => query.condition, (query) => data.conditions[query.condition]],
-  ["outcome", (query) => (query.failed ? 0 : query.localized ? 2 : 1), (query) => element("span", {}, icon(lookOf(query)), ` ${outcome(query).join(" ")}`)],
+  ["outcome", (query) => (query.failed ? 0 : query.localized ? 2 : 1), (query) => mark(query)],
   ["metres", (query) => -(query.error?.[0] ?? -1), (query) => (query.error ? metres(query.error[0]) : "")],
   ["degrees", (query) => -(query.error?.[1] ?? -1), (query) => (query.error ? degrees(query.error[1]) : "")],
   ["inliers", (query) => query.inliers, (query) => number(query.inliers)],
@@ -383,7 +497,7 @@ function fillList() {
     else line.querySelector("img").remove();
   });
   const text = element("input", { type: "search", placeholder: "part of a name or reason", "aria-label": "filter" });
-  const condition = element("select", { "aria-label": "condition" }, element("option", { value: "" }, "all conditions"),
+  const condition = element("select", { "aria-label": "condition" }, element("option", { value: "" }, WORDS.all),
     ...data.conditions.map((name, i) => element("option", { value: i }, name)));
   const failed = element("input", { type: "checkbox" });
   const count = element("span", { className: "caption" });
@@ -401,10 +515,11 @@ function fillList() {
   };
   for (const input of [text, condition, failed]) input.addEventListener("input", filter);
   const numFailed = queries.filter((query) => query.failed).length;
-  byId("filters").append(text, condition, element("label", {}, failed, ` failed only (${number(numFailed)})`), count);
+  const onlyFailed = element("label", {}, failed, ` ${WORDS.failed} only (${number(numFailed)})`);
+  byId("filters").append(text, data.conditions.length > 1 ? condition : "", numFailed ? onlyFailed : "", count);
   filter();
   // the worst first
-  sortBy(COLUMNS.findIndex(([name]) => name === (anyTruth ? "metres" : "inliers")));
+  sortBy(COLUMNS.findIndex(([name]) => name === (PHOTOS ? "points seen" : anyTruth ? "metres" : "inliers")));
   byId("queries").addEventListener("keydown", (event) => {
     const by = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (by) { event.preventDefault(); move(by); }
@@ -435,6 +550,9 @@ function move(by) { // to the next query of the list as it is sorted and filtere
 fillTop();
 fillControls();
 fillList();
-if (queries.length) select(order[0]);
-viewer?.reset();
+if (queries.length) select(order.find((row) => !PHOTOS || queries[row].condition === 0) ?? order[0]);
+if (viewer) { // the first model
+  if (scenes.length > 1) showScene(0);
+  viewer.reset();
+}
 window.samfeatReport = { viewer, select }; // for scripts and tests

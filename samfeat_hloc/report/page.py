@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import io
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -18,9 +17,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from ..evaluation import palette
 from ..evaluation.localization import LocalizationEvaluation
@@ -29,23 +26,24 @@ from ..evaluation.record import measurement
 from ..files.atomic import write_atomically
 from ..pipelines.summary import StageSummary
 from ..version import __version__
-from .contents import MatchPicture, QueryReport, ReportData, Scene
-from .photos import ReportPhoto
+from .as_json import base64_of, photo_json, picture_json, records_json, scene_json, svg
+from .contents import PhotosReport, QueryReport, ReportData
+from .photos_page import photos_content
 
 _SCRIPTS = ("viewer.js", "page.js")
 
 
-def write_report(data: ReportData, path: Path) -> Path:
+def write_report(data: ReportData | PhotosReport, path: Path) -> Path:
     """Write the page, whole or not at all. Returns `path`."""
     return write_atomically(path, render(data))
 
 
-def render(data: ReportData) -> str:
+def render(data: ReportData | PhotosReport) -> str:
     """The page as text."""
     script = "\n".join(_asset(name) for name in _SCRIPTS)
     style = _asset("style.css")
     return Template(_asset("page.html")).substitute(
-        title=html.escape(f"{data.title} · localization report"),
+        title=html.escape(f"{data.title} · report"),
         script_hash=_hash(script),
         style_hash=_hash(style),
         script=script,
@@ -54,21 +52,29 @@ def render(data: ReportData) -> str:
     )
 
 
-def page_content(data: ReportData) -> dict[str, Any]:
+def page_content(data: ReportData | PhotosReport) -> dict[str, Any]:
     """What the page's script reads: plain values, arrays and photos as base64."""
+    made = f"samfeat_hloc {__version__}, {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
+    content = photos_content(data) if isinstance(data, PhotosReport) else _run_content(data)
+    return {"made": made, **content}
+
+
+def _run_content(data: ReportData) -> dict[str, Any]:
     conditions = list(dict.fromkeys(query.result.condition for query in data.queries))
-    index = {name: number for number, name in enumerate(data.scene.db_names)}
+    index = {name: number for number, name in enumerate(data.db_names)}
+    run = {key: value for key, value in data.summary.items() if key not in ("stages", "evaluation")}
     return {
-        "title": data.title,
-        "made": f"samfeat_hloc {__version__}, {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
+        "kind": "run",
+        "heading": f"Localization in {data.title}",
         "notes": [*data.notes, *(data.evaluation.warnings if data.evaluation else [])],
         "facts": _facts(data),
         "accuracy": _accuracy(data.evaluation),
         "curves": _curves(data),
         "stages": _stages(data.summary),
-        "records": _records(data),
+        "records": records_json(data.records, run, measurement({})),
         "conditions": conditions,
-        "scene": _scene(data.scene),
+        "scenes": [scene_json(data.scene)],
+        "dbNames": data.db_names,
         "queries": [_query(query, conditions, index) for query in data.queries],
     }
 
@@ -92,17 +98,13 @@ def _json(content: Mapping[str, Any]) -> str:
     return text
 
 
-def _base64(array: np.ndarray, dtype: str) -> str:
-    return base64.b64encode(np.ascontiguousarray(array, dtype=np.dtype(dtype)).tobytes()).decode()
-
-
 def _facts(data: ReportData) -> list[list[str]]:
     """Label and value of what one wants to know first."""
     results = [query.result for query in data.queries]
     facts = [
         ["queries", f"{len(results):,}"],
         ["with a pose of their own", f"{sum(result.localized for result in results):,}"],
-        ["database images", f"{len(data.scene.db_names):,}"],
+        ["database images", f"{len(data.db_names):,}"],
         ["points in the map", f"{data.scene.num_points:,}"],
     ]
     if results:
@@ -142,12 +144,7 @@ def _curves(data: ReportData) -> str | None:
     for query in data.queries:
         if query.diagnosis.error is not None:
             errors.setdefault(query.result.condition, []).append(query.diagnosis.error)
-    stream = io.BytesIO()
-    figure = error_figure(errors)
-    FigureCanvasAgg(figure)
-    with matplotlib.rc_context({"svg.hashsalt": "samfeat"}):
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-    return base64.b64encode(stream.getvalue()).decode()
+    return svg(error_figure(errors))
 
 
 def _stages(summary: Mapping[str, Any]) -> list[list[str]]:
@@ -161,39 +158,6 @@ def _stages(summary: Mapping[str, Any]) -> list[list[str]]:
             [name, "skipped" if stage.skipped else f"{stage.seconds:.1f}", stage.describe()]
         )
     return rows
-
-
-def _records(data: ReportData) -> list[dict[str, Any]]:
-    """Configuration: of the run as a whole, of each output, and of the machine this was made on."""
-    run = {key: value for key, value in data.summary.items() if key not in ("stages", "evaluation")}
-    records = [{"name": "run", "values": _flat(run)}] if run else []
-    for name, record in data.records.items():
-        records.append({"name": name, "values": _flat(record)})
-    records.append({"name": "this report", "values": _flat(measurement({}))})
-    return records
-
-
-def _flat(value: Any, prefix: str = "") -> list[list[str]]:
-    """Nested dicts as rows of dotted name and value."""
-    if isinstance(value, dict):
-        return [row for key, inner in value.items() for row in _flat(inner, f"{prefix}{key}.")]
-    return [[prefix.removesuffix("."), value if isinstance(value, str) else json.dumps(value)]]
-
-
-def _scene(scene: Scene) -> dict[str, Any]:
-    return {
-        "points": _base64(scene.points, "<f4"),
-        "colors": _base64(scene.colors, "u1"),
-        "shown": len(scene.points),
-        "total": scene.num_points,
-        "centre": [float(value) for value in scene.centre],
-        "radius": scene.radius,
-        "cameraSize": scene.camera_size,
-        "dbNames": scene.db_names,
-        "db": _base64(scene.db_poses, "<f4"),
-        "estimated": _base64(scene.estimated, "<f4"),
-        "truth": _base64(scene.truth, "<f4"),
-    }
 
 
 def _query(
@@ -224,31 +188,10 @@ def _query(
         "correspondences": result.num_correspondences,
         "inliers": result.num_inliers,
         "retrieved": retrieved,
-        "points": _base64(query.points, "<u4"),
-        "inlierXY": _base64(query.inlier_xy, "<u2"),
-        "thumbnail": _photo(query.thumbnail),
-        "picture": _picture(query.picture, index),
-    }
-
-
-def _photo(photo: ReportPhoto | None) -> dict[str, Any] | None:
-    if photo is None:
-        return None
-    return {"jpeg": base64.b64encode(photo.jpeg).decode(), "size": list(photo.size)}
-
-
-def _picture(picture: MatchPicture | None, index: Mapping[str, int]) -> dict[str, Any] | None:
-    if picture is None:
-        return None
-    return {
-        "query": _photo(picture.query),
-        "database": _photo(picture.database),
-        "dbIndex": index[picture.db_name],
-        "keypoints": _base64(picture.keypoints, "<u2"),
-        "matches": _base64(picture.matches, "<u2"),
-        "inliers": _base64(picture.inliers, "u1"),
-        "numKeypoints": picture.num_keypoints,
-        "numMatches": picture.num_matches,
+        "points": base64_of(query.points, "<u4"),
+        "inlierXY": base64_of(query.inlier_xy, "<u2"),
+        "thumbnail": photo_json(query.thumbnail),
+        "picture": picture_json(query.picture, index),
     }
 
 

@@ -44,6 +44,11 @@ def thumbnail(path: Path) -> ReportPhoto | None:
     return _of(path, THUMBNAIL_SIDE, 62)
 
 
+def small(image: np.ndarray) -> ReportPhoto:
+    """A small picture of an RGB image."""
+    return encode(image, THUMBNAIL_SIDE, 62)
+
+
 def detail(path: Path) -> ReportPhoto | None:
     """A picture large enough to follow matches in; None as for `thumbnail`."""
     return _of(path, DETAIL_SIDE, 72)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from ..colmap.cameras import CAMERA_MODELS, Camera
-from ..colmap.model import Model
+from ..colmap.cameras import Camera
+from ..colmap.covisibility import shared_points
 from ..colmap.poses import Pose
-from ..errors import SamfeatError
+from .contents import Place
 
 POSE_COLUMNS = 14  # centre, right, down, forward (3 each), tangents of half the field of view
 _DEFAULT_TANGENTS = (0.5, 0.375)
-_CAMERA = struct.Struct("<IiQQ")  # id, model, width, height; then the parameters
+_LEAST_SHARED = 5  # points, of two cameras of one place
+_LEAST_CAMERAS = 3  # of a place
 
 
 @dataclass(frozen=True)
@@ -46,9 +44,8 @@ class MapFrame:
         return rows
 
 
-def upright_frame(map_model: Model) -> MapFrame:
-    """Up is the mean of the database cameras' upward directions, the origin amid the cameras."""
-    cameras = [image.pose for image in map_model.images.values()]
+def upright_frame(cameras: Sequence[Pose]) -> MapFrame:
+    """Up is the mean of the cameras' upward directions, the origin amid the cameras."""
     up = -np.mean([pose.rotation[1] for pose in cameras], axis=0)
     norm = float(np.linalg.norm(up))
     up = up / norm if norm > 1e-6 else np.array([0.0, 0.0, 1.0])
@@ -59,16 +56,50 @@ def upright_frame(map_model: Model) -> MapFrame:
     return MapFrame(origin, np.stack([east, np.cross(up, east), up]))
 
 
-def extent(points: np.ndarray, cameras: np.ndarray) -> tuple[np.ndarray, float]:
-    """Centre (3,) and radius of what the view shows at first: far outliers do not count.
+def places(
+    points: np.ndarray,
+    seen: Sequence[np.ndarray],
+    centres: np.ndarray,
+    cameras: np.ndarray | None = None,
+) -> list[Place]:
+    """The places that a model shows, the one with most cameras first; a place at least.
+
+    Cameras are of one place that see the same points, or that see points which others see of both.
+    Far outliers do not count: the box of a place holds most of its points, and its cameras.
 
     Args:
-        points: (N, 3) scene coordinates.
-        cameras: (M, 3) centres of the database cameras.
+        points: (P, 3) scene coordinates.
+        seen: for each camera the rows of the points it sees, -1 for none.
+        centres: (M, 3) of the cameras, scene coordinates.
+        cameras: numbers of those that have a pose; None for all.
     """
-    low = np.minimum(np.percentile(points, 3, axis=0), np.percentile(cameras, 2, axis=0))
-    high = np.maximum(np.percentile(points, 97, axis=0), np.percentile(cameras, 98, axis=0))
-    return (low + high) / 2, max(float(np.linalg.norm(high - low)) / 2, 1e-3)
+    cameras = np.arange(len(centres)) if cameras is None else cameras
+    rows = [of_camera[of_camera >= 0] for of_camera in seen]
+    groups = [group for group in _groups(rows) if len(group) >= _LEAST_CAMERAS]
+    found = []
+    for group in groups or [cameras]:
+        at = points[np.concatenate([rows[camera] for camera in group])]
+        if not len(at):
+            at = centres[group]
+        low, high = np.percentile(at, 3, axis=0), np.percentile(at, 97, axis=0)
+        reach = 2 * float(np.linalg.norm(high - low))
+        near = ((centres[group] > low - reach) & (centres[group] < high + reach)).all(axis=1)
+        kept = group[near] if near.any() else group
+        box = np.vstack([[low, high], centres[kept]])
+        found.append(Place(box.min(axis=0), box.max(axis=0), kept))
+    return sorted(found, key=lambda place: -len(place.cameras))
+
+
+def _groups(seen: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Cameras, by their numbers, that are connected by points which two of them see."""
+    if not any(map(len, seen)):
+        return []
+    group = np.arange(len(seen))
+    for camera, common in enumerate(shared_points(seen)):
+        joined = np.flatnonzero(common >= _LEAST_SHARED)
+        names = np.unique(group[np.append(joined, camera)])
+        group[np.isin(group, names)] = names[0]
+    return [np.flatnonzero(group == name) for name in np.unique(group)]
 
 
 def camera_size(cameras: np.ndarray, radius: float) -> float:
@@ -118,28 +149,3 @@ def tangents(camera: Camera | None) -> tuple[float, float]:
     if camera is None or not camera.params or not camera.params[0] > 0:
         return _DEFAULT_TANGENTS
     return camera.width / 2 / camera.params[0], camera.height / 2 / camera.params[0]
-
-
-def map_tangents(map_dir: Path) -> Mapping[int, tuple[float, float]]:
-    """`tangents` of the map's cameras by their ids.
-
-    Raises:
-        SamfeatError: cameras.bin is missing or damaged.
-    """
-    path = map_dir / "cameras.bin"
-    numbers = {number: (name, size) for name, (number, size, _) in CAMERA_MODELS.items()}
-    found: dict[int, tuple[float, float]] = {}
-    try:
-        data = path.read_bytes()
-        (count,) = struct.unpack_from("<Q", data, 0)
-        offset = 8
-        for _ in range(count):
-            camera_id, model, width, height = _CAMERA.unpack_from(data, offset)
-            name, size = numbers[model]
-            params = struct.unpack_from(f"<{size}d", data, offset + _CAMERA.size)
-            offset += _CAMERA.size + 8 * size
-            ok = all(math.isfinite(value) for value in params)
-            found[camera_id] = tangents(Camera(name, width, height, params if ok else ()))
-    except (OSError, struct.error, KeyError) as error:
-        raise SamfeatError(path, "damaged or not a COLMAP file", "make the map again") from error
-    return found

@@ -4,6 +4,9 @@
 
 const POSE = 14;
 const FOV = 0.9; // radians, from top to bottom
+const PITCH = 0.5; // radians, how far the first view looks down
+const GROUND = { dark: [0.1, 0.115, 0.135], light: [1, 1, 1] };
+const SAMPLE = 4000; // points that the first view is fitted to
 const SEEN_LOOK = { color: [0.94, 0.89, 0.26], shape: "disc" };
 const SHAPES = { disc: 0, cross: 1, ring: 2, triangle: 3, square: 4, diamond: 5 };
 
@@ -12,11 +15,13 @@ attribute vec3 position;
 attribute vec3 color;
 uniform mat4 matrix;
 uniform float size;
+uniform float dark;
 varying vec3 shade;
 void main() {
   gl_Position = matrix * vec4(position, 1.0);
   gl_PointSize = size;
-  shade = color * 0.88;
+  // Never as the ground: lifted from a dark one, dimmed on a light one.
+  shade = dark > 0.5 ? 0.22 + 0.78 * color : color * 0.78;
 }`, `
 precision mediump float;
 varying vec3 shade;
@@ -47,6 +52,7 @@ void main() {
 precision mediump float;
 varying vec3 shade;
 varying float kind;
+uniform vec3 ink;
 // Distance to the shape's edge, negative inside; p from -1 to 1, y up.
 float edge(vec2 p) {
   if (kind < 0.5) return length(p) - 0.75;
@@ -62,7 +68,7 @@ float edge(vec2 p) {
 void main() {
   float d = edge(vec2(gl_PointCoord.x, 1.0 - gl_PointCoord.y) * 2.0 - 1.0);
   if (d > 0.1) discard;
-  gl_FragColor = vec4(d > -0.1 ? vec3(0.0) : shade, 1.0);
+  gl_FragColor = vec4(d > -0.1 ? ink : shade, 1.0);
 }`];
 
 const PHOTO_SHADER = [`
@@ -117,23 +123,32 @@ function frustums(poses, rows, distance) {
   return new Float32Array(lines);
 }
 
+/* CSS pixels of a point: few are drawn larger. */
+function pointSize(scene) {
+  return 1.6 + 0.8 * Math.max(0, 5 - Math.log10(Math.max(scene.points.length / 3, 100)));
+}
+
 /* Draws `scene` into `canvas`.
 
-   scene: points, colors, centre, radius; db, estimated, truth (poses); looks: for each query
-   {color, shape} of its estimate.
+   scene: points, colors, radius; places: {low, high, cameras}, the first one is seen at first; db,
+   estimated, truth (poses); looks: for each query {color, shape} of its estimate.
    onPick(kind, row): a click on a "query" or a "database" camera; onHover(kind, row, x, y), kind
    null when the pointer is on none.
    Returns null where there is no WebGL. */
-function createViewer(canvas, scene, onPick, onHover) {
+function createViewer(canvas, first, onPick, onHover) {
   const gl = canvas.getContext("webgl", { antialias: true, alpha: false });
   if (!gl) return null;
 
+  let scene = first;
   const state = {
     visible: { points: true, database: true, estimated: true, truth: true, rays: true },
-    pointSize: 1.8, cameraSize: scene.cameraSize, selected: null, retrieved: [], rays: null,
+    pointSize: pointSize(first), cameraFactor: 1, selected: null, retrieved: [], rays: null, dark: true,
     seen: null, photo: null, through: null, fov: FOV,
-    target: [...scene.centre], distance: scene.radius, yaw: 0, pitch: 0.5,
+    target: [0, 0, 0], distance: 1, yaw: 0, pitch: PITCH, seenPlace: 0,
   };
+  const ink = () => (state.dark ? [1, 1, 1] : [0, 0, 0]);
+  const sizeOf = (factor) => factor * state.cameraFactor * scene.cameraSize;
+  // the models of a report have poses of the same photos
   const numDb = scene.db.length / POSE, numQueries = scene.estimated.length / POSE;
   const crowd = numQueries > 300 ? 0.65 : 1; // smaller markers where there are many
 
@@ -203,7 +218,7 @@ function createViewer(canvas, scene, onPick, onHover) {
   function resizeCameras() {
     if (drawing.frustums) gl.deleteBuffer(drawing.frustums.data);
     const rows = Array.from({ length: numDb }, (_, i) => i);
-    const data = frustums(scene.db, rows, state.cameraSize);
+    const data = frustums(scene.db, rows, sizeOf(1));
     drawing.frustums = { data: buffer(data), count: data.length / 3 };
   }
 
@@ -220,7 +235,7 @@ function createViewer(canvas, scene, onPick, onHover) {
   function matrix() {
     const { right, up, forward } = axes();
     const from = eye();
-    const near = Math.min(0.2 * state.cameraSize, 0.01 * state.distance);
+    const near = Math.min(sizeOf(0.2), 0.01 * state.distance);
     const far = Math.max(state.distance * 4, state.distance + 40 * scene.radius);
     const f = 1 / Math.tan(state.fov / 2), aspect = canvas.width / canvas.height;
     const x = f / aspect, a = (far + near) / (far - near), b = 2 * far * near / (far - near);
@@ -274,6 +289,7 @@ function createViewer(canvas, scene, onPick, onHover) {
     if (!made.count) return;
     use(drawing.markerProgram, m);
     gl.uniform1f(gl.getUniformLocation(drawing.markerProgram, "size"), size * crowd * ratio());
+    gl.uniform3fv(gl.getUniformLocation(drawing.markerProgram, "ink"), ink());
     attribute(drawing.markerProgram, "position", made.position, 3);
     attribute(drawing.markerProgram, "color", made.color, 3);
     attribute(drawing.markerProgram, "shape", made.shape, 1);
@@ -284,7 +300,7 @@ function createViewer(canvas, scene, onPick, onHover) {
     if (!state.photo || state.selected === null || !hasPose(scene.estimated, state.selected)) return;
     use(drawing.photoProgram, m);
     gl.bindBuffer(gl.ARRAY_BUFFER, drawing.scratch);
-    const c = corners(scene.estimated, state.selected, 3 * state.cameraSize);
+    const c = corners(scene.estimated, state.selected, sizeOf(3));
     gl.bufferData(gl.ARRAY_BUFFER, new Float32Array(c.flat()), gl.DYNAMIC_DRAW);
     attribute(drawing.photoProgram, "position", drawing.scratch, 3);
     attribute(drawing.photoProgram, "place", drawing.place, 2);
@@ -298,19 +314,19 @@ function createViewer(canvas, scene, onPick, onHover) {
     if (row === null) return;
     if (state.visible.rays && state.seen) drawMarkers(m, state.seen, 8);
     if (state.through) return;
-    if (state.visible.rays && state.rays) drawLoose(m, state.rays, [0, 0, 0, 0.16]);
-    drawLoose(m, frustums(scene.db, state.retrieved, 1.3 * state.cameraSize), [0, 0, 0, 1]);
-    drawLoose(m, frustums(scene.truth, [row], 3 * state.cameraSize), [...TRUTH_LOOK.color, 1]);
+    if (state.visible.rays && state.rays) drawLoose(m, state.rays, [...ink(), 0.16]);
+    drawLoose(m, frustums(scene.db, state.retrieved, sizeOf(1.3)), [...ink(), 1]);
+    drawLoose(m, frustums(scene.truth, [row], sizeOf(3)), [...TRUTH_LOOK.color, 1]);
     drawPhoto(m, 1);
     // three times, a pixel apart: WebGL's lines are one pixel wide
-    const own = frustums(scene.estimated, [row], 3 * state.cameraSize);
+    const own = frustums(scene.estimated, [row], sizeOf(3));
     for (const shift of [-1, 0, 1]) {
       const moved = m.slice();
       for (let i = 0; i < 4; i++) {
         moved[4 * i] += shift * ratio() / canvas.width * 2 * m[4 * i + 3];
         moved[4 * i + 1] += shift * ratio() / canvas.height * 2 * m[4 * i + 3];
       }
-      drawLoose(moved, own, [...scene.looks[row].color.map((v) => 0.75 * v), 1]);
+      drawLoose(moved, own, [...scene.looks[row].color.map((v) => (state.dark ? 0.4 + 0.6 * v : 0.75 * v)), 1]);
     }
   }
 
@@ -326,7 +342,7 @@ function createViewer(canvas, scene, onPick, onHover) {
     }
     const m = matrix();
     gl.viewport(0, 0, width, height);
-    gl.clearColor(1, 1, 1, 1);
+    gl.clearColor(...(state.dark ? GROUND.dark : GROUND.light), 1);
     gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
     gl.enable(gl.DEPTH_TEST);
     gl.depthFunc(gl.LEQUAL);
@@ -340,6 +356,7 @@ function createViewer(canvas, scene, onPick, onHover) {
     if (state.visible.points) {
       use(drawing.pointProgram, m);
       gl.uniform1f(gl.getUniformLocation(drawing.pointProgram, "size"), state.pointSize * ratio());
+      gl.uniform1f(gl.getUniformLocation(drawing.pointProgram, "dark"), state.dark ? 1 : 0);
       attribute(drawing.pointProgram, "position", drawing.points, 3);
       attribute(drawing.pointProgram, "color", drawing.colors, 3, gl.UNSIGNED_BYTE, true);
       gl.drawArrays(gl.POINTS, 0, scene.points.length / 3);
@@ -347,11 +364,12 @@ function createViewer(canvas, scene, onPick, onHover) {
     if (!state.through) {
       const quiet = state.selected === null ? 0.75 : 0.3;
       if (state.visible.database) {
-        drawLines(m, drawing.frustums.data, drawing.frustums.count, [0.35, 0.35, 0.35, quiet]);
-        drawMarkers(m, drawing.marks.database, 9);
+        const grey = state.dark ? 0.75 : 0.35;
+        drawLines(m, drawing.frustums.data, drawing.frustums.count, [grey, grey, grey, quiet]);
+        if (scene.db !== scene.estimated) drawMarkers(m, drawing.marks.database, 9);
       }
       if (state.visible.estimated && state.visible.truth) {
-        drawLines(m, drawing.errors.data, drawing.errors.count, [0, 0, 0, quiet]);
+        drawLines(m, drawing.errors.data, drawing.errors.count, [...ink(), quiet]);
       }
       gl.depthFunc(gl.ALWAYS); // queries are never hidden by the map
       if (state.visible.truth) drawMarkers(m, drawing.marks.truth, 16);
@@ -382,7 +400,7 @@ function createViewer(canvas, scene, onPick, onHover) {
     };
     if (state.visible.estimated) look(scene.estimated, numQueries, "query", 0);
     if (state.visible.truth) look(scene.truth, numQueries, "query", 2);
-    if (state.visible.database) look(scene.db, numDb, "database", 5);
+    if (state.visible.database && scene.db !== scene.estimated) look(scene.db, numDb, "database", 5);
     return best;
   }
 
@@ -409,29 +427,74 @@ function createViewer(canvas, scene, onPick, onHover) {
     state.fov = FOV;
   }
 
+  function everything() { // all places as one
+    const all = (key, of) => [0, 1, 2].map((i) => of(...scene.places.map((place) => place[key][i])));
+    return { low: all("low", Math.min), high: all("high", Math.max),
+      cameras: scene.places.flatMap((place) => place.cameras) };
+  }
+
+  /* Look at a place the way its cameras look, from above, so that it fills the picture. */
+  function frame({ low, high, cameras }, pitch) {
+    leave();
+    let sum = [0, 0, 0];
+    for (const row of cameras) if (hasPose(scene.db, row)) sum = add(sum, posePart(scene.db, row, 3));
+    lookAlong(Math.hypot(sum[0], sum[1]) > 1e-6 ? unit(sum) : [1, 0, 0]);
+    state.pitch = pitch;
+    const within = (p) => p.every((value, i) => value >= low[i] - 1e-6 && value <= high[i] + 1e-6);
+    const every = Math.max(1, Math.floor(cameras.length / SAMPLE));
+    const shown = cameras.filter((row, i) => i % every === 0 && hasPose(scene.db, row))
+      .map((row) => posePart(scene.db, row, 0));
+    const step = Math.max(1, Math.floor(scene.points.length / 3 / SAMPLE));
+    for (let i = 0; i < scene.points.length / 3; i += step) {
+      const point = [...scene.points.subarray(3 * i, 3 * i + 3)];
+      if (within(point)) shown.push(point);
+    }
+    state.target = add(low, add(high, low, -1), 0.5);
+    const { right, up, forward } = axes();
+    const tall = Math.tan(FOV / 2), wide = tall * canvas.clientWidth / Math.max(canvas.clientHeight, 1);
+    for (let turn = 0; turn < 4; turn++) { // the middle of the picture depends on the distance
+      const seen = shown.map((point) => {
+        const from = add(point, state.target, -1);
+        return [dot(from, right) / wide, dot(from, up) / tall, dot(from, forward)];
+      });
+      state.distance = 1.06 * Math.max(1e-3 * scene.radius,
+        ...seen.map(([x, y, z]) => Math.max(Math.abs(x), Math.abs(y)) - z));
+      const spread = (axis) => seen.map((p) => p[axis] / Math.max(state.distance + p[2], 1e-9));
+      const middle = (values) => (Math.min(...values) + Math.max(...values)) / 2 * state.distance;
+      if (turn === 3) break; // the distance is of where it looks
+      state.target = add(add(state.target, right, middle(spread(0)) * wide), up, middle(spread(1)) * tall);
+    }
+    redraw();
+  }
+
   const viewer = {
     redraw, setPhoto,
     /* Where a query's marker is, in CSS pixels from the canvas's corner. */
-    place: (row) => project(matrix(), posePart(scene.estimated, row, 0)),
+    at: (row) => project(matrix(), posePart(scene.estimated, row, 0)),
     show(layer, visible) { state.visible[layer] = visible; redraw(); },
+    pointSize: () => state.pointSize,
     setPointSize(size) { state.pointSize = size; redraw(); },
-    setCameraSize(factor) { state.cameraSize = factor * scene.cameraSize; resizeCameras(); redraw(); },
+    setCameraSize(factor) { state.cameraFactor = factor; resizeCameras(); redraw(); },
+    setDark(dark) { state.dark = dark; redraw(); },
+    /* Show another scene, with poses of the same images. */
+    load(next) {
+      scene = next;
+      Object.assign(state, { selected: null, retrieved: [], rays: null, seen: null, photo: null, seenPlace: 0 });
+      upload();
+      redraw();
+    },
+    placeSeen: () => state.seenPlace,
+    /* The next of the places, from the first one on. */
+    place() {
+      state.seenPlace = (state.seenPlace + 1) % scene.places.length;
+      frame(scene.places[state.seenPlace], PITCH);
+    },
+    whole() { frame(everything(), PITCH); },
     reset() {
-      let sum = [0, 0, 0];
-      for (let row = 0; row < numDb; row++) sum = add(sum, posePart(scene.db, row, 3));
-      lookAlong(Math.hypot(...sum) > 1e-6 ? unit(sum) : [1, 0, 0]);
-      Object.assign(state, {
-        target: [...scene.centre], pitch: 0.5, through: null, fov: FOV,
-        distance: 1.1 * scene.radius / Math.tan(FOV / 2)
-          / Math.min(1, canvas.clientWidth / Math.max(canvas.clientHeight, 1)),
-      });
-      redraw();
+      state.seenPlace = 0;
+      frame(scene.places[0], PITCH);
     },
-    above() {
-      viewer.reset();
-      state.pitch = Math.PI / 2;
-      redraw();
-    },
+    above() { frame(scene.places[state.seenPlace], Math.PI / 2); },
     /* Select a query (null: none): rows of scene.points that it sees, of db that it used. */
     select(row, seen, retrieved) {
       for (const name of ["position", "color", "shape"]) gl.deleteBuffer(state.seen?.[name] ?? null);
