@@ -395,7 +395,7 @@ def test_logs_that_are_none(
         read_hloc(poses, model)
     for content, problem in (
         ({**good, "loc": {"a": Code()}}, "mkdir"),
-        ({**good, "loc": dict.fromkeys(good["loc"], {})}, "not the log"),
+        ({**good, "loc": {name: {} for name in good["loc"]}}, "not the log"),
         ([1, 2], "not the log"),
         ({"loc": {name: {**e, "points3D_ids": []} for name, e in good["loc"].items()}}, "points"),
         ({"loc": {name: {**e, "db": [99999]} for name, e in good["loc"].items()}}, "99999"),
