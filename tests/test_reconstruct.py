@@ -15,17 +15,19 @@ import pytest
 import synthetic_scene
 from PIL import Image
 from refusals import refused
-from synthetic_scene import Scene
+from synthetic_scene import FOCAL, HEIGHT, WIDTH, Scene
 from typer.testing import CliRunner
 
 from samfeat_hloc.cli import app
 from samfeat_hloc.colmap import photo_database, structure_from_motion
+from samfeat_hloc.colmap.cameras import Camera
 from samfeat_hloc.colmap.model import read_model
 from samfeat_hloc.colmap.structure_from_motion import SfmConfig
 from samfeat_hloc.evaluation import reconstruction
 from samfeat_hloc.files.pair_lists import read_pairs
 from samfeat_hloc.localization import matches, pairs_by_rule
 from samfeat_hloc.parallel.workers import Hung
+from samfeat_hloc.pipelines.known_cameras import known_cameras
 from samfeat_hloc.pipelines.reconstruct import (
     ReconstructOptions,
     choose_pairs,
@@ -95,10 +97,16 @@ def test_another_beginning_where_the_first_was_bad(
     real = structure_from_motion._incremental
     firsts: list[int | None] = []
 
-    def incremental(paths: Any, config: SfmConfig, total: int, first: int | None = None) -> Any:
+    def incremental(
+        paths: Any, config: SfmConfig, kept: Any, total: int, first: int | None = None
+    ) -> Any:
         firsts.append(first)
         assert total == len(NAMES)
-        return [pycolmap.Reconstruction()] if first is None else real(paths, config, total, first)
+        return (
+            [pycolmap.Reconstruction()]
+            if first is None
+            else real(paths, config, kept, total, first)
+        )
 
     monkeypatch.setattr(structure_from_motion, "_incremental", incremental)
     with caplog.at_level("INFO"):
@@ -154,12 +162,107 @@ def test_stages_are_skipped_and_other_configurations_refused(folder: Path) -> No
 def test_single_camera(folder: Path) -> None:
     database = photo_database.main(
         folder / "images", folder / "pairs.txt", folder / "features.h5", folder / "matches.h5",
-        folder / "single.db", config=SfmConfig("OPENCV", single_camera=True),
+        folder / "single.db", config=SfmConfig("OPENCV", camera_mode="single"),
     )  # fmt: skip
     with pycolmap.Database.open(str(database)) as opened:
         (camera,) = opened.read_all_cameras()
         assert camera.model.name == "OPENCV"
         assert opened.num_verified_image_pairs() > 0
+
+
+def test_a_camera_for_each_folder(folder: Path, tmp_path: Path) -> None:
+    """Six photos in two folders: by folder, by photo, and all known."""
+    for i in range(4):
+        path = tmp_path / f"{'ab'[i % 2]}/{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (WIDTH, HEIGHT)).save(path)
+    names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.png"))
+
+    def cameras(mode: str, given: dict[str, Camera] | None = None) -> dict[str, Any]:
+        database = tmp_path / f"{mode}{len(given or {})}.db"
+        config = SfmConfig(camera_mode=mode)
+        photo_database._import_images(database, tmp_path, names, config, given or {})
+        with pycolmap.Database.open(str(database)) as opened:
+            read = {camera.camera_id: camera for camera in opened.read_all_cameras()}
+            return {image.name: read[image.camera_id] for image in opened.read_all_images()}
+
+    def ids(found: dict[str, Any]) -> list[int]:
+        return [found[name].camera_id for name in names]
+
+    assert len(set(ids(cameras("single")))) == 1
+    assert len(set(ids(cameras("image")))) == 4
+    by_folder = ids(cameras("folder"))
+    assert by_folder[0] == by_folder[1] != by_folder[2] == by_folder[3]
+    known = Camera("OPENCV", WIDTH, HEIGHT, (500.25, 501, 320, 240, 0.01, 0, 0, 1e-9))
+    found = cameras("folder", {names[0]: known, names[3]: known})
+    assert Camera.of(found[names[0]]) == Camera.of(found[names[3]]) == known
+    assert len(set(ids(found))) == 3 and found[names[0]].has_prior_focal_length
+    assert found[names[1]].model.name == "SIMPLE_RADIAL"
+
+
+WRONG = Camera("PINHOLE", WIDTH, HEIGHT, (1.02 * FOCAL, 1.02 * FOCAL, WIDTH / 2, HEIGHT / 2))
+
+
+@pytest.mark.parametrize("config", [SfmConfig(), SfmConfig(refine_focal=False)])
+def test_known_intrinsics_are_kept(folder: Path, tmp_path: Path, config: SfmConfig) -> None:
+    """Even wrong ones: to the last digit, beside others that are refined or are kept too."""
+    given = dict.fromkeys(NAMES[:4], WRONG)
+    database = photo_database.main(
+        folder / "images", folder / "pairs.txt", folder / "features.h5", folder / "matches.h5",
+        tmp_path / "a.db", config=config, cameras=given,
+    )  # fmt: skip
+    (model,) = structure_from_motion.main(
+        folder / "images", database, tmp_path / "sparse", config=config, given=given
+    )
+    found = read_model(model)
+    assert len(found.images) == len(NAMES)
+    for name in NAMES:
+        camera = found.camera_of(name)
+        if name in given:
+            assert camera == WRONG
+        else:
+            assert (camera.params[0] == 1.2 * WIDTH) == (config.refine_focal is False)
+
+
+def test_known_intrinsics_are_refined_where_that_is_asked_for(folder: Path, tmp_path: Path) -> None:
+    given = dict.fromkeys(NAMES, WRONG)
+
+    def focal(config: SfmConfig) -> float:
+        name = f"{config.refine_focal}-{config.global_mapper}"
+        database = photo_database.main(
+            folder / "images", folder / "pairs.txt", folder / "features.h5", folder / "matches.h5",
+            tmp_path / f"{name}.db", config=config, cameras=given,
+        )  # fmt: skip
+        (model,) = structure_from_motion.main(
+            folder / "images", database, tmp_path / name, config=config, given=given
+        )
+        return read_model(model).camera_of(NAMES[0]).params[0]
+
+    assert focal(SfmConfig()) == WRONG.params[0]
+    assert abs(focal(SfmConfig(refine_focal=True)) - FOCAL) < 0.01 * FOCAL
+    if hasattr(pycolmap, "global_mapping"):
+        assert focal(SfmConfig(global_mapper=True)) == WRONG.params[0]
+        with refused("--global", "5 of 6 cameras", "--refine-focal"):
+            SfmConfig(global_mapper=True).check_given(5, 6)
+
+
+def test_cameras_that_do_not_fit_the_photos(scene: Scene, folder: Path, tmp_path: Path) -> None:
+    images = folder / "images"
+    other = Camera("PINHOLE", HEIGHT, WIDTH, WRONG.params)
+    listed = tmp_path / "cameras.txt"
+    listed.write_text(f"{NAMES[1]} PINHOLE {WIDTH} {HEIGHT} 500 500 320 240\n")
+    assert list(known_cameras(images, NAMES, None, listed)) == [NAMES[1]]
+    with refused(NAMES[0], ("640x480", "480x640", "6 of 6"), "--cameras"):
+        known_cameras(images, NAMES, other, None)
+    with refused("--camera", "--cameras"):
+        known_cameras(images, NAMES, WRONG, listed)
+    with refused(listed, "none of the 1 photos", NAMES[0]):
+        known_cameras(images, NAMES[:1], None, listed)
+    listed.write_text(f"{NAMES[1]} PINHOLE {WIDTH} {HEIGHT} 500 500 320\n")
+    with refused("cameras.txt:1", "3 parameters"):
+        known_cameras(images, NAMES, None, listed)
+    with refused("--camera-mode each", "folder"):
+        SfmConfig(camera_mode="each")
 
 
 @pytest.mark.parametrize(
@@ -183,7 +286,7 @@ def test_focal_length_from_exif_and_stored_orientation(tmp_path: Path) -> None:
     exif[0x0112] = 6
     exif.get_ifd(0x8769).update({0x920A: 50.0, 0xA405: 50})
     Image.new("RGB", (360, 240)).save(tmp_path / "turned.jpg", exif=exif)
-    photo_database._import_images(tmp_path / "a.db", tmp_path, ["turned.jpg"], SfmConfig())
+    photo_database._import_images(tmp_path / "a.db", tmp_path, ["turned.jpg"], SfmConfig(), {})
     with pycolmap.Database.open(str(tmp_path / "a.db")) as opened:
         (camera,) = opened.read_all_cameras()
     assert (camera.width, camera.height) == (360, 240)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from ..files import provenance
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.outputs import Output
 from ..files.pair_lists import read_pairs, unique_pairs
-from .bounded import bounded
+from .bounded import Alive, bounded
+from .cameras import Camera
 from .database import VerificationConfig, quiet_colmap, verify, write_features, write_matches
 from .library import pycolmap
 from .readable import readable
-from .structure_from_motion import SfmConfig
+from .structure_from_motion import CAMERA_MODES, SfmConfig
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ def main(
     output: Path,
     *,
     config: SfmConfig | None = None,
+    cameras: Mapping[str, Camera] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """A COLMAP database with the photos of the pairs, their matches and two-view geometries.
@@ -44,25 +47,30 @@ def main(
         features, matches: files in hloc's format; keypoints in pixels of the stored image.
         output: the database to write.
         config: see `SfmConfig`; the mapper plays no part here.
+        cameras: known intrinsics by photo name; photos with equal ones share a camera.
         overwrite: replace a database that was created with other settings.
 
     Raises:
-        SamfeatError: a file is missing or damaged, photos that COLMAP cannot read, no pair with
+        SamfeatError: a file is missing or damaged, photos that COLMAP cannot read or of
+            another size than their camera, no pair with
             enough matches of one geometry, or `output` was created with other settings.
     """
     config = config or SfmConfig()
+    cameras = cameras or {}
+    listed_cameras = [f"{name} {camera}" for name, camera in cameras.items()]
     verification = VerificationConfig(chance=_CHANCE, seed=config.seed)
     made_by = provenance.made_by(
         "verified_database",
         {
             "camera_model": config.camera_model,
-            "single_camera": config.single_camera,
+            "camera_mode": config.camera_mode,
             **asdict(verification),
         },
         {
             "pairs": provenance.file_hash(pairs),
             "features": provenance.file_hash(features),
             "matches": provenance.file_hash(matches),
+            **({"cameras": provenance.names_hash(listed_cameras)} if cameras else {}),
         },
     )
     result = Output(output, made_by, overwrite=overwrite)
@@ -73,17 +81,17 @@ def main(
     with result.making() as work:
         database = work / "database.db"
         with readable(image_dir, names, work) as photos:
-            _import_images(database, photos, names, config)
+            _import_images(database, photos, names, config, cameras)
         with (
             pycolmap.Database.open(str(database)) as opened,
             FeatureReader(features) as feature_file,
             MatchReader(matches) as match_file,
         ):
-            cameras = {camera.camera_id: camera for camera in opened.read_all_cameras()}
-            images = {}
-            for image in opened.read_all_images():
-                camera = cameras[image.camera_id]
-                images[image.name] = (image.image_id, (camera.width, camera.height))
+            sizes = {c.camera_id: (c.width, c.height) for c in opened.read_all_cameras()}
+            images = {
+                image.name: (image.image_id, sizes[image.camera_id])
+                for image in opened.read_all_images()
+            }
             _check_imported(names, images, image_dir)
             with pycolmap.DatabaseTransaction(opened):
                 counts = write_features(opened, images, feature_file)
@@ -103,27 +111,42 @@ def main(
 
 
 def _import_images(
-    database: Path, image_dir: Path, names: Sequence[str], config: SfmConfig
+    database: Path,
+    image_dir: Path,
+    names: Sequence[str],
+    config: SfmConfig,
+    given: Mapping[str, Camera],
 ) -> None:
-    options = pycolmap.ImageReaderOptions()
-    options.camera_model = config.camera_model
-    mode = pycolmap.CameraMode.SINGLE if config.single_camera else pycolmap.CameraMode.AUTO
+    sharing: dict[Camera | None, list[str]] = {}
+    for name in names:
+        sharing.setdefault(given.get(name), []).append(name)
     with pycolmap.Database.open(str(database)):
         pass  # 3.13 imports into a database that exists
     try:
         with quiet_colmap():
-            bounded(
-                "COLMAP's import of images",
-                lambda alive: pycolmap.import_images(
-                    str(database), str(image_dir), camera_mode=mode, image_names=list(names),
-                    options=options,
-                ),
-                images=len(names),
-            )  # fmt: skip
+            for camera, photos in sharing.items():
+                options = pycolmap.ImageReaderOptions()
+                options.camera_model = config.camera_model if camera is None else camera.model
+                if camera is not None:
+                    options.camera_params = ",".join(map(repr, camera.params))
+                mode = CAMERA_MODES["single" if camera else config.camera_mode]
+                bounded(
+                    "COLMAP's import of images",
+                    partial(_import, database, image_dir, photos, mode, options),
+                    images=len(photos),
+                )
     except (ValueError, RuntimeError, IndexError) as error:
         raise SamfeatError(
             image_dir, f"COLMAP cannot import the photos ({in_one_line(error)})"
         ) from error
+
+
+def _import(
+    database: Path, image_dir: Path, names: list[str], mode: Any, options: Any, alive: Alive
+) -> None:
+    pycolmap.import_images(
+        str(database), str(image_dir), camera_mode=mode, image_names=names, options=options
+    )
 
 
 def _check_imported(names: Sequence[str], imported: dict[str, Any], image_dir: Path) -> None:
@@ -132,5 +155,5 @@ def _check_imported(names: Sequence[str], imported: dict[str, Any], image_dir: P
         raise SamfeatError(
             image_dir,
             f"COLMAP does not take {some_of(missing)}",
-            "with --single-camera all photos have to be of one size",
+            "photos that share a camera have to be of one size, see --camera-mode",
         )

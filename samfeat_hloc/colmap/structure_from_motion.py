@@ -1,11 +1,11 @@
 """Structure from motion from scratch: a COLMAP model of photos whose poses nobody knows.
 
 COLMAP verifies the matches and reconstructs, incrementally or globally; intrinsics start from the
-photos' EXIF data and are refined. The same input gives the same model: by default COLMAP's mapper
-has one thread, because with several it begins with whichever of the pairs tried at once is ready
-first (a later one stops the search in the earlier ones), and its bundle adjustment adds up in
-another order each time. Images that are in no model may have met a bad beginning, and others are
-tried.
+photos' EXIF data and are refined, or are given and kept. The same input gives the same model: by
+default COLMAP's mapper has one thread, because with several it begins with whichever of the pairs
+tried at once is ready first (a later one stops the search in the earlier ones), and its bundle
+adjustment adds up in another order each time. Images that are in no model may have met a bad
+beginning, and others are tried.
 
 COLMAP would register what has too few points in a model by pairs of images alone. That takes the
 most of a minute for each image that has no place in the model, in every beginning, and brought
@@ -15,7 +15,7 @@ nothing on photos of places (tried on 44 photos of four places): it is not asked
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,9 +25,8 @@ from ..files.outputs import Output
 from ..progress import tqdm
 from .bounded import Alive, bounded
 from .cameras import CAMERA_MODELS
-from .database import (
-    quiet_colmap,
-)
+from .database import quiet_colmap
+from .given_cameras import take_as_given
 from .library import pycolmap
 from .model import is_model, read_model
 from .readable import readable
@@ -37,6 +36,12 @@ logger = logging.getLogger(__name__)
 _MIN_MODEL_SIZE = 3  # images; COLMAP's own 10 would drop the model of a small folder
 _QUICK = 100  # images; a reconstruction of so many is begun again even for a single missing one
 _BEGINNINGS = 3  # images to begin with, where COLMAP's choice was bad
+CAMERA_MODES = {
+    "auto": pycolmap.CameraMode.AUTO,
+    "single": pycolmap.CameraMode.SINGLE,
+    "folder": pycolmap.CameraMode.PER_FOLDER,
+    "image": pycolmap.CameraMode.PER_IMAGE,
+}
 TO_REGISTER = 30  # inliers that COLMAP wants of an image that joins a model
 
 
@@ -44,16 +49,19 @@ TO_REGISTER = 30  # inliers that COLMAP wants of an image that joins a model
 class SfmConfig:
     """How to reconstruct.
 
-    camera_model: COLMAP's model of all cameras.
-    single_camera: all photos are of one camera with one zoom; else neighbouring photos share one
-        only where size and EXIF agree, as COLMAP decides it.
+    camera_model: COLMAP's model of the cameras that are not given.
+    camera_mode: which photos share a camera that is not given: "single", all of them; "folder",
+        those of a folder; "image", none; "auto", neighbouring ones where size and EXIF agree, as
+        COLMAP decides it.
+    refine_focal: refine focal lengths and distortion; None for all but those of given cameras.
     global_mapper: reconstruct globally (GLOMAP, pycolmap 4), not image by image.
     seed: of COLMAP's random numbers.
     threads: of COLMAP's mapper; with more than one the model varies from run to run.
     """
 
     camera_model: str = "SIMPLE_RADIAL"
-    single_camera: bool = False
+    camera_mode: str = "auto"
+    refine_focal: bool | None = None
     global_mapper: bool = False
     seed: int = 0
     threads: int = 1
@@ -61,6 +69,10 @@ class SfmConfig:
     def __post_init__(self) -> None:
         if self.threads < 1:
             raise SamfeatError("--mapper-threads", "give a number from 1")
+        if self.camera_mode not in CAMERA_MODES:
+            raise SamfeatError(
+                f"--camera-mode {self.camera_mode}", f"choose from {', '.join(CAMERA_MODES)}"
+            )
         if self.camera_model not in CAMERA_MODELS:
             raise SamfeatError(
                 f"--camera-model {self.camera_model}",
@@ -80,6 +92,21 @@ class SfmConfig:
                 "install pycolmap 4 or newer, or leave --global out",
             )
 
+    def check_given(self, given: int, total: int) -> None:
+        """Refuse to keep so many of all photos' (or cameras') intrinsics where that cannot be.
+
+        Raises:
+            SamfeatError: some are to be kept and others refined, and COLMAP cannot.
+        """
+        options = pycolmap.IncrementalPipelineOptions()
+        some = 0 < given < total and self.refine_focal is None
+        if some and (self.global_mapper or not hasattr(options, "constant_cameras")):
+            raise SamfeatError(
+                "--global" if self.global_mapper else f"pycolmap {pycolmap.__version__}",
+                f"{given} of {total} cameras are known; it keeps all cameras or refines all",
+                "give the others too, or --refine-focal, or --no-refine-focal",
+            )
+
 
 def main(
     image_dir: Path,
@@ -87,6 +114,7 @@ def main(
     output: Path,
     *,
     config: SfmConfig | None = None,
+    given: Collection[str] = (),
     overwrite: bool = False,
 ) -> list[Path]:
     """Reconstruct; a folder of photos of several places gives several models.
@@ -96,6 +124,7 @@ def main(
         database: verified matches, see `verified_database`.
         output: folder for the models, binary: `0` has the most images, then `1`, ...
         config: see `SfmConfig`.
+        given: names of the photos whose intrinsics in the database are known.
         overwrite: replace models that were created with other settings.
 
     Returns:
@@ -119,9 +148,10 @@ def main(
         return models(output)
     with result.making() as work:
         with pycolmap.Database.open(str(database)) as opened:
-            names = [image.name for image in opened.read_all_images()]
-        with readable(image_dir, names, work) as photos:
-            found = _distinct(_reconstruct(database, photos, work, config))
+            cameras = {image.name: image.camera_id for image in opened.read_all_images()}
+        kept = _Kept.of(cameras, given, config)
+        with readable(image_dir, list(cameras), work) as photos:
+            found = _distinct(_reconstruct(database, photos, work, config, kept))
         if not found or not found[0].num_points3D():
             raise SamfeatError(
                 database,
@@ -148,8 +178,30 @@ def models(output: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name))
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """Intrinsics that stay as they are: of all cameras, or of these by their ids in the database.
+
+    given: all cameras are given, so that none is implausible.
+    """
+
+    everything: bool
+    cameras: frozenset[int] = frozenset()
+    given: bool = False
+
+    @classmethod
+    def of(cls, cameras: Mapping[str, int], given: Collection[str], config: SfmConfig) -> _Kept:
+        known = {camera for name, camera in cameras.items() if name in set(given)}
+        whole = known == set(cameras.values())
+        config.check_given(len(known), len(set(cameras.values())))
+        if config.refine_focal is None and not whole:
+            return cls(False, frozenset(known))
+        everything = whole if config.refine_focal is None else not config.refine_focal
+        return cls(everything, given=whole and everything)
+
+
 def _reconstruct(
-    database: Path, image_dir: Path, work: Path, config: SfmConfig
+    database: Path, image_dir: Path, work: Path, config: SfmConfig, kept: _Kept
 ) -> list[pycolmap.Reconstruction]:
     paths = str(database), str(image_dir), str(work)
     try:
@@ -157,10 +209,10 @@ def _reconstruct(
             groups = _connected(database)
             total = sum(map(len, groups))
             if config.global_mapper:
-                return _global(paths, config, total)
-            found = _incremental(paths, config, total)
+                return _global(paths, config, kept, total)
+            found = _incremental(paths, config, kept, total)
             for group in groups:
-                _begin_again(found, group, paths, config)
+                _begin_again(found, group, paths, config, kept)
             return found
     except (ValueError, RuntimeError, IndexError) as error:
         raise SamfeatError(
@@ -173,6 +225,7 @@ def _begin_again(
     group: Sequence[tuple[int, str]],
     paths: tuple[str, str, str],
     config: SfmConfig,
+    kept: _Kept,
 ) -> None:
     """Add models that begin with images of a group that are not in its largest one."""
     tried: set[int] = set()
@@ -189,17 +242,20 @@ def _begin_again(
             "models: %d of %d connected images; trying again from %s",
             len(placed), len(group), name,
         )  # fmt: skip
-        found += _incremental(paths, config, len(group), first)
+        found += _incremental(paths, config, kept, len(group), first)
 
 
 def _global(
-    paths: tuple[str, str, str], config: SfmConfig, total: int
+    paths: tuple[str, str, str], config: SfmConfig, kept: _Kept, total: int
 ) -> list[pycolmap.Reconstruction]:
     logger.info("models: all images at once; COLMAP reports no progress")
     options = pycolmap.GlobalPipelineOptions()
     options.min_model_size = _MIN_MODEL_SIZE
     options.num_threads = config.threads
     options.random_seed = config.seed
+    if kept.everything:
+        options.mapper.bundle_adjustment.refine_focal_length = False
+        options.mapper.bundle_adjustment.refine_extra_params = False
     found = bounded(
         "COLMAP's global mapper",
         lambda alive: pycolmap.global_mapping(*paths, options=options),
@@ -209,10 +265,22 @@ def _global(
 
 
 def _incremental(
-    paths: tuple[str, str, str], config: SfmConfig, total: int, first: int | None = None
+    paths: tuple[str, str, str],
+    config: SfmConfig,
+    kept: _Kept,
+    total: int,
+    first: int | None = None,
 ) -> list[pycolmap.Reconstruction]:
     """Models grown image by image; from the image `first`, where given."""
     options = pycolmap.IncrementalPipelineOptions()
+    if kept.everything:
+        options.ba_refine_focal_length = options.ba_refine_extra_params = False
+        options.mapper.abs_pose_refine_focal_length = False
+        options.mapper.abs_pose_refine_extra_params = False
+    elif kept.cameras:
+        options.constant_cameras = set(kept.cameras)
+    if kept.given:
+        take_as_given(options, options.mapper)
     options.min_model_size = _MIN_MODEL_SIZE
     options.num_threads = config.threads
     if hasattr(options, "structure_less_registration_fallback"):  # pycolmap 3.13 has none

@@ -18,7 +18,8 @@ COMMANDS: Mapping[tuple[str, ...], str] = {
 
 _FORMER: Mapping[tuple[str, ...], Mapping[str, str]] = {
     ("run",): {"--conf": "--preset", "--features": "--feature-type"},
-    ("reconstruct",): {"--conf": "--preset", "--method": "--feature-type"},
+    ("reconstruct",): {"--conf": "--preset", "--method": "--feature-type",
+                       "--single-camera": "--camera-mode=single"},
     ("localize",): {"--image": FIRST},
     ("map", "build"): {"--outputs": FIRST, "--map": "--output"},
     ("map", "add"): {"--map": FIRST, "--list": "--queries"},

@@ -64,12 +64,34 @@ def _reconstruct(
     camera_model: Annotated[
         str, typer.Option("--camera-model", help="COLMAP's camera model of the photos.")
     ] = "SIMPLE_RADIAL",
-    single_camera: Annotated[
-        bool,
+    camera_mode: Annotated[
+        str,
         typer.Option(
-            "--single-camera", help="All photos were taken by one camera at one focal length."
+            "--camera-mode",
+            help="Which photos share a camera with one focal length: all (single), those of a "
+            "folder (folder), none (image), or neighbours of equal size and EXIF (auto).",
         ),
-    ] = False,
+    ] = "auto",
+    camera: Annotated[
+        str | None,
+        typer.Option(
+            "--camera", help='Known camera of all photos, "MODEL width height params...".'
+        ),
+    ] = None,
+    cameras: Annotated[
+        Path | None,
+        typer.Option(
+            "--cameras", help="Known cameras, 'name MODEL width height params...' a line."
+        ),
+    ] = None,
+    refine_focal: Annotated[
+        bool | None,
+        typer.Option(
+            "--refine-focal/--no-refine-focal",
+            help="Refine focal lengths and distortion; by default of all cameras that are not "
+            "given.",
+        ),
+    ] = None,
     global_mapper: Annotated[
         bool,
         typer.Option(
@@ -93,6 +115,7 @@ def _reconstruct(
 
     An interrupted run goes on when the same command is given again.
     """
+    from ..colmap.intrinsics import camera_from_text
     from ..colmap.structure_from_motion import SfmConfig
     from ..evaluation.reconstruction import evaluate, table
     from ..pipelines.reconstruct import ReconstructOptions, run, with_method
@@ -105,7 +128,11 @@ def _reconstruct(
         pairing=pairing,
         pairs=pairs,
         num_retrieved=num_retrieved,
-        sfm=SfmConfig(camera_model, single_camera, global_mapper, threads=mapper_threads),
+        sfm=SfmConfig(
+            camera_model, camera_mode, refine_focal, global_mapper, threads=mapper_threads
+        ),
+        camera=None if camera is None else camera_from_text(camera),
+        cameras=cameras,
         masks=masks,
         workers=workers,
         device=device,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..colmap import photo_database, structure_from_motion
+from ..colmap.cameras import Camera
 from ..colmap.structure_from_motion import SfmConfig
 from ..errors import SamfeatError
 from ..evaluation.reconstruction import ReconstructionFigures, evaluate
@@ -20,6 +21,7 @@ from ..files.masks import Masks
 from ..files.pair_lists import read_pairs
 from ..localization import features, global_descriptors, matches, pairs, pairs_by_rule
 from . import methods
+from .known_cameras import known_cameras
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ class ReconstructOptions:
     pairs: a list of pairs to use instead.
     num_retrieved: photos retrieved for each photo.
     sfm: cameras and mapper.
+    camera: known intrinsics of all photos.
+    cameras: list of known intrinsics, ``name MODEL width height params...`` a line.
     masks: folder of the photos' masks: no keypoints where they are black.
     workers: threads that decode photos.
     device: of the network, matching and retrieval; see `samfeat_hloc.parallel.devices.device_of`.
@@ -55,6 +59,8 @@ class ReconstructOptions:
     pairs: Path | None = None
     num_retrieved: int = 20
     sfm: SfmConfig = field(default_factory=SfmConfig)
+    camera: Camera | None = None
+    cameras: Path | None = None
     masks: Path | None = None
     workers: int = 2
     device: str | None = None
@@ -109,6 +115,8 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
     names = list_images(image_dir)
     if len(names) < 2:
         raise SamfeatError(image_dir, "a single photo", "reconstruction needs several")
+    cameras = known_cameras(image_dir, names, options.camera, options.cameras)
+    options.sfm.check_given(len(cameras), len(names))
     outputs.mkdir(parents=True, exist_ok=True)
     again: dict[str, Any] = {"overwrite": options.overwrite}
     feature_file = extract(image_dir, names, outputs / "features.h5", options)
@@ -119,10 +127,10 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
     )  # fmt: skip
     database = photo_database.main(
         image_dir, pairs_file, feature_file, match_file, outputs / "database.db",
-        config=options.sfm, **again,
+        config=options.sfm, cameras=cameras, **again,
     )  # fmt: skip
     models = structure_from_motion.main(
-        image_dir, database, outputs / "sparse", config=options.sfm, **again
+        image_dir, database, outputs / "sparse", config=options.sfm, given=cameras, **again
     )
     figures = evaluate(outputs, options.method)
     left_out = structure_from_motion.left_out(names, models)
