@@ -15,7 +15,15 @@ from refusals import refused
 from typer.testing import CliRunner
 
 from samfeat_hloc.commands import evaluation as commands
-from samfeat_hloc.evaluation import curves, homography, hpatches, matching, predictions, published
+from samfeat_hloc.evaluation import (
+    curves,
+    homography,
+    hpatches,
+    matching,
+    predictions,
+    published,
+    trade,
+)
 from samfeat_hloc.evaluation.photo_pairs import make_pair, make_pairs
 
 SHIFT = np.array([[1.0, 0.0, 3.0], [0.0, 1.0, -2.0], [0.0, 0.0, 1.0]])
@@ -76,8 +84,8 @@ def test_accuracy_by_hand() -> None:
 
 
 def test_accuracy_is_averaged_over_pairs_not_matches() -> None:
-    many = matching.PairResult(("a", "b"), "v", (9, 7), np.zeros(100), 0.0, 0.5)
-    none = matching.PairResult(("a", "c"), "v", (9, 2), np.zeros(0), np.inf, 0.1)
+    many = matching.PairResult(("a", "b"), "v", (9, 7), np.zeros(100), 0.0, 0.5, np.ones(100))
+    none = matching.PairResult(("a", "c"), "v", (9, 2), np.zeros(0), np.inf, 0.1, np.zeros(0))
     result = matching.summarize([many, none])
     assert result.accuracy == (0.5,) * 10
     assert result.area == 0.5
@@ -113,6 +121,24 @@ def test_mutual_nearest_by_hand() -> None:
     # 1 is nearest to second 1 too, but second 1 prefers 0.
     assert matching.mutual_nearest(first, second).tolist() == [[0, 1], [2, 0]]
     assert matching.mutual_nearest(first, np.zeros((2, 0))).shape == (0, 2)
+
+
+def test_a_least_similarity_trades_right_matches_for_wrong_ones() -> None:
+    errors, alike = np.array([0.5, 1.0, 9.0, 2.0]), np.array([0.9, 0.5, 0.41, -0.2])
+    pair = matching.PairResult(("a", "b"), "v", (9, 9), errors, 0.0, 0.5, alike)
+    none = matching.PairResult(("a", "c"), "v", (9, 9), np.zeros(0), np.inf, 0.1, np.zeros(0))
+    points = dict(zip(trade.LEAST, trade.trade_of([pair, none]), strict=True))
+    assert points[-1.0] == (2.0, 1.5)  # means of two pairs
+    assert points[0.4] == (1.5, 1.0)
+    assert points[0.42] == (1.0, 1.0)
+    assert points[0.98] == (0.0, 0.0)
+    first = np.array([[1.0, 0.0], [0.8, 0.6]]).T
+    found = matching.similarities(first, first, np.array([[0, 1], [1, 1]]))
+    np.testing.assert_allclose(found, [0.8, 1.0])
+    figure = trade.trade_figure({"town": {"mine": list(points.values())}})
+    (line,) = figure.axes[0].lines
+    assert line.get_xdata()[0] == 0.5
+    assert line.get_ydata()[0] == 1.5
 
 
 def test_transform_agrees_with_opencv_and_kornia() -> None:

@@ -37,7 +37,9 @@ def test_points_of_the_model_are_right_and_moved_ones_are_not() -> None:
     for image, camera in zip(seen, pair.cameras, strict=True):
         in_camera = images.xyz[common] @ image.pose.rotation.T + image.pose.tvec
         xy.append(np.asarray(camera.img_from_cam(in_camera)) - 0.5)
-    matches, right = posed_matches.count_right(pair, described(xy[0]), described(xy[1]))
+    points = posed_matches.count_right(pair, described(xy[0]), described(xy[1]))
+    assert set(points) == {points[0]}, "all are alike: no least similarity leaves one out"
+    matches, right = points[0]
     assert matches == len(common) >= 20
     assert right == pytest.approx(matches, rel=1e-6)
     # Half of them 30 pixels across the lines: they are wrong, and chance does not bring them back.
@@ -45,11 +47,11 @@ def test_points_of_the_model_are_right_and_moved_ones_are_not() -> None:
     lines = np.column_stack([across, np.ones(len(across))]) @ pair.fundamental.T
     normal = lines[:, :2] / np.linalg.norm(lines[:, :2], axis=1, keepdims=True)
     moved = xy[1] + 30 * normal * (np.arange(len(common)) % 2)[:, None]
-    _, right = posed_matches.count_right(pair, described(xy[0]), described(moved))
+    _, right = posed_matches.count_right(pair, described(xy[0]), described(moved))[0]
     assert right == pytest.approx(matches / 2, rel=0.1)
     # Partners at random are right by chance alone, which is taken off.
     shuffled = np.random.default_rng(1).permutation(len(common))
-    _, right = posed_matches.count_right(pair, described(xy[0]), described(xy[1][shuffled]))
+    _, right = posed_matches.count_right(pair, described(xy[0]), described(xy[1][shuffled]))[0]
     assert right < 0.05 * matches
 
 

@@ -41,7 +41,8 @@ class PairResult:
 
     images: their names. kind: the group it counts in, such as "v". num_keypoints: of both.
     repeatability: see :func:`repeatability`.
-    errors: (M,) reprojection error of each match, pixels of image 2. corner_error: of the
+    errors: (M,) reprojection error of each match, pixels of image 2. similarities: (M,) dot product
+    of its descriptors. corner_error: of the
     homography estimated from the matches, pixels of image 2; infinite where that failed.
     """
 
@@ -51,6 +52,7 @@ class PairResult:
     errors: np.ndarray
     corner_error: float
     repeatability: float
+    similarities: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,14 @@ def mutual_nearest(descriptors1: np.ndarray, descriptors2: np.ndarray) -> np.nda
     matches = nearest_neighbours(first, second)[0].numpy()
     index = np.flatnonzero(matches >= 0)
     return np.stack([index, matches[index]], axis=1)
+
+
+def similarities(
+    descriptors1: np.ndarray, descriptors2: np.ndarray, matches: np.ndarray
+) -> np.ndarray:
+    """(M,) dot products of the descriptors (D, N1) and (D, N2) of matches (M, 2)."""
+    first, second = descriptors1[:, matches[:, 0]], descriptors2[:, matches[:, 1]]
+    return np.asarray((first * second).sum(axis=0, dtype=np.float64))
 
 
 def reprojection_errors(
@@ -187,7 +197,8 @@ def evaluate_pair(
     )
     counts = (len(features1.keypoints), len(features2.keypoints))
     repeated = repeatability(features1.keypoints, features2.keypoints, homography, sizes)
-    return PairResult(images, kind, counts, errors, corner, repeated)
+    alike = similarities(features1.descriptors, features2.descriptors, matches)
+    return PairResult(images, kind, counts, errors, corner, repeated, alike)
 
 
 def summarize(pairs: Sequence[PairResult]) -> MatchingResult:

@@ -20,9 +20,10 @@ from ..colmap.epipolar import essential_matrix, line_distances
 from ..colmap.model import Model, read_model
 from ..errors import SamfeatError
 from ..progress import tqdm
-from .matching import CachedFeatures, mutual_nearest
+from .matching import CachedFeatures, mutual_nearest, similarities
 from .predictions import Predictions
 from .tables import aligned
+from .trade import LEAST
 
 THRESHOLD = 2.0  # pixels from the epipolar line, in both images
 LEAST_SHARED = 20  # points that both images of a pair see
@@ -45,12 +46,14 @@ class PosedPair:
 @dataclass(frozen=True)
 class RightMatches:
     """Means over the pairs of a set. matches: mutual nearest neighbours a pair. right: of these,
-    near the epipolar lines, less those that would be there by chance. share: right / matches."""
+    near the epipolar lines, less those that would be there by chance. share: right / matches.
+    trade: matches and right ones at each least similarity of :data:`.trade.LEAST`."""
 
     pairs: int
     matches: float
     right: float
     share: float
+    trade: tuple[tuple[float, float], ...]
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers."""
@@ -100,24 +103,27 @@ def evaluate(
             if name not in read:
                 read[name] = predictions.read(name)
         counted.append(count_right(pair, read[pair.names[0]], read[pair.names[1]]))
-    matches, right = np.mean(np.array(counted, dtype=np.float64), axis=0)
-    return RightMatches(len(counted), float(matches), float(right), float(right / max(matches, 1)))
+    trade = np.mean(np.array(counted, dtype=np.float64), axis=0)  # (thresholds, 2)
+    (matches, right), points = trade[0].tolist(), [(n, k) for n, k in trade.tolist()]
+    return RightMatches(len(counted), matches, right, right / max(matches, 1), tuple(points))
 
 
 def count_right(
     pair: PosedPair, features0: CachedFeatures, features1: CachedFeatures
-) -> tuple[int, float]:
-    """The matches of a pair, and how many of them are right beyond chance.
+) -> list[tuple[int, float]]:
+    """The matches of a pair, and how many of them are right beyond chance, at each least similarity
+    of :data:`.trade.LEAST`, the first of which keeps all.
 
     With n matches, k of them within :data:`THRESHOLD` of the epipolar lines in both images, and a
     share p of random partners that is, ``right = max(0, (k - p n) / (1 - p))``.
     """
     matches = mutual_nearest(features0.descriptors, features1.descriptors)
     if len(matches) == 0:
-        return 0, 0.0
+        return [(0, 0.0)] * len(LEAST)
     xy0 = _undistorted(pair.cameras[0], features0.keypoints[matches[:, 0]])
     xy1 = _undistorted(pair.cameras[1], features1.keypoints[matches[:, 1]])
-    near = int((_distances(pair.fundamental, xy0, xy1) <= THRESHOLD).sum())
+    near = _distances(pair.fundamental, xy0, xy1) <= THRESHOLD
+    alike = similarities(features0.descriptors, features1.descriptors, matches)
     drawn = np.random.default_rng(0).permutation(len(matches))[:_DRAWN]
     first, second = (side.ravel() for side in np.meshgrid(drawn, drawn, indexing="ij"))
     apart = first != second
@@ -125,7 +131,12 @@ def count_right(
     chance = 0.0
     if len(first):
         chance = float((_distances(pair.fundamental, xy0[first], xy1[second]) <= THRESHOLD).mean())
-    return len(matches), max(0.0, (near - chance * len(matches)) / max(1 - chance, 1e-9))
+    points = []
+    for least in LEAST:
+        kept = alike >= least
+        beyond = (int(near[kept].sum()) - chance * int(kept.sum())) / max(1 - chance, 1e-9)
+        points.append((int(kept.sum()), max(0.0, beyond)))
+    return points
 
 
 def _pair(model: Model, name0: str, name1: str) -> PosedPair:

@@ -132,7 +132,7 @@ def read_checkpoint(path: Path, *, sha256: str | None = None) -> Checkpoint:
         raise SamfeatError(
             path, "its metadata block is damaged", "use a file written by `samfeat train`"
         ) from None
-    known = {"edge_attention", "context"}
+    known = {"edge_attention", "context", "fine_detection"}
     if not isinstance(config, dict) or set(config) - known:
         raise SamfeatError(
             path, f"was written for another network (configuration {config})", "update samfeat_hloc"

@@ -26,7 +26,7 @@ from . import checkpoints
 from .detection import counts_first
 from .extraction import extract_batch, masked
 from .local_features import Features, as_tensors
-from .operators import conv_relu, enlarge, halve, to_one
+from .operators import conv_relu, enlarge, halve, shrink, to_one
 from .options import ExtractKeywords, ExtractOptions
 from .strips import level_in_strips
 
@@ -34,12 +34,25 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack  # of typing from Python 3.11 on
 
 DESCRIPTOR_DIM = 128
-FEATURE_DIM = 64 + 64 + 128 + 128  # c1, c2, c3 and c4, stacked at 1/4
+LEVEL_DIMS = (64, 64, 128, 128)  # c1, c2, c3 and c4
+FEATURE_DIM = sum(LEVEL_DIMS)  # stacked at 1/4
 FEATURE_STRIDE = 4
 CONTEXT_DIM = 256
+FINE_DIM = 32
 ATTENTION_SCALE = 100.0  # the softmax temperature of the edge attention
 # Keypoints: on a processor their features stay in its cache, elsewhere in some 400 MB.
 DESCRIBED_AT_ONCE = {"cpu": 512, "elsewhere": 1 << 15}
+
+
+class Seen(NamedTuple):
+    """What the detection heads see of B images of (H, W) pixels.
+
+    levels: c1 to c4, (B, 64, H, W) to (B, 128, H/8, W/8), whole; c3 guided by the edges.
+    edges: as in :class:`Encoded`.
+    """
+
+    levels: list[Tensor]
+    edges: Tensor
 
 
 class Encoded(NamedTuple):
@@ -82,11 +95,13 @@ class Levels(NamedTuple):
 
     small: [c1, c2], each (B, 64, H/4, W/4): shrunk, as the descriptors take them.
     logits: of their detection heads, (B, 1, H, W) and (B, 1, H/2, W/2) float32.
+    fine: what :class:`FineDetection` takes of them, each (B, 32, H/2, W/2); empty without it.
     c3: (B, 128, H/4, W/4). c4: (B, 128, H/8, W/8).
     """
 
     small: list[Tensor]
     logits: list[Tensor]
+    fine: list[Tensor]
     c3: Tensor
     c4: Tensor
 
@@ -102,18 +117,35 @@ class Backbone(nn.Module):
             for before, width in pairwise(widths)
         )
 
-    def forward(self, image: Tensor, detect: Sequence[nn.Conv2d]) -> Levels:
-        """(B, 3, H, W) to :class:`Levels`; ``detect`` are the detection heads of c1 and c2."""
+    def forward(
+        self, image: Tensor, detect: Sequence[nn.Conv2d], fine: Sequence[nn.Conv2d] = ()
+    ) -> Levels:
+        """(B, 3, H, W) to :class:`Levels`; ``detect`` are the detection heads of c1 and c2,
+        ``fine`` the convolutions by which :class:`FineDetection` takes them."""
         x = image
-        small, logits = [], []
+        small, logits, taken = [], [], []
         convs = cast(list[list[nn.Conv2d]], self.levels)
-        for level, head, factor in zip(convs[:2], detect, (4, 2), strict=True):
-            x, shrunk, logit = level_in_strips(level, head, factor, x)
+        for index, (level, head, factor) in enumerate(zip(convs[:2], detect, (4, 2), strict=True)):
+            x, shrunk, logit, *more = level_in_strips(
+                level, head, factor, x, fine[index : index + 1]
+            )
             small.append(shrunk)
             logits.append(logit)
+            taken += more
         c3 = conv_relu(convs[2][1], conv_relu(convs[2][0], x))
         c4 = conv_relu(convs[3][1], conv_relu(convs[3][0], halve(c3)))
-        return Levels(small, logits, c3, c4)
+        return Levels(small, logits, taken, c3, c4)
+
+    def whole(self, image: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) to c1 (B, 64, H, W), c2, c3 and c4 (B, 128, H/8, W/8), each kept whole."""
+        levels: list[Tensor] = []
+        x = image
+        for convs in cast(list[list[nn.Conv2d]], self.levels):
+            x = halve(x) if levels else x
+            for conv in convs:
+                x = conv_relu(conv, x)
+            levels.append(x)
+        return levels
 
 
 class EdgeAttention(nn.Module):
@@ -204,6 +236,34 @@ class Context(nn.Module):
         return c4 + x[..., : c4.shape[-2], : c4.shape[-1]].to(c4.dtype)
 
 
+class FineDetection(nn.Module):
+    """A detection head that sees all levels together, added to the four that see one each (not in
+    the paper). Those are linear and move a peak with light and noise; this one can tell what moves
+    it. It works at 1/2 of the image, four logits a place. Its last convolution starts at zero, so
+    that a network which grows it begins as it was.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        finest, *others = widths
+        self.gather = nn.Conv2d(finest, FINE_DIM, kernel_size=2, stride=2)
+        self.reduce = nn.ModuleList(nn.Conv2d(width, FINE_DIM, kernel_size=1) for width in others)
+        self.mix = conv3x3(FINE_DIM, FINE_DIM)
+        self.score = conv3x3(FINE_DIM, 4)
+
+    def takes(self) -> list[nn.Conv2d]:
+        """What it takes of c1 and of c2, by these convolutions."""
+        return [self.gather, cast(nn.Conv2d, self.reduce[0])]
+
+    def forward(self, fine: Sequence[Tensor], c3: Tensor, c4: Tensor) -> Tensor:
+        """What it takes of c1 and c2, c3 guided by the edges, and c4, to logits (B, 1, H, W)
+        float32."""
+        x = cast(Tensor, self.reduce[2](c4))
+        x = self.reduce[1](c3) + enlarge(x, 2).to(x.dtype)
+        x = fine[0] + fine[1] + enlarge(x, 2).to(x.dtype)
+        return F.pixel_shuffle(self.score(conv_relu(self.mix, F.relu(x))).float(), 2)
+
+
 class SAMFeat(nn.Module):
     """The local feature: keypoints, descriptors, and the attention that weights them.
 
@@ -217,12 +277,21 @@ class SAMFeat(nn.Module):
             it, "pixels" as the paper's text has it, "none" (or False) without, as in the paper's
             ablation (the edge map then still guides the detector).
         context: build the wider view (see :class:`Context`), which the paper does not have.
+        fine_detection: build :class:`FineDetection`, which the paper does not have.
     """
 
-    def __init__(self, *, edge_attention: bool | str = True, context: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        edge_attention: bool | str = True,
+        context: bool = False,
+        fine_detection: bool = False,
+    ) -> None:
         super().__init__()
         edge_attention = edge_attention_named(edge_attention)
         self.config: dict[str, Any] = {"edge_attention": edge_attention, "context": context}
+        if fine_detection:  # not a word of it in the files of those without
+            self.config["fine_detection"] = True
         self.metadata: dict[str, Any] = {}
         self.weights_sha256 = "none: random weights"
 
@@ -232,8 +301,9 @@ class SAMFeat(nn.Module):
         self.fuse = conv3x3(256, 128)
         self.context = Context(128) if context else None
         # Detection heads, one for each level, and their learned shares.
-        self.detect = nn.ModuleList(conv3x3(width, 1) for width in (64, 64, 128, 128))
+        self.detect = nn.ModuleList(conv3x3(width, 1) for width in LEVEL_DIMS)
         self.detect_share = nn.Parameter(torch.tensor([0.1, 0.2, 0.3, 0.4]))
+        self.detect_fine = FineDetection(LEVEL_DIMS) if fine_detection else None
         # Edge head and edge attention guidance.
         self.edge = nn.Conv2d(FEATURE_DIM, 1, kernel_size=1)
         kind = "rows" if edge_attention is True else str(edge_attention)
@@ -248,6 +318,9 @@ class SAMFeat(nn.Module):
         if self.context is not None:
             nn.init.zeros_(self.context.give.weight)
             nn.init.zeros_(cast(Tensor, self.context.give.bias))
+        if self.detect_fine is not None:
+            nn.init.zeros_(self.detect_fine.score.weight)
+            nn.init.zeros_(cast(Tensor, self.detect_fine.score.bias))
 
     def forward(self, image: Tensor) -> Maps:
         """(B, 3, H, W) RGB in [-1, 1], H and W multiples of 8, to :class:`Maps`."""
@@ -263,24 +336,51 @@ class SAMFeat(nn.Module):
     def encode(self, image: Tensor) -> Encoded:
         """(B, 3, H, W) RGB in [-1, 1], H and W multiples of 8, to :class:`Encoded`."""
         detect = cast(Sequence[nn.Conv2d], self.detect)
-        small, logits, c3, c4 = self.backbone(image, detect[:2])
-
-        distillation = self.distill(c4)
-        c4 = c4 + self.fuse(distillation)
-        if self.context is not None:
-            c4 = self.context(c4)
-
-        levels = [*small, c3, enlarge(c4, 2)]
-        # Interpolation leaves bfloat16; everything here is a convolution's input again.
-        features = torch.cat([level.to(c3.dtype) for level in levels], dim=1)
-        edges = torch.sigmoid(self.edge(features))
-
-        logits += [to_one(detect[2], c3 * edges + c3), to_one(detect[3], c4)]
+        head = self.detect_fine
+        small, logits, fine, c3, c4 = self.backbone(
+            image, detect[:2], () if head is None else head.takes()
+        )
+        c4, distillation = self._distilled(c4)
+        features, edges = self._stacked([*small, c3, enlarge(c4, 2)])
+        guided = c3 * edges + c3
+        logits += [to_one(detect[2], guided), to_one(detect[3], c4)]
         keypoint_logits = self._keypoint_logits(logits)
+        if head is not None:
+            keypoint_logits = keypoint_logits + head(fine, guided, c4)
 
         if self.edge_attention is not None:
             features = self.edge_attention(features, edges)
         return Encoded(keypoint_logits, features, distillation, edges)
+
+    def see(self, image: Tensor) -> Seen:
+        """(B, 3, H, W) RGB in [-1, 1], H and W multiples of 8, to :class:`Seen`."""
+        c1, c2, c3, c4 = self.backbone.whole(image)
+        c4, _ = self._distilled(c4)
+        _, edges = self._stacked([shrink(c1, 4), shrink(c2, 2), c3, enlarge(c4, 2)])
+        return Seen([c1, c2, c3 * edges + c3, c4], edges)
+
+    def detect_in(self, levels: Sequence[Tensor]) -> Tensor:
+        """The keypoint logits (B, 1, H, W) of :class:`Seen`'s levels."""
+        heads = cast(Sequence[nn.Conv2d], self.detect)
+        logits = self._keypoint_logits(
+            [to_one(head, level) for head, level in zip(heads, levels, strict=True)]
+        )
+        if self.detect_fine is None:
+            return logits
+        taken = [conv(x) for conv, x in zip(self.detect_fine.takes(), levels[:2], strict=True)]
+        return logits + self.detect_fine(taken, *levels[2:])
+
+    def _distilled(self, c4: Tensor) -> tuple[Tensor, Tensor]:
+        """c4 with what it was taught (and the context), and the distillation map."""
+        distillation = self.distill(c4)
+        c4 = c4 + self.fuse(distillation)
+        return (c4 if self.context is None else self.context(c4)), distillation
+
+    def _stacked(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The levels at 1/4 as features, and their edges."""
+        # Interpolation leaves bfloat16; everything here is a convolution's input again.
+        features = torch.cat([level.to(levels[2].dtype) for level in levels], dim=1)
+        return features, torch.sigmoid(self.edge(features))
 
     def attention_map(self, features: Tensor) -> Tensor:
         """The attention (B, 1, h, w) of features (B, 384, h, w), positive."""
@@ -335,7 +435,7 @@ class SAMFeat(nn.Module):
         return torch.cat(described)
 
     def _keypoint_logits(self, logits: list[Tensor]) -> Tensor:
-        """Sum of the four detection heads at full size, (B, 1, H, W) float32.
+        """Sum of the four detection heads' logits at full size, (B, 1, H, W) float32.
 
         Each head may compute in half precision, the sum never: its few digits would make
         neighbouring pixels equal, which costs suppression its peaks and refinement its fractions.

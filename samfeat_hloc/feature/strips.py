@@ -21,40 +21,48 @@ _ROWS = 4  # strips are multiples of it, as levels are shrunk by 4 at most
 
 
 def level_in_strips(
-    convs: Sequence[nn.Conv2d], head: nn.Conv2d, factor: int, x: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    convs: Sequence[nn.Conv2d],
+    head: nn.Conv2d,
+    factor: int,
+    x: Tensor,
+    others: Sequence[nn.Conv2d] = (),
+) -> tuple[Tensor, ...]:
     """What is made of a level: convolutions with ReLU of (B, C, H, W).
 
+    Arguments:
+        others: convolutions that see no more rows than their stride.
+
     Returns:
-        Max-pooled by 2; shrunk by ``factor``; and the logits of a detection head, float32.
+        Max-pooled by 2; shrunk by ``factor``; the logits of a detection head, float32; and what
+        the others make of it.
     """
     if not only_inference(x):
-        return _level(convs, head, factor, x)
+        return _level(convs, head, factor, x, others)
     batch, _, height, width = x.shape
     channels = convs[-1].out_channels
     size = 2 if torch.is_autocast_enabled("cpu") else x.element_size()
     rows = max(_ROWS, _BYTES // (batch * width * channels * size) // _ROWS * _ROWS)
     if height <= rows:
-        return _level(convs, head, factor, x)
+        return _level(convs, head, factor, x, others)
     found = [
-        _strip(convs, head, factor, x, first, min(first + rows, height))
+        _strip(convs, head, factor, x, others, first, min(first + rows, height))
         for first in range(0, height, rows)
     ]
-    pooled, shrunk, logits = (torch.cat(part, dim=2) for part in zip(*found, strict=True))
-    return pooled, shrunk, logits
+    return tuple(torch.cat(part, dim=2) for part in zip(*found, strict=True))
 
 
 def _level(
-    convs: Sequence[nn.Conv2d], head: nn.Conv2d, factor: int, x: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    convs: Sequence[nn.Conv2d], head: nn.Conv2d, factor: int, x: Tensor, others: Sequence[nn.Conv2d]
+) -> tuple[Tensor, ...]:
     for conv in convs:
         x = conv_relu(conv, x)
-    return halve(x), shrink(x, factor), to_one(head, x)
+    return halve(x), shrink(x, factor), to_one(head, x), *(other(x) for other in others)
 
 
 def _strip(
-    convs: Sequence[nn.Conv2d], head: nn.Conv2d, factor: int, x: Tensor, first: int, last: int
-) -> tuple[Tensor, Tensor, Tensor]:
+    convs: Sequence[nn.Conv2d], head: nn.Conv2d, factor: int, x: Tensor,
+    others: Sequence[nn.Conv2d], first: int, last: int,
+) -> tuple[Tensor, ...]:  # fmt: skip
     """As :func:`_level`, of the rows from ``first`` up to ``last``."""
     height = x.shape[2]
     reach = len(convs) + 1  # rows beyond it that it sees, as each convolution and the head see one
@@ -68,4 +76,4 @@ def _strip(
         x = x[:, :, cut[0] : x.shape[2] - cut[1]]
     logits = to_one(head, x)[:, :, above : above + last - first]
     x = x[:, :, above : above + last - first]
-    return halve(x), shrink(x, factor), logits
+    return halve(x), shrink(x, factor), logits, *(other(x) for other in others)

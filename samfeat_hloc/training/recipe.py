@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 SCHEDULES = ("linear", "cosine")
 EDGE_LOSSES = ("mse", "bce")
 PRECISIONS = ("auto", "full")
+LAYERS = ("all", "detection")
 EDGE_ATTENTIONS = (None, "none", "rows", "pixels", False, True)
 SHIPPED = "shipped"  # start_from: the checkpoint that comes with the package
 FORMER_KEYS = {"pairs.not_search": "pairs.too_close"}  # and what they are called now
@@ -29,8 +30,8 @@ FORMER_KEYS = {"pairs.not_search": "pairs.too_close"}  # and what they are calle
 _LEAST = {
     1: (
         "train.steps", "train.batch", "train.log_every", "train.save_every",
-        "train.validate_every", "pairs.points", "pairs.keypoints", "homographies.scale",
-        "posed.scale",
+        "train.validate_every", "train.reuse", "pairs.points", "pairs.keypoints",
+        "homographies.scale", "posed.scale",
     ),
     0: (
         "train.learning_rate", "train.warmup", "train.weight_decay", "train.clip", "train.keep",
@@ -101,12 +102,14 @@ class NetworkOptions:
 
     edge_attention: the paper's edge attention guidance: "rows" (or true) as the release's code has
     it, "pixels" as the paper's text has it, "none" (or false) without. context: a wider view at
-    1/16 of the image, not in the paper. A start that lacks a part gets it so that it changes
-    nothing before it is trained; one that has more leaves it behind.
+    1/16 of the image, not in the paper. fine_detection: a detection head that sees all levels
+    together, not in the paper. A start that lacks a part gets it so that it changes nothing before
+    it is trained; one that has more leaves it behind.
     """
 
     edge_attention: Any = None
     context: bool | None = None
+    fine_detection: bool | None = None
 
 
 @dataclass
@@ -117,7 +120,9 @@ class LoopOptions:
     the largest gradient norm. ema: how much of the averaged weights a step keeps, such as 0.999; 0
     does without, else the averaged weights are validated and shipped. keep: so many of the last
     checkpoints stay beside the newest and the best. precision: "auto" takes bfloat16 for the
-    network where the device is fast at it, "full" float32 everywhere."""
+    network where the device is fast at it, "full" float32 everywhere. layers: "all", or "detection"
+    for those of the keypoints alone: descriptors stay bit for bit what they were, their losses play
+    no part, and reuse says how often the optimizer steps on each batch."""
 
     steps: int = 3000
     epochs: int | None = None
@@ -135,18 +140,22 @@ class LoopOptions:
     validate_every: int = 200
     keep: int = 0
     precision: str = "auto"
+    layers: str = "all"
+    reuse: int = 1
 
 
 @dataclass
 class LossOptions:
     """How much each loss counts (0 leaves it out), and their settings.
 
+    agreement: of the network's own keypoints in both views, for homographies of photos alone.
     asrd, psrd, wsc and wsc_margin need a teacher. wsc is the release's form, wsc_margin the
     paper's. edge_kind: "mse" or "bce".
     """
 
     detection: float = 1.0
     position: float = 0.5
+    agreement: float = 0.0
     triplet: float = 1.0
     matching: float = 0.5
     asrd: float = 0.0
@@ -252,6 +261,14 @@ def _check(recipe: Recipe, path: Path) -> None:
         refuse("train.schedule", loop.schedule, " or ".join(SCHEDULES))
     if loop.precision not in PRECISIONS:
         refuse("train.precision", loop.precision, " or ".join(PRECISIONS))
+    if loop.layers not in LAYERS:
+        refuse("train.layers", loop.layers, " or ".join(LAYERS))
+    if loop.layers == "all" and loop.reuse > 1:
+        refuse("train.reuse", loop.reuse, "1, or train.layers=detection")
+    if loop.layers == "detection" and not (
+        recipe.losses.detection or recipe.losses.position or recipe.losses.agreement
+    ):
+        refuse("train.layers", loop.layers, "losses.agreement, detection or position above 0")
     if not 0 <= loop.ema < 1:
         refuse("train.ema", loop.ema, "a share in [0, 1)")
     if not 0 < loop.decay <= 1:
@@ -275,6 +292,10 @@ def _check(recipe: Recipe, path: Path) -> None:
         raise SamfeatError(path, "data.images is missing", "data.model needs its images' folder")
     if data.depth and not data.model:
         raise SamfeatError(path, "data.model is missing", "data.depth holds its depth maps")
+    if recipe.losses.agreement and (
+        data.model or data.megadepth or data.mtldesc or data.synthetic or not data.images
+    ):
+        refuse("losses.agreement", recipe.losses.agreement, "0, or homographies of photos alone")
     needing = recipe.losses.needs_teacher()
     if needing and not (data.teacher or data.mtldesc or data.synthetic):
         raise SamfeatError(

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +30,7 @@ from ..files.locks import sole_run
 from ..progress import tqdm
 from ..version import __version__
 from . import losses, processes
+from .agreement import agreement_loss
 from .data import open_data
 from .journal import Journal
 from .pairs import PairBatch
@@ -36,19 +38,18 @@ from .recipe import SHIPPED, LoopOptions, LossOptions, Recipe
 from .run_state import CONFIG, NEWEST, load_state, plain, save_state, save_weights
 from .sources import batches_ahead
 
+# No descriptor depends on these.
+DETECTION_LAYERS = ("detect", "detect_share", "detect_fine")
 
-def batch_losses(maps: Maps, batch: PairBatch, options: LossOptions) -> dict[str, Tensor]:
-    """The losses of a batch that are on; ``maps`` are those of view 0's images, then view 1's."""
-    side = batch.image0.shape[-1]
-    edges = F.interpolate(maps.edges.float(), (side, side), mode="bilinear", align_corners=False)
+
+def detection_losses(
+    keypoint_logits: Tensor, edges: Tensor, batch: PairBatch, options: LossOptions
+) -> dict[str, Tensor]:
+    """The losses of the keypoints that are on; see :class:`samfeat_hloc.feature.network.Maps`."""
+    size = keypoint_logits.shape[-2:]
+    edges = F.interpolate(edges.float(), size, mode="bilinear", align_corners=False)
     # Extraction adds the edge map to the logits, so that sum is what has to be right.
-    logits = (maps.keypoint_logits.float() + edges)[:, 0]
-    points = torch.cat([batch.points0, batch.points1])
-    descriptors = F.normalize(sample(maps.descriptors, points, side, side), dim=-1)
-    attention = sample(maps.attention, points, side, side)
-    descriptors0, descriptors1 = descriptors.chunk(2)
-    attention0, attention1 = attention.chunk(2)
-    known = torch.cat([batch.taught, batch.taught])
+    logits = (keypoint_logits.float() + edges)[:, 0]
     parts: dict[str, Tensor] = {}
     if options.detection:
         parts["detection"] = losses.detection_loss(
@@ -60,6 +61,24 @@ def batch_losses(maps: Maps, batch: PairBatch, options: LossOptions) -> dict[str
         corners = torch.cat([batch.corners0, batch.corners1])
         present = torch.cat([batch.present, batch.present])
         parts["position"] = losses.position_loss(logits, corners, present)
+    if options.agreement:
+        assert batch.matrix01 is not None, "the recipe has homographies alone"
+        parts["agreement"] = agreement_loss(
+            logits, batch.valid0, batch.valid1, batch.matrix01, batch.corners0.shape[1]
+        )
+    return parts
+
+
+def batch_losses(maps: Maps, batch: PairBatch, options: LossOptions) -> dict[str, Tensor]:
+    """The losses of a batch that are on; ``maps`` are those of view 0's images, then view 1's."""
+    parts = detection_losses(maps.keypoint_logits, maps.edges, batch, options)
+    side = batch.image0.shape[-1]
+    points = torch.cat([batch.points0, batch.points1])
+    descriptors = F.normalize(sample(maps.descriptors, points, side, side), dim=-1)
+    attention = sample(maps.attention, points, side, side)
+    descriptors0, descriptors1 = descriptors.chunk(2)
+    attention0, attention1 = attention.chunk(2)
+    known = torch.cat([batch.taught, batch.taught])
     if options.triplet:
         parts["triplet"] = losses.triplet_loss(
             descriptors0, descriptors1, attention0, attention1, batch.valid, batch.too_close,
@@ -147,6 +166,34 @@ def training_step(
     return parts, float(norm)
 
 
+def detection_step(
+    model: SAMFeat, optimizer: torch.optim.Optimizer, batch: PairBatch, recipe: Recipe,
+    clock: Clock,
+) -> tuple[dict[str, Tensor], float]:  # fmt: skip
+    """``train.reuse`` steps of the detection layers alone, for which the images are seen once.
+
+    Returns:
+        As :func:`training_step`, of the last step.
+    """
+    half = partial(half_precision, batch.image0.device, wanted=recipe.train.precision == "auto")
+    with clock.measure("forward"), torch.no_grad(), half():
+        seen = model.see(batch.network_input.contiguous(memory_format=torch.channels_last))
+    for _ in range(recipe.train.reuse):
+        with clock.measure("forward"):
+            with half():
+                logits = model.detect_in(seen.levels)
+            parts = detection_losses(logits, seen.edges, batch, recipe.losses)
+            loss = total_loss(parts, recipe.losses)
+            if not bool(torch.isfinite(loss)):
+                return parts, math.nan
+        with clock.measure("backward"):
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.train.clip)
+            optimizer.step()
+    return parts, float(norm)
+
+
 def train(recipe: Recipe, *, device: str | None = None) -> Path:
     """Train, or go on where the run folder left off.
 
@@ -171,12 +218,19 @@ def train(recipe: Recipe, *, device: str | None = None) -> Path:
 
 def _train(recipe: Recipe, device: torch.device, rank: int, world: int) -> Path:
     loop, output = recipe.train, recipe.output
+    if loop.layers == "detection" and world > 1:
+        raise SamfeatError(
+            "train.layers", "detection layers train in one process", "start it without torchrun"
+        )
     torch.manual_seed(loop.seed)
     model = _first_weights(recipe).train()
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=loop.learning_rate, weight_decay=loop.weight_decay
-    )
+    if loop.layers == "detection":
+        model.requires_grad_(False)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.split(".")[0] in DETECTION_LAYERS)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=loop.learning_rate, weight_decay=loop.weight_decay)
     averaged = None
     if loop.ema:
         averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(loop.ema))  # type: ignore[no-untyped-call]
@@ -218,7 +272,10 @@ def _train(recipe: Recipe, device: torch.device, rank: int, world: int) -> Path:
                 batch = next(batches)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate_at(step, loop)
-            parts, norm = training_step(parallel, optimizer, batch, recipe, clock)
+            if loop.layers == "detection":
+                parts, norm = detection_step(model, optimizer, batch, recipe, clock)
+            else:
+                parts, norm = training_step(parallel, optimizer, batch, recipe, clock)
             if not math.isfinite(norm):
                 _stop_at(output, step, batch)
             if averaged is not None:

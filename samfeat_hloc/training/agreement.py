@@ -1,0 +1,84 @@
+"""Agreement of the detector with itself: keypoints that it finds in two views of one place.
+
+Labels say where a keypoint of the unlit view is; what light or noise does to the heatmap's peak
+they do not see. Here the network's own peaks of both views are paired by the known homography.
+Their distance is the loss, as the reprojection loss of ALIKED (arXiv 2304.03608), and each peak
+learns its partner's place (:func:`.losses.position_loss`), which also makes it a sharp one, as
+ALIKED's dispersity peak loss does. None of it is in SAMFeat's paper.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..feature import detection
+from ..geometry.homographies import transform
+from .losses import position_loss
+
+RADIUS = 1  # pixels, of the window of the soft-argmax around a peak
+TEMPERATURE = 0.5  # of its softmax over logits: nearest to what `detection.refine` finds
+REACH = 3.0  # pixels; peaks farther apart are not one place
+_SUPPRESSION = 1  # pixels, as extraction suppresses
+_BORDER = 4  # pixels, as extraction leaves out
+_NEAREST = 1e-3  # pixels; the gradient of a distance of 0 is not a number
+
+
+def own_peaks(logits: Tensor, seen: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The best peaks of heatmaps where both views show the scene, placed by a soft-argmax.
+
+    Arguments:
+        logits: (V, S, S), before the sigmoid. seen: (V, S, S), 1 where a peak counts.
+        count: at most so many a view.
+
+    Returns:
+        places (V, K, 2) xy in pixels, with gradients, and (V, K) bool, which are there.
+    """
+    side = logits.shape[-1]
+    fixed = logits.detach()
+    kept = detection.suppress(fixed[:, None], _SUPPRESSION, -torch.inf)
+    kept = detection.clear_border(kept, _BORDER, width=side, height=side) & (seen[:, None] > 0)
+    whole, ranks = detection.best_points(fixed, kept[:, 0], count)
+    around = detection.peak_neighbourhoods(logits, whole, RADIUS).float() / TEMPERATURE
+    return whole + detection.soft_argmax(around, RADIUS), ranks > -torch.inf
+
+
+def agreement_loss(
+    logits: Tensor, seen0: Tensor, seen1: Tensor, matrix01: Tensor, count: int
+) -> Tensor:
+    """How far the two views' own keypoints are apart.
+
+    Keypoints are paired when each is the other's nearest, and nearer than :data:`REACH`.
+
+    Arguments:
+        logits: (2B, S, S) of view 0's images, then view 1's.
+        seen0, seen1: (B, S, S), 1 where a pixel's content is visible in the other view too.
+        matrix01: (B, 3, 3) from view 0 to view 1.
+        count: keypoints a view at most.
+
+    Returns:
+        Scalar: the mean distance in pixels of paired keypoints, plus the position loss of each
+        view with the other one's keypoints as labels; means of both views.
+    """
+    places, found = own_peaks(logits, torch.cat([seen0, seen1]), count)
+    (places0, places1), (found0, found1) = places.chunk(2), found.chunk(2)
+    matrix10 = torch.linalg.inv(matrix01.double()).to(matrix01.dtype)
+    in1 = transform(matrix01, places0)
+    with torch.no_grad():
+        apart = torch.cdist(in1, places1)
+        apart = apart.masked_fill(~(found0[:, :, None] & found1[:, None]), torch.inf)
+        nearest, partner = apart.min(dim=2)
+        back = apart.argmin(dim=1).gather(1, partner)
+        own = torch.arange(partner.shape[1], device=partner.device)
+        paired = ((back == own) & (nearest < REACH)).float()
+    partners = places1.gather(1, partner[..., None].expand(-1, -1, 2))
+    in0 = transform(matrix10, partners)
+    distance = (_length(in1 - partners) + _length(in0 - places0)) / 2
+    distance = (distance * paired).sum() / paired.sum().clamp(min=1)
+    logits0, logits1 = logits.chunk(2)
+    there = position_loss(logits1, in1.detach(), paired)
+    return distance + (there + position_loss(logits0, in0.detach(), paired)) / 2
+
+
+def _length(vectors: Tensor) -> Tensor:
+    return vectors.square().sum(-1).clamp(min=_NEAREST**2).sqrt()
