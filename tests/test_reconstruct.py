@@ -404,6 +404,29 @@ def test_two_places_and_a_stranger_give_two_models(
     assert f"1 of {len(fountain) + len(facade) + 1} photos" in caplog.text
 
 
+def test_no_pair_of_two_places_is_verified(shared: Path, tmp_path: Path) -> None:
+    """At full size and with 4,096 keypoints all 70 pairs once had COLMAP's least 15 inliers."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    fountain = sorted((shared / "data/town/images_upright/db").glob("fountain*.jpg"))
+    facade = sorted((shared / "data/sacre_coeur/mapping").glob("*.jpg"))
+    for path in [*fountain, *facade]:
+        (photos / path.name).symlink_to(path)
+    done = run(photos, tmp_path / "outputs")
+    found = [set(read_model(model).images) for model in done.models]
+    assert found == [{path.name for path in facade}, {path.name for path in fountain}]
+    with pycolmap.Database.open(str(tmp_path / "outputs" / "database.db")) as database:
+        place = {i.image_id: i.name in found[0] for i in database.read_all_images()}
+        pairs, geometries = database.read_two_view_geometries()
+    verified = [
+        pycolmap.pair_id_to_image_pair(pair)
+        for pair, geometry in zip(pairs, geometries, strict=True)
+        if len(geometry.inlier_matches)
+    ]
+    assert len(verified) > 50
+    assert all(place[first] == place[second] for first, second in verified)
+
+
 def test_a_call_into_colmap_that_hangs_ends(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     database = photo_database.main(
         folder / "images", folder / "pairs.txt", folder / "features.h5", folder / "matches.h5",
