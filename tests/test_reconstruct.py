@@ -355,6 +355,7 @@ def test_sacre_coeur_by_rootsift(shared: Path, tmp_path: Path) -> None:
                "--preset", "samfeat_aachen"]  # fmt: skip
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
+    assert "scale: arbitrary" in done.output and "z is up" in done.output
     assert json.loads((outputs / "summary.json").read_text())["registered_images"] == 10
     figures = tmp_path / "figures.json"
     done = CliRunner().invoke(

@@ -45,6 +45,14 @@ def _reconstruct(
     preset: Preset = DEFAULT_PRESET,
     weights: Weights = None,
     official_weights: OfficialWeights = False,
+    align: Annotated[
+        str | None,
+        typer.Option(
+            "--align",
+            help="Bring the map to metres: gps for the photos' EXIF (x east, y north, z up), or a "
+            "list of known positions, 'name x y z' a line.",
+        ),
+    ] = None,
     masks: MaskFolder = None,
     pairing: Annotated[
         str,
@@ -118,6 +126,7 @@ def _reconstruct(
     from ..colmap.intrinsics import camera_from_text
     from ..colmap.structure_from_motion import SfmConfig
     from ..evaluation.reconstruction import evaluate, table
+    from ..pipelines.align_models import in_words
     from ..pipelines.reconstruct import ReconstructOptions, run, with_method
 
     options = ReconstructOptions(
@@ -133,6 +142,7 @@ def _reconstruct(
         ),
         camera=None if camera is None else camera_from_text(camera),
         cameras=cameras,
+        align=align,
         masks=masks,
         workers=workers,
         device=device,
@@ -144,9 +154,11 @@ def _reconstruct(
     typer.echo(f"\n{table([one.figures for one in done])}\n")
     first = done[0]
     typer.echo(f"{first.models[0]}: {first.figures.registered_images} of {first.num_images} images")
-    for model in first.models[1:]:
+    typer.echo(f"  {in_words(first.alignments[0])}")
+    for model, alignment in zip(first.models[1:], first.alignments[1:], strict=True):
         count = evaluate(model).registered_images
         typer.echo(f"{model}: {count} of {first.num_images} images, which do not connect to it")
+        typer.echo(f"  {in_words(alignment)}")
     if first.left_out:
         typer.echo(
             f"in no model: {len(first.left_out)} of {first.num_images} images,"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..colmap import photo_database, structure_from_motion
+from ..colmap.alignment import Alignment
 from ..colmap.cameras import Camera
 from ..colmap.structure_from_motion import SfmConfig
 from ..errors import SamfeatError
@@ -20,7 +21,7 @@ from ..files.image_folders import list_images
 from ..files.masks import Masks
 from ..files.pair_lists import read_pairs
 from ..localization import features, global_descriptors, matches, pairs, pairs_by_rule
-from . import methods
+from . import align_models, methods
 from .known_cameras import known_cameras
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ class ReconstructOptions:
     sfm: cameras and mapper.
     camera: known intrinsics of all photos.
     cameras: list of known intrinsics, ``name MODEL width height params...`` a line.
+    align: "gps", or a list ``name x y z`` of known positions in metres; None leaves the scale
+        arbitrary.
     masks: folder of the photos' masks: no keypoints where they are black.
     workers: threads that decode photos.
     device: of the network, matching and retrieval; see `samfeat_hloc.parallel.devices.device_of`.
@@ -61,6 +64,7 @@ class ReconstructOptions:
     sfm: SfmConfig = field(default_factory=SfmConfig)
     camera: Camera | None = None
     cameras: Path | None = None
+    align: str | None = None
     masks: Path | None = None
     workers: int = 2
     device: str | None = None
@@ -85,18 +89,21 @@ class Reconstructed:
     """What a run leaves: the models, the largest first, and the figures of that one.
 
     left_out: photos that are in no model.
+    alignments: how each model came to its coordinates.
     """
 
     models: list[Path]
     num_images: int
     figures: ReconstructionFigures
     left_out: list[str]
+    alignments: list[Alignment]
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers."""
         return {
             "images": self.num_images,
             "left_out": self.left_out,
+            "alignments": [one.as_json() for one in self.alignments],
             **self.figures.as_json(),
         }
 
@@ -108,8 +115,9 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
     (models, the largest first) and summary.json in `outputs`. A run that was interrupted goes on.
 
     Raises:
-        SamfeatError: no or broken photos, fewer than two, nothing to reconstruct, or files in
-            `outputs` that were created with other settings.
+        SamfeatError: no or broken photos, fewer than two, nothing to reconstruct, positions that
+            the largest model cannot be aligned to (the models are there then, as they are without),
+            or files in `outputs` that were created with other settings.
     """
     options = options or ReconstructOptions()
     names = list_images(image_dir)
@@ -117,6 +125,7 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
         raise SamfeatError(image_dir, "a single photo", "reconstruction needs several")
     cameras = known_cameras(image_dir, names, options.camera, options.cameras)
     options.sfm.check_given(len(cameras), len(names))
+    positions = align_models.known_positions(image_dir, names, options.align)
     outputs.mkdir(parents=True, exist_ok=True)
     again: dict[str, Any] = {"overwrite": options.overwrite}
     feature_file = extract(image_dir, names, outputs / "features.h5", options)
@@ -132,6 +141,11 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
     models = structure_from_motion.main(
         image_dir, database, outputs / "sparse", config=options.sfm, given=cameras, **again
     )
+    alignments, failed = [], None
+    try:
+        alignments = align_models.main(outputs / "sparse", image_dir, positions)
+    except SamfeatError as error:
+        failed = error
     figures = evaluate(outputs, options.method)
     left_out = structure_from_motion.left_out(names, models)
     if left_out:
@@ -139,10 +153,12 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
             "models: %d of %d photos are in no model: %s",
             len(left_out), len(names), ", ".join(left_out),
         )  # fmt: skip
-    done = Reconstructed(models, len(names), figures, left_out)
+    done = Reconstructed(models, len(names), figures, left_out, alignments)
     configuration = {"images": image_dir, **asdict(options)}
     content = {**done.as_json(), **measurement(configuration)}
     write_atomically(outputs / "summary.json", json.dumps(content, indent=1) + "\n")
+    if failed is not None:
+        raise failed
     return done
 
 
