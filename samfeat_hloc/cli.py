@@ -15,6 +15,7 @@ from .commands import (
     check,
     doctor,
     evaluation,
+    export,
     kapture,
     localization,
     localizing,
@@ -48,6 +49,7 @@ for commands in (
     visualization,
     teaching,
     training,
+    export,
     doctor,
 ):
     commands.register(app)
