@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .homographies import uniform
+from .sensor import photograph
 
 
 def relight_day(views: Tensor, generator: torch.Generator) -> Tensor:
@@ -33,11 +34,15 @@ def relight_day(views: Tensor, generator: torch.Generator) -> Tensor:
     return _noise(x, factor(0, 0.03), generator).clamp(0, 1)
 
 
-def relight_night(views: Tensor, generator: torch.Generator) -> Tensor:
+def relight_night(
+    views: Tensor, generator: torch.Generator, *, through_sensor: float = 0.0
+) -> Tensor:
     """A dark scene under a few lamps, photographed with a noisy sensor.
 
     Arguments:
         views: (B, 3, H, W) in [0, 1].
+        through_sensor: share of the pictures that :func:`.sensor.photograph` makes of it, with
+            noise as a camera leaves it, in place of white noise.
 
     Returns:
         The same, in [0, 1].
@@ -59,10 +64,14 @@ def relight_night(views: Tensor, generator: torch.Generator) -> Tensor:
     linear = linear * light
     linear = linear / linear.mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-4) * factor(0.04, 0.16)
     linear = _blur_some(linear, 0.5, generator)
+    light = linear
     shot = torch.randn(linear.shape, generator=generator, device=generator.device)
     linear = linear + shot * (linear.clamp(min=0) * factor(0.0003, 0.004)).sqrt()
     linear = _noise(linear, factor(0, 0.012), generator)
-    return (linear.clamp(0, 1) + 1e-5) ** (1 / 2.2)
+    picture = (linear.clamp(0, 1) + 1e-5) ** (1 / 2.2)
+    if not through_sensor:
+        return picture
+    return torch.where(factor(0, 1) < through_sensor, photograph(light, generator), picture)
 
 
 def _noise(x: Tensor, sigma: Tensor, generator: torch.Generator) -> Tensor:

@@ -26,7 +26,8 @@ Move = Callable[[Tensor], Tensor]
 class PairOptions:
     """What a pair looks like.
 
-    crop: side of the views, pixels. night: share of second views relit as night. points:
+    crop: side of the views, pixels. night: share of second views relit as night. sensor: share of
+    those with noise as a camera leaves it (raw, demosaicing, denoising, JPEG), not white. points:
     descriptor points a pair, half of them on keypoints. keypoints: labels a view at most.
     too_close: radius around a match within which nothing is a negative, pixels. taught_edges:
     where there is a teacher its edges are the edge map's target; false takes image gradients, as
@@ -35,6 +36,7 @@ class PairOptions:
 
     crop: int = 192
     night: float = 0.35
+    sensor: float = 0.0
     points: int = 256
     keypoints: int = 224
     too_close: float = 8.0
@@ -191,7 +193,8 @@ def finish_pairs(
 
     night = uniform((count, 1, 1, 1), 0, 1, generator) < options.night
     image0 = relight_day(view0, generator)
-    image1 = torch.where(night, relight_night(view1, generator), relight_day(view1, generator))
+    dark = relight_night(view1, generator, through_sensor=options.sensor)
+    image1 = torch.where(night, dark, relight_day(view1, generator))
     return PairBatch(
         image0, image1,
         splat(corners0, present, side), splat(corners1, present, side), seen0, seen1,

@@ -278,8 +278,9 @@ def _check(recipe: Recipe, path: Path) -> None:
         refuse("homographies.zoom", zoom, "the smallest and the largest, above 0")
     if not recipe.posed.zoom > 0:
         refuse("posed.zoom", recipe.posed.zoom, "a number above 0")
-    if not 0 <= recipe.pairs.night <= 1:
-        refuse("pairs.night", recipe.pairs.night, "a share in [0, 1]")
+    for share in ("night", "sensor"):
+        if not 0 <= getattr(recipe.pairs, share) <= 1:
+            refuse(f"pairs.{share}", getattr(recipe.pairs, share), "a share in [0, 1]")
     if recipe.losses.edge_kind not in EDGE_LOSSES:
         refuse("losses.edge_kind", recipe.losses.edge_kind, " or ".join(EDGE_LOSSES))
     if recipe.pairs.crop % 16 or recipe.pairs.crop < 32:
