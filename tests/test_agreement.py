@@ -12,7 +12,7 @@ import torch
 from refusals import refused
 
 from samfeat_hloc.feature.network import SAMFeat
-from samfeat_hloc.training.agreement import REACH, agreement_loss, own_peaks
+from samfeat_hloc.training.agreement import REACH, agreement_loss, own_peaks, score_loss
 from samfeat_hloc.training.recipe import read_recipe
 from samfeat_hloc.training.trainer import DETECTION_LAYERS, train
 
@@ -66,6 +66,16 @@ def test_agreement_asks_for_the_same_place_in_both_views() -> None:
     assert view0.grad is not None
     x, y = (int(v) for v in PLACES[1])
     assert view0.grad[0, y, x + 1] < 0 < view0.grad[0, y, x - 1]
+
+
+def test_scores_stay_while_peaks_move() -> None:
+    before = heatmap(PLACES)
+    assert score_loss(before, before, SEEN).item() == 0
+    moved = score_loss(heatmap(PLACES + 0.5), before, SEEN).item()
+    lower = score_loss(before - 1, before, SEEN).item()
+    assert lower == pytest.approx(0.5)  # smooth L1 of 1
+    assert moved < 0.2 * lower
+    assert score_loss(before - 1, before, 0 * SEEN).item() == 0
 
 
 def test_a_grown_head_begins_as_nothing_and_counts_once_trained(tmp_path: Path) -> None:
@@ -125,7 +135,7 @@ def test_detection_trains_alone(photos: Path, tmp_path: Path) -> None:
         ]
     assert torch.equal(*described), "descriptors at the same places are bit for bit the same"
     records = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
-    assert {"agreement", "detection"} < records[-1].keys()
+    assert {"agreement", "scores", "detection"} < records[-1].keys()
     assert "matching" not in records[-1]
 
 
@@ -142,6 +152,7 @@ def test_what_cannot_be_trained_so_is_refused(photos: Path, tmp_path: Path) -> N
     cases = [
         (["train.layers=heads"], "train.layers"),
         (["train.layers=all"], "train.reuse"),
+        (["train.layers=all", "train.reuse=1"], "losses.scores"),
         (["train.reuse=0"], "train.reuse"),
         (["losses.agreement=0", "losses.detection=0"], "train.layers"),
         (["data.synthetic=2"], "losses.agreement"),

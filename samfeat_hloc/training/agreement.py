@@ -10,6 +10,7 @@ ALIKED's dispersity peak loss does. None of it is in SAMFeat's paper.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..feature import detection
@@ -21,6 +22,7 @@ TEMPERATURE = 0.5  # of its softmax over logits: nearest to what `detection.refi
 REACH = 3.0  # pixels; peaks farther apart are not one place
 _SUPPRESSION = 1  # pixels, as extraction suppresses
 _BORDER = 4  # pixels, as extraction leaves out
+_LEAST_LOGIT = -3.0  # of extraction's threshold, a score of 0.05
 _NEAREST = 1e-3  # pixels; the gradient of a distance of 0 is not a number
 
 
@@ -78,6 +80,26 @@ def agreement_loss(
     logits0, logits1 = logits.chunk(2)
     there = position_loss(logits1, in1.detach(), paired)
     return distance + (there + position_loss(logits0, in0.detach(), paired)) / 2
+
+
+def score_loss(logits: Tensor, before: Tensor, seen: Tensor) -> Tensor:
+    """How far the scores of places are from what they were: peaks may move, their ranks stay.
+
+    Which keypoints are the best decides what descriptors are made of and matched; agreement says
+    nothing of it.
+
+    Arguments:
+        logits: (V, S, S). before: (V, S, S), of the weights that training began with.
+        seen: (V, S, S), 1 where a place counts.
+
+    Returns:
+        Scalar: the mean difference (smooth L1) of the largest logits within 2 pixels, over places
+        that either takes for a keypoint's.
+    """
+    now, then = (F.max_pool2d(x[:, None], 5, stride=1, padding=2)[:, 0] for x in (logits, before))
+    counted = seen * (torch.maximum(now.detach(), then) > _LEAST_LOGIT)
+    apart = F.smooth_l1_loss(now, then, reduction="none")
+    return (apart * counted).sum() / counted.sum().clamp(min=1)
 
 
 def _length(vectors: Tensor) -> Tensor:

@@ -149,6 +149,7 @@ class LossOptions:
     """How much each loss counts (0 leaves it out), and their settings.
 
     agreement: of the network's own keypoints in both views, for homographies of photos alone.
+    scores: that they stay what the start had, for train.layers=detection alone.
     asrd, psrd, wsc and wsc_margin need a teacher. wsc is the release's form, wsc_margin the
     paper's. edge_kind: "mse" or "bce".
     """
@@ -156,6 +157,7 @@ class LossOptions:
     detection: float = 1.0
     position: float = 0.5
     agreement: float = 0.0
+    scores: float = 0.0
     triplet: float = 1.0
     matching: float = 0.5
     asrd: float = 0.0
@@ -265,6 +267,8 @@ def _check(recipe: Recipe, path: Path) -> None:
         refuse("train.layers", loop.layers, " or ".join(LAYERS))
     if loop.layers == "all" and loop.reuse > 1:
         refuse("train.reuse", loop.reuse, "1, or train.layers=detection")
+    if loop.layers == "all" and recipe.losses.scores:
+        refuse("losses.scores", recipe.losses.scores, "0, or train.layers=detection")
     if loop.layers == "detection" and not (
         recipe.losses.detection or recipe.losses.position or recipe.losses.agreement
     ):

@@ -30,7 +30,7 @@ from ..files.locks import sole_run
 from ..progress import tqdm
 from ..version import __version__
 from . import losses, processes
-from .agreement import agreement_loss
+from .agreement import agreement_loss, score_loss
 from .data import open_data
 from .journal import Journal
 from .pairs import PairBatch
@@ -43,9 +43,18 @@ DETECTION_LAYERS = ("detect", "detect_share", "detect_fine")
 
 
 def detection_losses(
-    keypoint_logits: Tensor, edges: Tensor, batch: PairBatch, options: LossOptions
+    keypoint_logits: Tensor,
+    edges: Tensor,
+    batch: PairBatch,
+    options: LossOptions,
+    before: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """The losses of the keypoints that are on; see :class:`samfeat_hloc.feature.network.Maps`."""
+    """The losses of the keypoints that are on; see :class:`samfeat_hloc.feature.network.Maps`.
+
+    Arguments:
+        before: the keypoint logits of the weights that training began with, where they are asked
+            for.
+    """
     size = keypoint_logits.shape[-2:]
     edges = F.interpolate(edges.float(), size, mode="bilinear", align_corners=False)
     # Extraction adds the edge map to the logits, so that sum is what has to be right.
@@ -66,6 +75,9 @@ def detection_losses(
         parts["agreement"] = agreement_loss(
             logits, batch.valid0, batch.valid1, batch.matrix01, batch.corners0.shape[1]
         )
+    if before is not None:
+        seen = torch.cat([batch.valid0, batch.valid1])
+        parts["scores"] = score_loss(logits, (before.float() + edges)[:, 0], seen)
     return parts
 
 
@@ -167,10 +179,13 @@ def training_step(
 
 
 def detection_step(
-    model: SAMFeat, optimizer: torch.optim.Optimizer, batch: PairBatch, recipe: Recipe,
-    clock: Clock,
+    model: SAMFeat, begun: SAMFeat | None, optimizer: torch.optim.Optimizer, batch: PairBatch,
+    recipe: Recipe, clock: Clock,
 ) -> tuple[dict[str, Tensor], float]:  # fmt: skip
     """``train.reuse`` steps of the detection layers alone, for which the images are seen once.
+
+    Arguments:
+        begun: the network as training began, where its scores are to stay.
 
     Returns:
         As :func:`training_step`, of the last step.
@@ -178,11 +193,12 @@ def detection_step(
     half = partial(half_precision, batch.image0.device, wanted=recipe.train.precision == "auto")
     with clock.measure("forward"), torch.no_grad(), half():
         seen = model.see(batch.network_input.contiguous(memory_format=torch.channels_last))
+        before = begun.detect_in(seen.levels) if begun is not None else None
     for _ in range(recipe.train.reuse):
         with clock.measure("forward"):
             with half():
                 logits = model.detect_in(seen.levels)
-            parts = detection_losses(logits, seen.edges, batch, recipe.losses)
+            parts = detection_losses(logits, seen.edges, batch, recipe.losses, before)
             loss = total_loss(parts, recipe.losses)
             if not bool(torch.isfinite(loss)):
                 return parts, math.nan
@@ -229,6 +245,7 @@ def _train(recipe: Recipe, device: torch.device, rank: int, world: int) -> Path:
         model.requires_grad_(False)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.split(".")[0] in DETECTION_LAYERS)
+    begun = _first_weights(recipe).to(device) if recipe.losses.scores else None
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=loop.learning_rate, weight_decay=loop.weight_decay)
     averaged = None
@@ -273,7 +290,7 @@ def _train(recipe: Recipe, device: torch.device, rank: int, world: int) -> Path:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate_at(step, loop)
             if loop.layers == "detection":
-                parts, norm = detection_step(model, optimizer, batch, recipe, clock)
+                parts, norm = detection_step(model, begun, optimizer, batch, recipe, clock)
             else:
                 parts, norm = training_step(parallel, optimizer, batch, recipe, clock)
             if not math.isfinite(norm):
