@@ -114,7 +114,7 @@ def arguments(photos: Path, output: Path, *more: str) -> list[str]:
     return [
         f"data.images={photos}", f"output={output}", "train.steps=4", "train.batch=2",
         "train.log_every=1", "train.save_every=2", "train.validate_every=100", "train.warmup=1",
-        "train.ema=0", "pairs.crop=64", "pairs.keypoints=32", *more,
+        "train.ema=0", "train.keep=1", "pairs.crop=64", "pairs.keypoints=32", *more,
     ]  # fmt: skip
 
 
@@ -126,6 +126,12 @@ def test_detection_trains_alone(photos: Path, tmp_path: Path) -> None:
     for name in old:
         trained = name.split(".")[0] in DETECTION_LAYERS
         assert torch.equal(old[name], new[name]) is not trained, name
+    # What is known of its descriptors stays known.
+    kept = {k: v for k, v in before.metadata.items() if k != "date"}
+    assert "projected" in kept
+    assert kept.items() <= after.metadata.items()
+    assert after.metadata["detection"]["steps"] == 4
+    assert (tmp_path / "run" / "step-0000004.safetensors").is_file()
     picture = cv2.imread(str(photos / "00.png"))
     image = torch.from_numpy(picture).permute(2, 0, 1)[None, :, :128, :176].float() / 127.5 - 1
     keypoints = torch.tensor([[20.3, 30.8], [100.0, 60.5]])

@@ -144,7 +144,9 @@ def save_weights(
     if best:
         _copy(newest, folder / BEST)
     if keep:
-        _copy(newest, folder / f"step-{training['steps']:07d}.safetensors")
+        _copy(
+            newest, folder / f"step-{training.get('detection', training)['steps']:07d}.safetensors"
+        )
         for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
             old.unlink()
 

@@ -325,6 +325,9 @@ def _train(recipe: Recipe, device: torch.device, rank: int, world: int) -> Path:
                 journal.numbers(done, {"seconds": round(progress.seconds), **entry})
             if rank == 0 and (best or done % loop.save_every == 0 or last):
                 described = describe(recipe, progress, data.teacher, world)
+                if loop.layers == "detection":  # the rest is what the start was
+                    start = {k: v for k, v in model.metadata.items() if k != "date"}
+                    described = {**described, **start, "detection": described}
                 save_weights(output, shipped, described, best=best, keep=loop.keep)
                 save_state(output, recipe, progress, model, optimizer, averaged)
     processes.stop(world)
@@ -373,6 +376,7 @@ def _first_weights(recipe: Recipe) -> SAMFeat:
         nn.init.zeros_(model.edge_attention.value.weight)
         nn.init.zeros_(cast(Tensor, model.edge_attention.value.bias))
     model.load_state_dict(start.state_dict(), strict=False)
+    model.metadata = start.metadata
     return model
 
 
