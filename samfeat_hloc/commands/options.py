@@ -69,6 +69,22 @@ MaxError = Annotated[
 MapImages = Annotated[
     int, typer.Option("--num-retrieved", help="Database images matched with each photo.")
 ]
+Overlap = Annotated[
+    int,
+    typer.Option(
+        "--overlap",
+        help="Images of a sequence paired with each image, of those that follow it; besides those "
+        "that follow by a power of two.",
+    ),
+]
+Motion = Annotated[
+    float,
+    typer.Option(
+        "--motion",
+        help="How far the picture moves between two frames of a video that are taken, as a share "
+        "of its longer side.",
+    ),
+]
 Benchmark = Annotated[
     str,
     typer.Option("--benchmark", help=f"Whose layout the dataset has: {', '.join(BENCHMARKS)}."),

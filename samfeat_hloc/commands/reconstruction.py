@@ -19,8 +19,10 @@ from .options import (
     JsonOutput,
     LocalWorkers,
     MaskFolder,
+    Motion,
     OfficialWeights,
     Outputs,
+    Overlap,
     Preset,
     Weights,
 )
@@ -33,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _reconstruct(
-    images: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of photos.")],
+    images: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of photos, or a video.")],
     outputs: Outputs,
     feature_type: FeatureType = "samfeat",
     compare_rootsift: Annotated[
@@ -58,8 +60,10 @@ def _reconstruct(
         str,
         typer.Option(
             "--pairing",
-            help="Which photos to match: exhaustive (all pairs), retrieval (those that look alike) "
-            "or auto (all pairs of up to 100 photos).",
+            help="Which photos to match: exhaustive (all pairs), retrieval (those that look "
+            "alike), sequence (those that follow each other by their names, and those that look "
+            "alike), or auto (all pairs of up to 100 photos; of more, retrieval, and sequence for "
+            "a video).",
         ),
     ] = "auto",
     pairs: Annotated[
@@ -69,6 +73,8 @@ def _reconstruct(
     num_retrieved: Annotated[
         int, typer.Option("--num-retrieved", help="Photos retrieved for each photo.")
     ] = 20,
+    overlap: Overlap = 10,
+    motion: Motion = 0.1,
     camera_model: Annotated[
         str, typer.Option("--camera-model", help="COLMAP's camera model of the photos.")
     ] = "SIMPLE_RADIAL",
@@ -119,7 +125,7 @@ def _reconstruct(
         bool, typer.Option("--overwrite", help="Do every stage again, whatever is there.")
     ] = False,
 ) -> None:
-    """Make a map of photos without poses: structure from motion.
+    """Make a map of photos without poses, or of a video: structure from motion.
 
     An interrupted run goes on when the same command is given again.
     """
@@ -137,6 +143,8 @@ def _reconstruct(
         pairing=pairing,
         pairs=pairs,
         num_retrieved=num_retrieved,
+        overlap=overlap,
+        motion=motion,
         sfm=SfmConfig(
             camera_model, camera_mode, refine_focal, global_mapper, threads=mapper_threads
         ),

@@ -18,8 +18,10 @@ from .options import (
     Features,
     Images,
     MaskFolder,
+    Motion,
     OfficialWeights,
     Output,
+    Overlap,
     Overwrite,
     Pairs,
     Preset,
@@ -65,6 +67,7 @@ _DbPrefix = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
+    app.command("frames", rich_help_panel=STAGES)(_frames)
     app.command("features", rich_help_panel=STAGES)(_features)
     app.command("global-descriptors", rich_help_panel=STAGES)(_global_descriptors)
     app.command("matches", rich_help_panel=STAGES)(_matches)
@@ -73,6 +76,7 @@ def register(app: typer.Typer) -> None:
     pairs.command("retrieval")(_retrieval)
     pairs.command("poses")(_near)
     pairs.command("exhaustive")(_exhaustive)
+    pairs.command("sequence")(_sequence)
 
 
 def _features(
@@ -310,6 +314,55 @@ def _exhaustive(
 
     others = None if db_list is None else _names_in(db_list)
     pairs_by_rule.exhaustive(_names_in(lists), output, others=others, overwrite=overwrite)
+
+
+def _sequence(
+    output: _PairsOutput,
+    lists: _Lists = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder of the images, in place of lists.")
+    ] = None,
+    overlap: Overlap = 10,
+    descriptors: Annotated[
+        Path | None,
+        typer.Option(
+            "--global-descriptors",
+            help="File of global descriptors, to pair images too that look alike and are far apart "
+            "in the sequence: loop closure.",
+        ),
+    ] = None,
+    num_retrieved: Annotated[
+        int, typer.Option("--num-retrieved", help="Such images paired with each image at most.")
+    ] = 20,
+    overwrite: Overwrite = False,
+) -> None:
+    """Pair images with those that follow them, in the order of their names (2 before 10).
+
+    Each folder is a sequence of its own.
+    """
+    from ..files.image_folders import list_images
+    from ..localization import sequences
+
+    if (lists is None) == (images is None):
+        raise SamfeatError("--images", "give it or --list", "one of them names the images")
+    names = _names_in(lists) if images is None else list_images(images)
+    sequences.main(
+        names, output, overlap=overlap, descriptors=descriptors, num_retrieved=num_retrieved,
+        overwrite=overwrite,
+    )  # fmt: skip
+
+
+def _frames(
+    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="The video.")],
+    output: Annotated[Path, typer.Option("--output", help="Folder of frames to write.")],
+    motion: Motion = 0.1,
+    overwrite: Overwrite = False,
+) -> None:
+    """Take the sharpest frames of a video between which the picture has moved."""
+    from ..localization import video_frames
+
+    frames = video_frames.main(video, output, motion=motion, overwrite=overwrite)
+    typer.echo(f"{output}: {len(frames)} frames, to {frames[-1].seconds:.1f} s")
 
 
 def _chosen(

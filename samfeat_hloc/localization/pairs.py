@@ -107,16 +107,7 @@ def from_retrieval(
     if result.is_there():
         return output
     queries, database = list(dict.fromkeys(query_names)), list(dict.fromkeys(db_names))
-    with open_hdf5(descriptors) as file:
-        known = set(group_names(file, "global_descriptor"))
-        missing = [name for name in dict.fromkeys(queries + database) if name not in known]
-        if missing:
-            raise SamfeatError(
-                descriptors,
-                f"no global descriptor of {some_of(missing)}",
-                "extract those of all images first",
-            )
-        pairs = _retrieve(file, queries, database, num_matched, descriptors)
+    pairs = _most_similar(descriptors, queries, database, num_matched)
     found = {query for query, _ in pairs}
     without = [query for query in queries if query not in found]
     if without:
@@ -126,6 +117,31 @@ def from_retrieval(
             "look at these images, or leave them out of the query lists",
         )
     return _write(result, pairs)
+
+
+def most_similar(descriptors: Path, names: Sequence[str], count: int) -> list[tuple[str, str]]:
+    """With each image the others of most similar global descriptors, as `from_retrieval`.
+
+    Raises:
+        SamfeatError: a name without a descriptor, descriptors of different length or with NaN.
+    """
+    images = list(dict.fromkeys(names))
+    return _most_similar(descriptors, images, images, count)
+
+
+def _most_similar(
+    descriptors: Path, queries: list[str], database: list[str], count: int
+) -> list[tuple[str, str]]:
+    with open_hdf5(descriptors) as file:
+        known = set(group_names(file, "global_descriptor"))
+        missing = [name for name in dict.fromkeys(queries + database) if name not in known]
+        if missing:
+            raise SamfeatError(
+                descriptors,
+                f"no global descriptor of {some_of(missing)}",
+                "extract those of all images first",
+            )
+        return _retrieve(file, queries, database, count, descriptors)
 
 
 def _observations(model: Path) -> tuple[list[str], list[np.ndarray]]:

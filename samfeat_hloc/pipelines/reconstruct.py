@@ -20,13 +20,21 @@ from ..files.atomic import write_atomically
 from ..files.image_folders import list_images
 from ..files.masks import Masks
 from ..files.pair_lists import read_pairs
-from ..localization import features, global_descriptors, matches, pairs, pairs_by_rule
+from ..localization import (
+    features,
+    global_descriptors,
+    matches,
+    pairs,
+    pairs_by_rule,
+    sequences,
+    video_frames,
+)
 from . import align_models, methods
 from .known_cameras import known_cameras
 
 logger = logging.getLogger(__name__)
 
-PAIRING = ("auto", "exhaustive", "retrieval")
+PAIRING = ("auto", "exhaustive", "retrieval", "sequence")
 MOST_EXHAUSTIVE = 100  # photos; "auto" retrieves from there on
 _CLUSTERS = 64
 
@@ -39,10 +47,13 @@ class ReconstructOptions:
     preset: a preset of extraction; RootSIFT takes its size and number of keypoints.
     weights: SAMFeat's checkpoint; None for the shipped one.
     official_weights: `weights` is a file of the paper's public release.
-    pairing: "exhaustive", "retrieval" (VLAD of the features), or "auto": all pairs up to
-        `MOST_EXHAUSTIVE` photos.
+    pairing: "exhaustive", "retrieval" (VLAD of the features), "sequence" (see
+        `localization.sequences`), or "auto": all pairs up to `MOST_EXHAUSTIVE` photos, and beyond
+        by retrieval, or of a video as a sequence.
     pairs: a list of pairs to use instead.
     num_retrieved: photos retrieved for each photo.
+    overlap: photos that follow a photo in a sequence and are matched with it.
+    motion: between the frames of a video, see `localization.video_frames`.
     sfm: cameras and mapper.
     camera: known intrinsics of all photos.
     cameras: list of known intrinsics, ``name MODEL width height params...`` a line.
@@ -61,6 +72,8 @@ class ReconstructOptions:
     pairing: str = "auto"
     pairs: Path | None = None
     num_retrieved: int = 20
+    overlap: int = sequences.OVERLAP
+    motion: float = video_frames.MOTION
     sfm: SfmConfig = field(default_factory=SfmConfig)
     camera: Camera | None = None
     cameras: Path | None = None
@@ -78,9 +91,11 @@ class ReconstructOptions:
         ):
             if value not in known:
                 raise SamfeatError(f"--{option} {value}", f"choose from {', '.join(known)}")
-        for option in ("num_retrieved", "workers"):
+        for option in ("num_retrieved", "overlap", "workers"):
             if getattr(self, option) < 1:
                 raise SamfeatError(f"--{option.replace('_', '-')}", "give a number from 1")
+        if not 0 < self.motion < 1:
+            raise SamfeatError(f"--motion {self.motion:g}", "give a share from 0 to 1")
         methods.check(self.method, self.weights, self.official_weights)
 
 
@@ -109,17 +124,24 @@ class Reconstructed:
 
 
 def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = None) -> Reconstructed:
-    """Reconstruct the photos below a folder.
+    """Reconstruct the photos below a folder, or frames of a video.
 
     Leaves features.h5, the pairs, matches.h5, database.db (COLMAP's, verified), sparse/0, 1, ...
-    (models, the largest first) and summary.json in `outputs`. A run that was interrupted goes on.
+    (models, the largest first) and summary.json in `outputs`, and of a video frames/. A run that
+    was interrupted goes on.
+
+    Arguments:
+        image_dir: the folder, or the file of the video, whose frames are of one camera.
+        outputs: folder of all results.
 
     Raises:
-        SamfeatError: no or broken photos, fewer than two, nothing to reconstruct, positions that
-            the largest model cannot be aligned to (the models are there then, as they are without),
-            or files in `outputs` that were created with other settings.
+        SamfeatError: no or broken photos, fewer than two, a file that is no video, nothing to
+            reconstruct, positions that the largest model cannot be aligned to (the models are there
+            then, as they are without), or files in `outputs` that were created with other settings.
     """
     options = options or ReconstructOptions()
+    if image_dir.is_file():
+        image_dir, options = _of_video(image_dir, outputs, options)
     names = list_images(image_dir)
     if len(names) < 2:
         raise SamfeatError(image_dir, "a single photo", "reconstruction needs several")
@@ -162,6 +184,20 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
     return done
 
 
+def _of_video(
+    video: Path, outputs: Path, options: ReconstructOptions
+) -> tuple[Path, ReconstructOptions]:
+    """The folder of the chosen frames, and the options to reconstruct them."""
+    outputs.mkdir(parents=True, exist_ok=True)
+    folder = outputs / "frames"
+    frames = video_frames.main(video, folder, motion=options.motion, overwrite=options.overwrite)
+    if options.pairing == "auto" and len(frames) > MOST_EXHAUSTIVE:
+        options = replace(options, pairing="sequence")
+    if options.sfm.camera_mode == "auto":
+        options = replace(options, sfm=replace(options.sfm, camera_mode="single"))
+    return folder, options
+
+
 def extract(image_dir: Path, names: list[str], output: Path, options: ReconstructOptions) -> Path:
     """The features of a method; see `features.main`."""
     model, how = methods.load(
@@ -177,7 +213,7 @@ def extract(image_dir: Path, names: list[str], output: Path, options: Reconstruc
 def choose_pairs(
     names: list[str], outputs: Path, feature_file: Path, options: ReconstructOptions
 ) -> Path:
-    """The pairs file to match by: the one given, or all pairs, or retrieved ones.
+    """The pairs file to match by: the one given, or all pairs, retrieved ones, or a sequence's.
 
     Raises:
         SamfeatError: a given list with names that are not among the images, or pairs in
@@ -199,6 +235,11 @@ def choose_pairs(
         feature_file, names, [], outputs / "global-descriptors.h5", clusters=_CLUSTERS,
         device=options.device, **again,
     )  # fmt: skip
+    if options.pairing == "sequence":
+        return sequences.main(
+            names, outputs / f"pairs-sequence{options.overlap}.txt", overlap=options.overlap,
+            descriptors=descriptors, num_retrieved=options.num_retrieved, **again,
+        )  # fmt: skip
     return pairs.from_retrieval(
         descriptors, names, names, outputs / f"pairs-vlad{options.num_retrieved}.txt",
         num_matched=options.num_retrieved, **again,
