@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -31,7 +32,10 @@ MOTION = 0.1  # of the picture's longer side
 LIST = "frames.txt"
 _SIDE = 640  # pixels of the longer side of the pictures that are looked at
 _TRACKED = 200  # corners
+_MOST_ASTRAY = 1.0  # pixels, of a corner that is followed to the next picture and back
 _FEWEST = 20  # corners that tell a motion
+_USUAL = 60  # frames whose sharpness a frame's is compared with
+_BLURRED = 0.25
 _QUALITY = 95
 _CUT_OFF = 0.95  # of the frames that the header tells
 
@@ -77,7 +81,7 @@ def main(
                 name = f"frame-{number:06d}.jpg"
                 coded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1]
                 (folder / name).write_bytes(coded.tobytes())
-                frames.append(Frame(name, seconds))
+                frames.append(Frame(name, round(seconds, 3)))
             read, told = reader.read, reader.told
         if not read:
             raise SamfeatError(video, "no frame of this video can be read", "convert it to MP4")
@@ -119,31 +123,40 @@ def choose(
 ) -> Iterator[tuple[int, float, np.ndarray]]:
     """The sharpest frames between which the picture has moved.
 
-    Corners are tracked from frame to frame (Lucas and Kanade). Where half of them are lost, or have
-    moved by ``motion`` of the longer side in the median, a frame is chosen: of those since half the
-    motion the sharpest, by the variance of the Laplacian. At the end one more is chosen, where
-    there was half the motion. One frame is in memory at a time besides the sharpest.
+    Corners are tracked from frame to frame and back (Lucas and Kanade). Where they have moved by
+    ``motion`` of the longer side in the median, a frame is chosen: of those since half the motion
+    the sharpest, by the variance of the Laplacian. Where half of them are lost, at a cut or a quick
+    turn, the sharpest before and the sharpest after are. At the end one more is chosen, where there
+    was half the motion. Frames a quarter as sharp as those before them are not taken. One frame is
+    in memory at a time besides the sharpest.
 
     Arguments:
         frames: number, seconds, and (H, W, 3) uint8 BGR.
         motion: a share of the longer side.
     """
     tracks = _Tracks()
+    usual: deque[float] = deque(maxlen=_USUAL)
     best: tuple[int, float, np.ndarray] | None = None
-    sharpest, first = -1.0, True
-    moved = 0.0
+    sharpest = -1.0
+    fresh = True  # nothing of what is seen now was chosen yet
     for frame in frames:
         grey = _small_grey(frame[2])
+        sharpness = float(cv2.Laplacian(grey, cv2.CV_64F).var())
+        usual.append(sharpness)
         moved = tracks.follow(grey)
-        if first or moved >= motion / 2:
-            sharpness = float(cv2.Laplacian(grey, cv2.CV_64F).var())
-            if sharpness > sharpest:
-                best, sharpest = frame, sharpness
-        if moved >= motion and best is not None:
-            yield best
-            best, sharpest, first = None, -1.0, False
+        if moved == np.inf:
+            if best is not None and sharpest >= _BLURRED * np.median(usual):
+                yield best
+            best, sharpest, fresh = None, -1.0, True
             tracks.begin(grey)
-    if best is not None:
+        if (fresh or moved >= motion / 2) and sharpness > sharpest:
+            best, sharpest = frame, sharpness
+        if motion <= moved < np.inf and best is not None:
+            if sharpest >= _BLURRED * np.median(usual):
+                yield best
+            best, sharpest, fresh = None, -1.0, False
+            tracks.begin(grey)
+    if best is not None and sharpest >= _BLURRED * np.median(usual):
         yield best
 
 
@@ -171,7 +184,9 @@ class _Tracks:
             self.begin(grey)
             return 0.0
         after, found, _ = cv2.calcOpticalFlowPyrLK(self._last, grey, self._now, None)
-        kept = found.reshape(-1) == 1
+        back, again, _ = cv2.calcOpticalFlowPyrLK(grey, self._last, after, None)
+        astray = np.linalg.norm((back - self._now).reshape(-1, 2), axis=1)
+        kept = (found.reshape(-1) == 1) & (again.reshape(-1) == 1) & (astray < _MOST_ASTRAY)
         self._begun, self._now = self._begun[kept], after[kept]
         self._last = grey
         if len(self._now) < self._count / 2:
