@@ -42,6 +42,9 @@ def whole_way(photos: list[Path], new: list[Path], work: Path) -> tuple[Path, di
     assert samfeat("map", "build", house, "--output", saved) == 0
     others = copied(new, work / "new")
     assert samfeat("localize", "--map", saved, others, "--output", work / "poses.txt") == 0
+    assert samfeat("report", house) == 0
+    page = (house / "report.html").read_text()
+    assert all(photo.name in page for photo in photos)
     for kind in ("colmap", "ply", "nerfstudio"):
         assert samfeat("map", "export", saved, "--to", kind, "--output", work / kind) == 0
     made = pycolmap.Reconstruction(str(house / "sparse" / "0"))
