@@ -345,7 +345,7 @@ def _sequence(
 
     if (lists is None) == (images is None):
         raise SamfeatError("--images", "give it or --list", "one of them names the images")
-    names = _names_in(lists) if images is None else list_images(images)
+    names = _names_in(lists or []) if images is None else list_images(images)
     sequences.main(
         names, output, overlap=overlap, descriptors=descriptors, num_retrieved=num_retrieved,
         overwrite=overwrite,

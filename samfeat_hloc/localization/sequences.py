@@ -126,20 +126,19 @@ def _loops(
     """Pairs of images that look alike and are no neighbours; each pair once."""
     places = {
         name: (which, number)
-        for which, sequence in enumerate(sequences)
-        for number, name in enumerate(sequence)
+        for which, names in enumerate(sequences)
+        for number, name in enumerate(names)
     }
     found: dict[str, list[str]] = {}
     # the neighbours are alike most of all
     for name, other in most_similar(descriptors, list(places), count + 2 * away):
-        (which, number), (others, place) = places[name], places[other]
-        if which == others and abs(number - place) <= away:
-            continue
-        found.setdefault(name, []).append(other)
+        (sequence, number), (another, place) = places[name], places[other]
+        if sequence != another or abs(number - place) > away:
+            found.setdefault(name, []).append(other)
     taken = set(known)
     pairs: list[tuple[str, str]] = []
-    for name, others in found.items():
-        for other in others[:count]:
+    for name, alike in found.items():
+        for other in alike[:count]:
             if (name, other) not in taken and (other, name) not in taken:
                 taken.add((name, other))
                 pairs.append((name, other))
