@@ -63,6 +63,8 @@ def read_nvm(path: Path, camera_of: Callable[[str, float, float], Camera]) -> Mo
             ) from None
         pose = Pose(qvec / norm, np.zeros(3))
         images[name] = camera, Pose(pose.qvec, -pose.rotation @ centre)
+    if not images:
+        raise SamfeatError(path, "no images in it", "copy the file again")
     points: list[list[float]] = []
     seen: list[list[int]] = [[] for _ in images]
     for number, tokens in tqdm(_section(path, place, "points"), desc="read NVM", delay=2):

@@ -205,6 +205,8 @@ def _pairs(path: Path) -> list[tuple[int, tuple[str, str, Pose | None]]]:
             )
         relative = _pose(tokens[2:], f"{path}:{number}") if len(tokens) == 9 else None
         found.append((number, (tokens[0], tokens[1], relative)))
+    if not found:
+        raise SamfeatError(path, "no queries in it", "copy it again")
     return found
 
 

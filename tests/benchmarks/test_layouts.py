@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import layouts
 import numpy as np
 import pytest
@@ -18,7 +19,11 @@ from samfeat_hloc.colmap.model_changes import changed, scaled, write_model
 from samfeat_hloc.colmap.nvm import read_nvm
 from samfeat_hloc.datasets.four_seasons import RELOCALIZATION, read_calibration
 from samfeat_hloc.datasets.registry import open_dataset
+from samfeat_hloc.datasets.seven_scenes import depth_name
 from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.localization import depth_points
+from samfeat_hloc.pipelines.run import run
+from samfeat_hloc.pipelines.run_options import RunOptions
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +32,7 @@ def roots(city: City, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     return {
         make.__name__: make(folder / make.__name__, city)
         for make in (
-            layouts.aachen_v1, layouts.cambridge, layouts.cambridge_release,
+            layouts.aachen, layouts.aachen_v1, layouts.cambridge, layouts.cambridge_release,
             layouts.seven_scenes, layouts.colmap, layouts.robotcar, layouts.cmu,
             layouts.four_seasons, layouts.inloc,
         )
@@ -51,6 +56,13 @@ def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
     return change
 
 
+def write(name: str, text: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        (root / name).write_text(text)
+
+    return change
+
+
 NVM = "3D-models/aachen_cvpr2018_db.nvm"
 INTRINSICS = "3D-models/database_intrinsics.txt"
 RETRIANGULATED = "CambridgeLandmarks_Colmap_Retriangulated_1024px/ShopFacade"
@@ -60,11 +72,18 @@ CUTOUT = "database/cutouts/DUC1/000/DUC_cutout_000_0_0.jpg"
 DAY = "queries/day_time_queries_with_intrinsics.txt"
 
 WRONG = [
+    ("aachen", "aachen", remove("3D-models"), "reference model belongs in"),
+    ("aachen", "aachen", write(DAY, "query/day/day_000.jpg PINHOLE 320\n"),
+     r"day_time_queries_with_intrinsics\.txt:1: intrinsics are missing"),
+    ("aachen", "aachen", write("queries/ground_truth.txt", "day_000.jpg 1 0 0\n"),
+     r"ground_truth\.txt:1: 4 values where 8 are needed"),
+    ("aachen", "aachen", remove("images_upright/query"), "2 of the 2 images"),
     ("aachen_v1", "aachen-v1", remove(NVM), r"aachen_cvpr2018_db\.nvm: no such file"),
     ("aachen_v1", "aachen-v1", edit(NVM, "NVM_V3", "NVM_V2"), "not an NVM model"),
     ("aachen_v1", "aachen-v1", edit(NVM, "\n8\n", "\n9000\n"), "cut off: .* of 9000 images"),
     ("aachen_v1", "aachen-v1", edit(NVM, "db/db_003.jpg ", "db/db_003.jpg x"), r"nvm:7: "),
     ("aachen_v1", "aachen-v1", edit(NVM, "db/db_003.jpg ", "db/db_002.jpg "), "is in it twice"),
+    ("aachen_v1", "aachen-v1", write(NVM, "NVM_V3\n\n0\n\n0\n"), "no images in it"),
     ("aachen_v1", "aachen-v1", edit(INTRINSICS, "db/db_004.jpg", "db/x.jpg"),
      r"nvm:8: db/db_004.jpg has no line in database_intrinsics.txt"),
     ("aachen_v1", "aachen-v1", edit(INTRINSICS, "SIMPLE_RADIAL", "FISHY"), "unknown camera model"),
@@ -96,6 +115,10 @@ WRONG = [
     ("robotcar", "robotcar", edit("intrinsics/left_intrinsics.txt", "fx ", "fx a"),
      r"left_intrinsics\.txt:1: "),
     ("robotcar", "robotcar", remove("3D-models/overcast-reference.db"), "no such file"),
+    ("robotcar", "robotcar", write("3D-models/overcast-reference.db", "SQLite"),
+     "not a whole COLMAP database"),
+    ("robotcar", "robotcar", write("robotcar_v2_train.txt", f"a.png {'2 ' * 16}\n"),
+     r"robotcar_v2_train\.txt:1: the matrix is no rotation and translation"),
     ("robotcar", "robotcar", remove("images/night"), "1 of the 2 images"),
     ("robotcar", "robotcar", edit("robotcar_v2_train.txt", ".png ", ".png 1 "),
      r"robotcar_v2_train\.txt:1: 17 numbers where 16 are needed"),
@@ -116,6 +139,9 @@ WRONG = [
     ("four_seasons", "4seasons", edit("reference/poses.txt", "1000, ", "1000, 5, "),
      r"poses\.txt:2: not a position and a unit quaternion"),
     ("four_seasons", "4seasons", remove("reference/RelocalizationFilesVal"), "no such file"),
+    ("four_seasons", "4seasons", write(VALIDATION, "# times\n"), "no queries in it"),
+    ("four_seasons", "4seasons", write(VALIDATION, "5 2000 0 0 0 0 0 0 1\n"),
+     "5 has no pose in poses.txt"),
     ("four_seasons", "4seasons", edit(VALIDATION, " 2000 ", " 2000 1 "), "10 values where 2 or 9"),
     ("four_seasons", "4seasons", edit(VALIDATION, " 2000 ", " 2009 "), "1 of the 2 images named"),
     ("four_seasons", "4seasons",
@@ -274,3 +300,39 @@ def test_scans_that_are_none(roots: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "inloc" / f"{CUTOUT}.mat").write_bytes(b"MATLAB 5.0")
     with pytest.raises(SamfeatError, match=r"jpg\.mat: no scan \("):
         dataset.scan_of(CUTOUT)
+
+
+def test_depth_maps_that_are_none(roots: dict[str, Path], city: City, tmp_path: Path) -> None:
+    shutil.copytree(roots["seven_scenes"] / "depth", tmp_path / "depth")
+    folder = tmp_path / "depth" / "7scenes_heads" / "train" / "depth"
+
+    def depth_of(name: str) -> Path:
+        return folder / depth_name(layouts.seven_scenes_name(name))
+
+    wrong = depth_of(city.database[3].name)
+    small = np.zeros((24, 32), np.uint16)
+    for told, change in (
+        (("32x24", "320x240"), lambda: cv2.imwrite(str(wrong), small)),
+        ("channels", lambda: cv2.imwrite(str(wrong), np.zeros((240, 320, 3), np.uint8))),
+        ("cannot be read", lambda: wrong.write_text("no image")),
+        ("no such depth map", wrong.unlink),
+    ):
+        change()
+        with refused(wrong.name, told):
+            depth_points.main(city.model, depth_of, tmp_path / "map")
+    assert not (tmp_path / "map").exists()
+
+
+def test_lists_of_retrieved_images_that_are_wrong(roots: dict[str, Path], tmp_path: Path) -> None:
+    root = tmp_path / "dataset"
+    shutil.copytree(roots["seven_scenes"], root)
+    path = root / "7scenes_densevlad_retrieval_top_10" / "heads_top10.txt"
+    lines = path.read_text().splitlines()
+    for text, told in (
+        ("\n".join(lines[:8]), ("no pair for query", "1 of 2 queries")),
+        ("\n".join([*lines, f"{lines[0].split()[0]} seq-09/frame-000000.color.png"]), "seq-09"),
+    ):
+        path.write_text(text)
+        with refused("heads_top10.txt", told):
+            run(root, tmp_path / "out", RunOptions(benchmark="7scenes"))
+    assert not (tmp_path / "out").exists()
