@@ -198,7 +198,7 @@ def _hloc() -> list[Finding]:
     findings += _hloc_mapping(version)
     for module, lacking in (
         ("torchvision", "netvlad, megaloc, openibl, r2d2 and match_dense"),
-        ("lightglue", "the matcher lightglue and the extractor aliked"),
+        ("lightglue", "the matchers lightglue and samfeat+lightglue and the extractor aliked"),
     ):
         if importlib.util.find_spec(module) is None:
             text = f"without {module}, {lacking} do not load (SAMFeat does not need it)"
