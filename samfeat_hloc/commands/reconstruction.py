@@ -55,6 +55,14 @@ def _reconstruct(
             "list of known positions, 'name x y z' a line.",
         ),
     ] = None,
+    turns: Annotated[
+        bool,
+        typer.Option(
+            "--turns",
+            help="Find photos that stand turned by 90, 180 or 270 degrees, which EXIF does not "
+            "say.",
+        ),
+    ] = False,
     masks: MaskFolder = None,
     pairing: Annotated[
         str,
@@ -151,6 +159,7 @@ def _reconstruct(
         camera=None if camera is None else camera_from_text(camera),
         cameras=cameras,
         align=align,
+        turns=turns,
         masks=masks,
         workers=workers,
         device=device,
@@ -167,6 +176,10 @@ def _reconstruct(
         count = evaluate(model).registered_images
         typer.echo(f"{model}: {count} of {first.num_images} images, which do not connect to it")
         typer.echo(f"  {in_words(alignment)}")
+    if turns:
+        named = [f"{name} by {degrees} degrees" for name, degrees in first.turns.items()]
+        told = f", {', '.join(named)}, clockwise" if named else ""
+        typer.echo(f"turned: {len(named)} of {first.num_images} images{told}")
     if first.left_out:
         typer.echo(
             f"in no model: {len(first.left_out)} of {first.num_images} images,"

@@ -87,6 +87,7 @@ def main(
     extract: Extract = extract_batch,
     cluster: Cluster | None = None,
     masks: Masks | None = None,
+    turns: Mapping[str, int] | None = None,
 ) -> Path:
     """Extract features of ``names`` into ``output``.
 
@@ -116,6 +117,8 @@ def main(
         extract: what turns images into features.
         cluster: where to extract, for a ``model`` that is a torch module; None for here.
         masks: of the images; where these are black there are no keypoints.
+        turns: quarters, clockwise, by image name, by which images are turned for the network from
+            how their EXIF has them; keypoints are in pixels of the stored image all the same.
 
     Raises:
         SamfeatError: images that are missing or broken (all in one error), a name that is not
@@ -137,9 +140,15 @@ def main(
     if masks is not None:
         masks.check({name: image_dir / name for name in names})
         config["masks"] = True
+    turns = {name: quarters for name, quarters in (turns or {}).items() if quarters}
+    if turns:
+        config["turns"] = True
     made_by = provenance.made_by("features", config, {}, model.weights_sha256)
     with SegmentWriter(output, made_by, overwrite=overwrite, compare_inputs=False) as writer:
-        same = _unchanged(image_dir, names, masks, writer.done, workers)
+        extraction = _Extraction(
+            _Photos(image_dir, masks, turns), model, options, extract, workers, storage
+        )
+        same = _unchanged(extraction.photos, names, writer.done, workers)
         if len(same) == len(names) and writer.is_finished({n: writer.done[n] for n in same}):
             return output
         device = next(iter(model.parameters())).device.type if cluster is None else cluster.device
@@ -154,7 +163,6 @@ def main(
         left = sum(len(batch) for batch in batches)
         if left < len(names):
             logger.info("features: %d of %d images are done already", len(names) - left, len(names))
-        extraction = _Extraction(image_dir, masks, model, options, extract, workers, storage)
         if cluster is None:
             found = extraction.groups(batches)
         else:
@@ -191,11 +199,38 @@ def _all_broken(image_dir: Path, names: Sequence[str], workers: int | None) -> I
 
 
 @dataclass(frozen=True)
-class _Extraction:
-    """Batches of images in, their groups out."""
+class _Photos:
+    """Where images and their masks are, and by how many quarters they are turned."""
 
     image_dir: Path
     masks: Masks | None
+    turns: Mapping[str, int]
+
+    def source(self, name: str) -> str:
+        """What stands for an image, its mask and its turn: other features are made of others."""
+        quarters = self.turns.get(name, 0)
+        source = source_of(self.image_dir, name, self.masks)
+        return f"{source} turn {90 * quarters}" if quarters else source
+
+    def read(self, name: str, options: ExtractOptions | None = None) -> DecodedPhoto:
+        """Decode a photo; with options bring it to the network's size too."""
+        source = self.source(name)  # first: it also brings the file into memory
+        stored, orientation = images.read_photo(self.image_dir / name)
+        orientation = images.turned(orientation, self.turns.get(name, 0))
+        stored_size = (stored.shape[1], stored.shape[0])
+        upright = images.to_upright(stored, orientation) if orientation != 1 else stored
+        size = (upright.shape[1], upright.shape[0])
+        mask = None if self.masks is None else self.masks.read(name, stored_size)
+        image = upright if mask is None else Masked(upright, images.to_upright(mask, orientation))
+        pixels = image if options is None else prepare(image, options)
+        return DecodedPhoto(name, pixels, size, orientation, stored_size, source)
+
+
+@dataclass(frozen=True)
+class _Extraction:
+    """Batches of images in, their groups out."""
+
+    photos: _Photos
     model: Any
     options: ExtractOptions
     extract: Extract
@@ -206,11 +241,13 @@ class _Extraction:
     def for_worker(self, device: str) -> _Extraction:
         """One that is sent to machines that may lack this one's device and working folder."""
         model: Any = copy.deepcopy(self.model)
-        masks = None if self.masks is None else Masks(self.masks.folder.absolute())
-        return replace(
-            self, image_dir=self.image_dir.absolute(), masks=masks, model=model.to("cpu"),
-            device=device,
-        )  # fmt: skip
+        masks = self.photos.masks
+        photos = replace(
+            self.photos,
+            image_dir=self.photos.image_dir.absolute(),
+            masks=None if masks is None else Masks(masks.folder.absolute()),
+        )
+        return replace(self, photos=photos, model=model.to("cpu"), device=device)
 
     def __call__(self, batches: Sequence[Sequence[str]]) -> list[dict[str, Group]]:
         return list(self.groups(batches))
@@ -219,7 +256,7 @@ class _Extraction:
         if self.device is not None:
             self.model.to(self.device)
         device = next(iter(self.model.parameters())).device.type
-        read = partial(_read, self.image_dir, masks=self.masks)
+        read: Callable[..., DecodedPhoto] = self.photos.read
         threads = _threads(self.workers, device)
         ahead = _AHEAD * max(map(len, batches), default=1)
         if device != "cpu" or device in _TURNS:
@@ -257,23 +294,19 @@ def _check_images(image_dir: Path, names: Sequence[str]) -> None:
         )
 
 
-def _source(image_dir: Path, name: str, masks: Masks | None) -> str:
-    """What stands for an image and its mask: other features are made of others."""
+def source_of(image_dir: Path, name: str, masks: Masks | None) -> str:
+    """What stands for an image and its mask: a hash of their files."""
     return provenance.file_hash(image_dir / name) + (masks.source(name) if masks else "")
 
 
 def _unchanged(
-    image_dir: Path,
-    names: Sequence[str],
-    masks: Masks | None,
-    done: Mapping[str, str],
-    workers: int | None,
+    photos: _Photos, names: Sequence[str], done: Mapping[str, str], workers: int | None
 ) -> set[str]:
     """The images that are done and whose files still are what the features were made from."""
     there = [name for name in names if name in done]
 
     def same(name: str) -> bool:
-        return done[name] == _source(image_dir, name, masks)
+        return done[name] == photos.source(name)
 
     with Workers(_threads(workers, "cpu"), "hashing") as pool:
         found = pool.map(same, there, name=str)
@@ -316,21 +349,6 @@ def _decoded(
         photos = pool.map(read, names, name=str, ahead=ahead)
         for batch in batches:
             yield list(islice(photos, len(batch)))
-
-
-def _read(
-    image_dir: Path, name: str, options: ExtractOptions | None = None, masks: Masks | None = None
-) -> DecodedPhoto:
-    """Decode a photo; with options bring it to the network's size too."""
-    source = _source(image_dir, name, masks)  # first: it also brings the file into memory
-    stored, orientation = images.read_photo(image_dir / name)
-    stored_size = (stored.shape[1], stored.shape[0])
-    upright = images.to_upright(stored, orientation) if orientation != 1 else stored
-    size = (upright.shape[1], upright.shape[0])
-    mask = None if masks is None else masks.read(name, stored_size)
-    image = upright if mask is None else Masked(upright, images.to_upright(mask, orientation))
-    pixels = image if options is None else prepare(image, options)
-    return DecodedPhoto(name, pixels, size, orientation, stored_size, source)
 
 
 def _extract(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ..colmap.library import pycolmap
 from ..errors import SamfeatError
 from ..files import provenance
 from ..files.atomic import put_in_place, work_folder
-from ..files.images import exif_orientation
+from ..files.images import exif_orientation, turned
 from ..files.positions import gps_positions, read_positions
 
 logger = logging.getLogger(__name__)
@@ -85,13 +85,20 @@ def known_positions(image_dir: Path, names: Sequence[str], source: str | None) -
     return found
 
 
-def main(sparse: Path, image_dir: Path, positions: Positions | None) -> list[Alignment]:
+def main(
+    sparse: Path,
+    image_dir: Path,
+    positions: Positions | None,
+    turns: Mapping[str, int] | None = None,
+) -> list[Alignment]:
     """Align the models in a folder of `structure_from_motion`, all in one step.
 
     What was done is kept in its `alignment.json`; when that is what is wanted nothing is done.
 
     Arguments:
         positions: to align to; None turns the models upright only, where no alignment is there.
+
+        turns: quarters, clockwise, by which photos stand turned that EXIF says nothing of.
 
     Returns:
         For each model, the largest first, what became of it. A smaller one whose photos have too
@@ -107,7 +114,10 @@ def main(sparse: Path, image_dir: Path, positions: Positions | None) -> list[Ali
         return [Alignment(**entry) for entry in done["models"]]
     models = [pycolmap.Reconstruction(str(folder)) for folder in folders]
     names = {image.name for model in models for image in model.images.values()}
-    orientations = {name: exif_orientation(image_dir / name) for name in names}
+    orientations = {
+        name: turned(exif_orientation(image_dir / name), (turns or {}).get(name, 0))
+        for name in names
+    }
     found = []
     for folder, model in zip(folders, models, strict=True):
         if positions is not None:

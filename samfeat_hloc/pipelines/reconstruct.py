@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from ..localization import (
     video_frames,
 )
 from . import align_models, methods
+from . import turns as turns_stage
 from .known_cameras import known_cameras
 
 logger = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ class ReconstructOptions:
     cameras: list of known intrinsics, ``name MODEL width height params...`` a line.
     align: "gps", or a list ``name x y z`` of known positions in metres; None leaves the scale
         arbitrary.
+    turns: find photos that stand turned by 90, 180 or 270 degrees, which EXIF does not say.
     masks: folder of the photos' masks: no keypoints where they are black.
     workers: threads that decode photos.
     device: of the network, matching and retrieval; see `samfeat_hloc.parallel.devices.device_of`.
@@ -78,6 +81,7 @@ class ReconstructOptions:
     camera: Camera | None = None
     cameras: Path | None = None
     align: str | None = None
+    turns: bool = False
     masks: Path | None = None
     workers: int = 2
     device: str | None = None
@@ -96,6 +100,10 @@ class ReconstructOptions:
                 raise SamfeatError(f"--{option.replace('_', '-')}", "give a number from 1")
         if not 0 < self.motion < 1:
             raise SamfeatError(f"--motion {self.motion:g}", "give a share from 0 to 1")
+        if self.turns and self.method != "samfeat":
+            raise SamfeatError(
+                "--turns", "RootSIFT finds turned photos as they are", "leave it out"
+            )
         methods.check(self.method, self.weights, self.official_weights)
 
 
@@ -105,6 +113,7 @@ class Reconstructed:
 
     left_out: photos that are in no model.
     alignments: how each model came to its coordinates.
+    turns: degrees, clockwise, by which photos were turned to match the others, by name.
     """
 
     models: list[Path]
@@ -112,12 +121,14 @@ class Reconstructed:
     figures: ReconstructionFigures
     left_out: list[str]
     alignments: list[Alignment]
+    turns: dict[str, int]
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers."""
         return {
             "images": self.num_images,
             "left_out": self.left_out,
+            "turns": self.turns,
             "alignments": [one.as_json() for one in self.alignments],
             **self.figures.as_json(),
         }
@@ -150,7 +161,8 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
     positions = align_models.known_positions(image_dir, names, options.align)
     outputs.mkdir(parents=True, exist_ok=True)
     again: dict[str, Any] = {"overwrite": options.overwrite}
-    feature_file = extract(image_dir, names, outputs / "features.h5", options)
+    turns = find_turns(image_dir, names, outputs / "turns.txt", options)
+    feature_file = extract(image_dir, names, outputs / "features.h5", options, turns)
     pairs_file = choose_pairs(names, outputs, feature_file, options)
     match_file = matches.main(
         pairs_file, feature_file, outputs / "matches.h5",
@@ -165,7 +177,7 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
     )
     alignments, failed = [], None
     try:
-        alignments = align_models.main(outputs / "sparse", image_dir, positions)
+        alignments = align_models.main(outputs / "sparse", image_dir, positions, turns)
     except SamfeatError as error:
         failed = error
     figures = evaluate(outputs, options.method)
@@ -175,7 +187,8 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
             "models: %d of %d photos are in no model: %s",
             len(left_out), len(names), ", ".join(left_out),
         )  # fmt: skip
-    done = Reconstructed(models, len(names), figures, left_out, alignments)
+    degrees = {name: 90 * quarters for name, quarters in turns.items()}
+    done = Reconstructed(models, len(names), figures, left_out, alignments, degrees)
     configuration = {"images": image_dir, **asdict(options)}
     content = {**done.as_json(), **measurement(configuration)}
     write_atomically(outputs / "summary.json", json.dumps(content, indent=1) + "\n")
@@ -198,7 +211,29 @@ def _of_video(
     return folder, options
 
 
-def extract(image_dir: Path, names: list[str], output: Path, options: ReconstructOptions) -> Path:
+def find_turns(
+    image_dir: Path, names: list[str], output: Path, options: ReconstructOptions
+) -> dict[str, int]:
+    """The quarters by which photos stand turned, where that is asked for; see `turns.main`."""
+    if not options.turns:
+        return {}
+    model, how = methods.load(
+        options.method, options.weights, options.official_weights, device=options.device
+    )
+    return turns_stage.main(
+        image_dir, names, output, model=model, extract=how, workers=options.workers,
+        device=options.device, masks=None if options.masks is None else Masks(options.masks),
+        overwrite=options.overwrite,
+    )  # fmt: skip
+
+
+def extract(
+    image_dir: Path,
+    names: list[str],
+    output: Path,
+    options: ReconstructOptions,
+    turns: Mapping[str, int] | None = None,
+) -> Path:
     """The features of a method; see `features.main`."""
     model, how = methods.load(
         options.method, options.weights, options.official_weights, device=options.device
@@ -206,7 +241,7 @@ def extract(image_dir: Path, names: list[str], output: Path, options: Reconstruc
     return features.main(
         image_dir, names, output, model=model, options=PRESETS[options.preset], extract=how,
         workers=options.workers, overwrite=options.overwrite,
-        masks=None if options.masks is None else Masks(options.masks),
+        masks=None if options.masks is None else Masks(options.masks), turns=turns,
     )  # fmt: skip
 
 
@@ -248,4 +283,4 @@ def choose_pairs(
 
 def with_method(options: ReconstructOptions, method: str) -> ReconstructOptions:
     """The same options for another method's features."""
-    return replace(options, method=method, weights=None, official_weights=False)
+    return replace(options, method=method, weights=None, official_weights=False, turns=False)
