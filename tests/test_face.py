@@ -165,6 +165,24 @@ def test_match(model: SAMFeat, photo: np.ndarray) -> None:
     assert len(np.unique(found.matches[:, 0])) == len(np.unique(found.matches[:, 1])) == count
 
 
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_match_of_a_turned_photo(quarters: int, model: SAMFeat, photo: np.ndarray) -> None:
+    """The photo turned to the right: matches are where the turn says, in the pixels given."""
+    height, width = photo.shape[:2]
+    turned = np.ascontiguousarray(np.rot90(photo, -quarters))
+    found = samfeat_hloc.match(photo, turned, model=model, turned=True)
+    assert found.turn == 90 * quarters
+    x, y = found.matched0.T
+    right, below = width - 1 - x, height - 1 - y
+    places = {0: (x, y), 1: (below, x), 2: (right, below), 3: (y, right)}
+    error = np.linalg.norm(found.matched1 - np.stack(places[quarters], axis=1), axis=1)
+    assert len(error) > 100
+    assert np.mean(error < 0.5) > 0.9
+    if quarters == 2:  # without it nothing is left
+        upright = samfeat_hloc.match(photo, turned, model=model)
+        assert len(upright.matches) < len(error) / 2
+
+
 def test_presets_of_match(photo: np.ndarray) -> None:
     few = ExtractOptions(max_keypoints=10)
     assert len(samfeat_hloc.match(photo, photo, preset=few).keypoints0) == 10
