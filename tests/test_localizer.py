@@ -21,6 +21,7 @@ from samfeat_hloc.colmap.cameras import CAMERA_MODELS, Camera
 from samfeat_hloc.colmap.intrinsics import camera_from_exif, camera_from_text
 from samfeat_hloc.colmap.poses import read_poses
 from samfeat_hloc.datasets.queries import Query
+from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation.localization import position_error, rotation_error
 from samfeat_hloc.feature.network import SAMFeat
 from samfeat_hloc.files.feature_readers import FeatureReader
@@ -185,6 +186,24 @@ def test_threads_share_a_localizer_and_nothing_is_written(
         )
     assert all(same(a, b) for a, b in zip(alone, together, strict=True))
     assert content(map_dir) == before
+
+
+def test_photos_side_by_side_are_localized_as_one_by_one(
+    localizer: Localizer, finished: Run, tmp_path: Path
+) -> None:
+    alone = localize_all(localizer, finished)
+    folder, queries = finished.dataset.image_dir, finished.dataset.queries
+    photos = [(folder / query.name, query.camera, None) for query in queries]
+    missing = (tmp_path / "missing.jpg", queries[0].camera, None)
+    taken = []
+    found = localizer.localize_many(taken.append(p) or p for p in [photos[0], missing, *photos[1:]])
+    first = next(found)
+    assert len(taken) <= 2 * 8 + 1
+    second, *others = found
+    assert isinstance(second, SamfeatError) and "missing.jpg" in str(second)
+    assert len(others) == len(queries) - 1
+    for one, other in zip(alone, [first, *others], strict=True):
+        assert isinstance(other, Localization) and same(one, other)
 
 
 def test_images_join_and_leave_without_touching_the_rest(

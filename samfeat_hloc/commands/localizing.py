@@ -189,14 +189,19 @@ def _localize_all(
 
     found: dict[str, Localization] = {}
     unread: dict[str, SamfeatError] = {}
-    for name, path in tqdm(named.items(), desc="localize", unit="photo", delay=2):
-        try:
-            mask = None if masks is None else masks.path(name)
-            found[name] = localizer.localize(path, camera, mask=mask)
-            line = in_a_line(path, found[name], weak=weak)
-        except SamfeatError as error:
-            unread[name] = error
-            line = f"{path}: could not be tried, {error.problem}"
+    photos = (
+        (path, camera, None if masks is None else masks.path(name)) for name, path in named.items()
+    )
+    results = zip(named.items(), localizer.localize_many(photos), strict=True)
+    for (name, path), one in tqdm(
+        results, total=len(named), desc="localize", unit="photo", delay=2
+    ):
+        if isinstance(one, SamfeatError):
+            unread[name] = one
+            line = f"{path}: could not be tried, {one.problem}"
+        else:
+            found[name] = one
+            line = in_a_line(path, one, weak=weak)
         if not quiet:
             tqdm.write(line)
     if not quiet:

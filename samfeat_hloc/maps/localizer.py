@@ -13,7 +13,7 @@ places, PnP) and so are the poses, given the same features, options and number o
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -35,12 +35,14 @@ from ..localization.acceptance import refusal
 from ..localization.correspondences import Correspondences
 from ..localization.global_descriptors import vlad
 from ..localization.matches import MatchConfig, match_many
+from ..parallel.workers import Workers, sharing_torch
 from . import posing, saved_map
 from .localization import Clock, Localization
 from .localizer_settings import LocalizerSettings
 from .query import Photo, QueryFeatures, read_photo
 from .saved_map import FrozenImage, FrozenMap
 
+_SIDE_BY_SIDE = 8  # photos at most
 _CACHE_BYTES = 1 << 29  # of descriptors on the device
 
 
@@ -147,6 +149,40 @@ class Localizer:
             best = max(tried, key=lambda found: found.num_agreeing)
             return upright if best.pose is None else best
         return upright
+
+    def localize_many(
+        self, photos: Iterable[tuple[ImageLike, Camera | pycolmap.Camera | None, MaskLike | None]]
+    ) -> Iterator[Localization | SamfeatError]:
+        """Several photos side by side; results come in their order.
+
+        One thread a photo loses less than threads that share one: on a CPU as many photos as torch
+        has threads, at most eight; on a GPU two, one of which is read and solved beside it.
+
+        Arguments:
+            photos: with what :meth:`localize` takes of each, image, camera and mask; only a few
+                are taken before their results are.
+
+        Returns:
+            What :meth:`localize` finds, or the error that it raises.
+        """
+
+        def tried(
+            photo: tuple[ImageLike, Camera | pycolmap.Camera | None, MaskLike | None],
+        ) -> Localization | SamfeatError:
+            image, camera, mask = photo
+            try:
+                return self.localize(image, camera, mask=mask)
+            except SamfeatError as error:
+                return error
+
+        def name(photo: tuple[Any, ...]) -> str:
+            return str(photo[0]) if isinstance(photo[0], (str, Path)) else "a photo"
+
+        count = min(torch.get_num_threads(), _SIDE_BY_SIDE)
+        on_cpu = self._device.type == "cpu"
+        workers = sharing_torch(count, "localization") if on_cpu else Workers(2, "localization")
+        with workers as pool:
+            yield from pool.map(tried, photos, name=name)
 
     def _localize(self, photo: Photo, quarters: int, seconds: dict[str, float]) -> Localization:
         """A photo turned clockwise; `seconds` go on from one turn to the next."""
