@@ -18,6 +18,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pycolmap
 import pytest
 
 from samfeat_hloc.localization import global_descriptors, matches
@@ -78,9 +79,14 @@ def run_pipeline(run: Run, root: Path, out: Path, monkeypatch: pytest.MonkeyPatc
     if benchmark == "7scenes":
         pipeline = importlib.import_module("hloc.pipelines.7Scenes.pipeline")
         models = root / "7scenes_sfm_triangulated" / scene / "triangulated"
+        depth = root / "depth" / f"7scenes_{scene}" / "train" / "depth"
+        dense = run.map_dir.name == "map-depth"
+        if dense:
+            _mend_depth(monkeypatch)
         pipeline.run_scene(
-            root / scene, models, run.dataset.retrieval.published, outputs, results, 30, False
-        )
+            root / scene, models, run.dataset.retrieval.published, outputs, results, 30, dense,
+            depth_dir=depth,
+        )  # fmt: skip
         return results
     if benchmark == "cmu":
         pipeline = importlib.import_module("hloc.pipelines.CMU.pipeline")
@@ -124,6 +130,19 @@ def _aachen(run: Run, root: Path, outputs: Path, monkeypatch: pytest.MonkeyPatch
     args = Namespace(dataset=root, outputs=outputs, num_covis=20, num_loc=len(run.dataset.db_names))
     importlib.import_module(f"hloc.pipelines.{version}.pipeline").run(args)
     return only(outputs.glob("Aachen*_hloc_*.txt"))
+
+
+def _mend_depth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """hloc projects as pycolmap 4 does no more, and reads depth half a pixel beside the point."""
+    project = pycolmap.Camera.img_from_cam
+
+    def projected(camera: Any, points: np.ndarray) -> Any:
+        return project(camera, np.column_stack([points, np.ones(len(points))]))
+
+    monkeypatch.setattr(pycolmap.Camera, "img_from_cam", projected)
+    module = importlib.import_module("hloc.pipelines.7Scenes.create_gt_sfm")
+    interpolate = module.interpolate_depth
+    monkeypatch.setattr(module, "interpolate_depth", lambda d, p: interpolate(d, p - 0.5))
 
 
 def name_of(benchmark: str) -> Callable[[str], str]:

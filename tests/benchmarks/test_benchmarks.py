@@ -57,10 +57,7 @@ CASES = [
         no_pipeline="has none",
     ),
     Case("7Scenes", "7scenes", layouts.seven_scenes, paired=False),
-    Case(
-        "7Scenes with depth", "7scenes", layouts.seven_scenes, {"depth": True}, paired=False,
-        no_pipeline="fails with pycolmap 4",
-    ),
+    Case("7Scenes with depth", "7scenes", layouts.seven_scenes, {"depth": True}, paired=False),
     Case(
         "any COLMAP model", "colmap", layouts.colmap, {"queries": "queries.txt"},
         no_pipeline="has none",
