@@ -22,6 +22,7 @@ from refusals import refused
 from test_report import browser, colours, errors, island, until  # noqa: F401  (a fixture)
 from typer.testing import CliRunner
 
+from samfeat_hloc.colmap.alignment import Alignment
 from samfeat_hloc.colmap.model import read_model
 from samfeat_hloc.colmap.unplaced import unplaced
 from samfeat_hloc.commands import report as command
@@ -134,7 +135,22 @@ def test_figures_of_a_reconstruction(outputs: Path) -> None:
     assert data.models[1].num_photos == len(OTHERS)
     poses = data.models[1].scene.estimated
     assert np.isfinite(poses[:, 0]).sum() == len(OTHERS)  # of the photos of this model alone
-    assert any("2 models" in note for note in data.notes)
+    assert any("2 models" in note and "scale of its own" in note for note in data.notes)
+    assert any(note.startswith("Model 2, scale: arbitrary") for note in data.notes)
+
+
+def test_the_scale_is_said(outputs: Path) -> None:
+    metric = Alignment("positions", True, "gps", 12, 11, 1.5, 0.02, 3.0)
+    content = {"models": [metric.as_json(), Alignment("upright", False).as_json()]}
+    record = outputs / "sparse" / "alignment.json"
+    record.write_text(json.dumps(content))
+    try:
+        notes = gather_photos(outputs).notes
+    finally:
+        record.unlink()
+    (first,) = [note for note in notes if note.startswith("Model 1, scale: metric, to about 2%")]
+    assert "11 of 12 positions of the photos' GPS" in first and "1.5 m" in first
+    assert any(note.startswith("Model 2, scale: arbitrary") for note in notes)
 
 
 def test_photos_in_no_model_are_named_with_the_reason(outputs: Path) -> None:
@@ -206,6 +222,7 @@ def make_map(outputs: Path, folder: Path) -> Path:
     frozen = saved_map.FrozenMap(
         ExtractOptions(), "0" * 64, images, np.zeros((len(images), 256), np.float32),
         np.zeros((2, 128), np.float32), model.xyz, np.arange(1, len(model.xyz) + 1),
+        len(model.xyz) + 1,
     )  # fmt: skip
     folder.mkdir(parents=True)
     return saved_map.create(folder, frozen)

@@ -109,9 +109,9 @@ def main(
     """
     folders = structure_from_motion.models(sparse)
     wanted = None if positions is None else _digest(positions)
-    done = _read(sparse / RECORD)
-    if done is not None and (positions is None or done["positions"] == wanted):
-        return [Alignment(**entry) for entry in done["models"]]
+    there = alignments_in(sparse)
+    if len(there) == len(folders) and (positions is None or _digest_in(sparse) == wanted):
+        return there
     models = [pycolmap.Reconstruction(str(folder)) for folder in folders]
     names = {image.name for model in models for image in model.images.values()}
     orientations = {
@@ -153,6 +153,15 @@ def main(
     return found
 
 
+def alignments_in(sparse: Path) -> list[Alignment]:
+    """What `main` has left in a folder of models; nothing where it was not run."""
+    done = _read(sparse / RECORD)
+    try:
+        return [] if done is None else [Alignment(**entry) for entry in done["models"]]
+    except (KeyError, TypeError):  # of another version
+        return []
+
+
 def in_words(done: Alignment) -> str:
     """A line on the scale and orientation of a model."""
     if not done.metric:
@@ -173,6 +182,10 @@ def in_words(done: Alignment) -> str:
 def _digest(positions: Positions) -> str:
     lines = [f"{name} {xyz.tolist()}" for name, xyz in positions.positions.items()]
     return provenance.names_hash([*lines, f"origin {positions.origin}"])
+
+
+def _digest_in(sparse: Path) -> str | None:
+    return (_read(sparse / RECORD) or {}).get("positions")
 
 
 def _read(path: Path) -> dict[str, Any] | None:

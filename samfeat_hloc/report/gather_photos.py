@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
+from ..colmap.alignment import Alignment
 from ..colmap.cameras import CAMERA_MODELS, Camera
 from ..colmap.structure_from_motion import models as models_in
 from ..colmap.unplaced import Unplaced, unplaced
@@ -18,6 +19,7 @@ from ..errors import SamfeatError
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.images import read_image
 from ..maps import saved_map
+from ..pipelines.align_models import alignments_in, in_words
 from ..progress import tqdm
 from .contents import MatchPicture, ModelReport, PhotoReport, PhotosReport, Scene
 from .gather import read_summary, records_of
@@ -75,11 +77,7 @@ def gather_photos(
             if (source / "matches.h5").is_file():
                 matches = stack.enter_context(MatchReader(source / "matches.h5"))
         image_dir = _image_dir(images, summary, notes)
-        if len(models) > 1:
-            notes.append(
-                f"The photos fell into {len(models)} models that do not connect; each has a frame "
-                "and a scale of its own."
-            )
+        notes += [] if is_map(source) else _on_scale(source / "sparse", len(models))
         looks = _look(models, left_out, image_dir, notes, workers)
         names = sorted({*(p.name for m in models for p in m.photos), *left_out})
         figures = [figures_of(model) for model in models]
@@ -113,6 +111,20 @@ def gather_photos(
 def is_map(path: Path) -> bool:
     """Whether the folder is a saved map."""
     return (path / saved_map.MANIFEST).is_file()
+
+
+def _on_scale(sparse: Path, count: int) -> list[str]:
+    """What the unit and the axes of each of so many models are."""
+    done = alignments_in(sparse) or [Alignment("none", False)] * count
+    notes = []
+    if count > 1:
+        own = "" if all(a.metric for a in done) else "; each has a frame and a scale of its own"
+        notes.append(f"The photos fell into {count} models that do not connect{own}.")
+    for number, alignment in enumerate(done, start=1):
+        which = f"Model {number}, " if count > 1 else ""
+        line = which + in_words(alignment)
+        notes.append(f"{line[0].upper()}{line[1:]}.")
+    return notes
 
 
 def _left_out(
