@@ -7,11 +7,16 @@ import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from pycolmap import Rotation3d
+
+from samfeat_hloc import Localizer
+from samfeat_hloc.files.images import read_image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -66,6 +71,43 @@ def test_train(
     assert weights.is_file() and str(weights) in capsys.readouterr().out
     lines = (tmp_path / "mine" / "log.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == 2
+
+
+def test_messages_of_ros(notebook: dict[str, Any]) -> None:
+    """What the node does with messages, given as plain objects: ROS is in no package index."""
+    node = runpy.run_path(str(EXAMPLES / "ros_node.py"))
+    photo = read_image(notebook["new_photo"])
+    height, width = photo.shape[:2]
+    answer = notebook["answer"]
+    focal = answer.camera.to_pycolmap().mean_focal_length()
+    k = [focal, 0, width / 2 - 0.5, 0, focal, height / 2 - 0.5, 0, 0, 1]
+    info = SimpleNamespace(
+        k=k, d=[0.0] * 5, width=width, height=height, distortion_model="plumb_bob"
+    )
+    camera = node["camera_of"](info)
+    assert camera.params == (focal, focal, width / 2, height / 2)
+    info.d = [0.1, -0.2, 0.01, 0.02, 0.0]
+    assert node["camera_of"](info).params[4:] == (0.1, -0.2, 0.01, 0.02)
+    with pytest.raises(ValueError, match="rectify"):
+        info.d = [0.1, 0, 0, 0, 0.5]
+        node["camera_of"](info)
+    # rows of a message may be longer than the image
+    rows = np.pad(photo[..., ::-1].reshape(height, -1), ((0, 0), (0, 7)))
+    message = SimpleNamespace(
+        encoding="bgr8", data=rows.tobytes(), step=rows.shape[1], width=width, height=height
+    )
+    assert (node["pixels_of"](message) == photo).all()
+    message.encoding, message.step = "mono8", width
+    message.data = photo[..., 0].tobytes()
+    assert (node["pixels_of"](message) == photo[..., 0]).all()
+    localizer = Localizer.load(notebook["saved_map"])
+    found = localizer.localize(photo, camera)
+    pose = SimpleNamespace(position=SimpleNamespace(), orientation=SimpleNamespace())
+    node["fill"](pose, found.pose)
+    at = np.array([pose.position.x, pose.position.y, pose.position.z])
+    assert np.allclose(at, found.pose.centre)
+    turned = Rotation3d([getattr(pose.orientation, axis) for axis in "xyzw"])
+    assert np.allclose(turned.matrix(), found.pose.rotation.T)
 
 
 def test_service(notebook: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,12 +85,13 @@ def test_every_photo_is_taken_or_named(
     raw = b"\0\0\0\x18ftypheic" + bytes(64)
     for name in ["h.cr2", "i.jxl", "j"]:
         (tmp_path / name).write_bytes(raw if name != "j" else (tmp_path / "a.jpg").read_bytes())
+    (tmp_path / "l.mov").write_bytes(b"\0\0\0\x14ftypqt  " + bytes(64))
     save(tmp_path / ".trash" / "k.jpg")
     with caplog.at_level("WARNING"):
         taken = list_images(tmp_path)
     assert taken == ["a.jpg", "b.jfif", "c.webp", "d.bmp", "e.tiff", *written]
-    assert look(tmp_path).left_out.keys() == {"h.cr2", "i.jxl", "j", ".trash/"}
-    assert f"{len(taken)} images are taken, 4 left out" in caplog.text
+    assert look(tmp_path).left_out.keys() == {"h.cr2", "i.jxl", "j", "l.mov", ".trash/"}
+    assert f"{len(taken)} images are taken, 5 left out" in caplog.text
     for name in taken:
         assert read_image(tmp_path / name).shape == PIXELS.shape
     everything = {path.name for path in tmp_path.iterdir()}
@@ -245,6 +246,9 @@ def test_an_ending_that_lies_is_no_matter(tmp_path: Path) -> None:
         (b"<html><body>404</body></html>", "web page", "download"),
         (b"PK\x03\x04" + bytes(50), "zip", "unpack"),
         (b"%PDF-1.4 ", "PDF", ""),
+        (b"\0\0\0\x18ftypmp42" + bytes(50), "a video", "samfeat frames"),
+        (b"RIFF\0\0\0\0AVI LIST" + bytes(50), "a video", "samfeat frames"),
+        (b"\x1aE\xdf\xa3" + bytes(50), "a video", "samfeat frames"),
     ],
 )
 def test_what_a_file_is_that_is_no_image(

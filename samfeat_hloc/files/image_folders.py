@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import SamfeatError, some_of
 from .images import EXTENSIONS, UNREAD, check_name
-from .signatures import signature
+from .signatures import VIDEO, signature
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class ImageFolder:
     """What a folder holds.
 
     names: of its images, relative to it with ``/``, sorted.
-    left_out: photos that are not taken, and folders that are not looked into, with the reason.
+    left_out: photos and videos that are not taken, and folders that are not looked into, with the reason.
     """
 
     names: list[str]
@@ -190,6 +190,8 @@ def _why_not(entry: os.DirEntry[str]) -> str:
     if ending in UNREAD:
         return UNREAD[ending]
     found = signature(Path(entry.path))
+    if found == VIDEO:
+        return f"{found.what}; {found.mend}"
     if found is None or not found.photo:
         return ""
     if found.photo in UNREAD:

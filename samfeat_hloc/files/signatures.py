@@ -46,6 +46,7 @@ class Signature:
 
 SAFETENSORS = Signature("a safetensors file")
 TORCH = Signature("a file of torch's (.pt, .pth)")
+VIDEO = Signature("a video", "take its frames with `samfeat frames`")
 
 
 def signature(path: Path) -> Signature | None:
@@ -60,8 +61,12 @@ def signature(path: Path) -> Signature | None:
             is_photo = more.startswith(".")
             return Signature(what, "" if is_photo else more, more if is_photo else "")
     if head[4:8] == b"ftyp":
-        what, ending = _BRANDS.get(head[8:12], ("a video", ""))
+        if head[8:12] not in _BRANDS:
+            return VIDEO
+        what, ending = _BRANDS[head[8:12]]
         return Signature(what, "", ending)
+    if head.startswith(b"\x1aE\xdf\xa3") or (head.startswith(b"RIFF") and head[8:12] == b"AVI "):
+        return VIDEO
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return Signature("a WebP image", "", ".webp")
     if head.startswith((b"II*\0", b"MM\0*")):
