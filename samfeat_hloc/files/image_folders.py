@@ -26,7 +26,8 @@ class ImageFolder:
     """What a folder holds.
 
     names: of its images, relative to it with ``/``, sorted.
-    left_out: photos and videos that are not taken, and folders that are not looked into, with the reason.
+    left_out: photos and videos that are not taken, and folders that are not looked into, with the
+        reason.
     """
 
     names: list[str]
