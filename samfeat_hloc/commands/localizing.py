@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import SamfeatError, some_of
+from .localizing_rigs import localize_frames
 from .options import (
     DEFAULT_MAX_ERROR,
     OWN_PHOTOS,
@@ -102,6 +103,14 @@ def _localize(
     weak: Annotated[
         bool, typer.Option("--weak", help="Give the pose of a photo that is not localized too.")
     ] = False,
+    rig: Annotated[
+        Path | None,
+        typer.Option(
+            "--rig",
+            help="COLMAP's rig_config.json: photos that its cameras took at once are localized "
+            "together. Its translations are in the units of the map.",
+        ),
+    ] = None,
     masks: MaskFolder = None,
     weights: Weights = None,
     official_weights: OfficialWeights = False,
@@ -124,6 +133,9 @@ def _localize(
 
     if output is not None and output.exists() and not overwrite:
         raise SamfeatError(output, "exists already", "replace it with --overwrite")
+    if rig is not None and (turns or refine_focal):
+        option = "--turns" if turns else "--refine-focal"
+        raise SamfeatError(option, "does not go with --rig", "leave one of them out")
     named = given_images(photos, for_lists=output is not None)
     hidden = None if masks is None else Masks(masks)
     if hidden is not None:
@@ -140,6 +152,17 @@ def _localize(
     if max_keypoints is not None:
         options = replace(options, max_keypoints=max_keypoints)
     localizer.settings = replace(localizer.settings, options=options)
+    if rig is not None:
+        poses, localized = localize_frames(
+            localizer, rig, named, given, hidden, weak=weak, as_json=as_json
+        )
+        if output is not None:
+            from ..colmap.poses import write_poses
+
+            write_poses(output, poses)
+        if not localized:
+            raise typer.Exit(NOT_LOCALIZED)
+        return
     if len(photos) == 1 and photos[0].is_file():
         (name,) = named
         mask = None if hidden is None else hidden.path(name)

@@ -188,10 +188,10 @@ class PixelAttention(EdgeAttention):
         height, width = at_edges.shape[-2:]
         pixels = at_edges.flatten(2).transpose(1, 2)
         query, key, value = (
-            F.linear(pixels, conv.weight.flatten(1), conv.bias)
+            F.linear(pixels, conv.weight.flatten(1), conv.bias)[:, None]  # one head
             for conv in (self.query, self.key, self.value)
         )
-        found = F.scaled_dot_product_attention(query, key, value)
+        found = F.scaled_dot_product_attention(query, key, value)[:, 0]
         found = found.transpose(1, 2).unflatten(2, (height, width))
         return features + enlarge(found, 2).to(features.dtype)
 

@@ -96,7 +96,7 @@ def export_onnx(network: SAMFeat, output: Path) -> Path:
     except Exception as error:  # the exporter raises whatever its parts do
         raise SamfeatError(
             "samfeat export onnx",
-            f"PyTorch {torch.__version__} could not export ({in_one_line(error)})",
+            f"PyTorch {torch.__version__} could not export ({in_one_line(error)[:200]})",
             "install a newer PyTorch, onnx and onnxscript",
         ) from error
     assert program is not None

@@ -24,6 +24,7 @@ import torch
 
 from ..colmap.cameras import Camera
 from ..colmap.library import pycolmap
+from ..colmap.poses import Pose
 from ..errors import SamfeatError
 from ..feature.extraction import Masked, extract_batch
 from ..feature.network import SAMFeat
@@ -36,10 +37,11 @@ from ..localization.correspondences import Correspondences
 from ..localization.global_descriptors import vlad
 from ..localization.matches import MatchConfig, match_many
 from ..parallel.workers import Workers, sharing_torch
-from . import posing, saved_map
+from . import posing, rigs, saved_map
 from .localization import Clock, Localization
 from .localizer_settings import LocalizerSettings
 from .query import Photo, QueryFeatures, read_photo
+from .rigs import RigLocalization
 from .saved_map import FrozenImage, FrozenMap
 
 _SIDE_BY_SIDE = 8  # photos at most
@@ -183,6 +185,53 @@ class Localizer:
         workers = sharing_torch(count, "localization") if on_cpu else Workers(2, "localization")
         with workers as pool:
             yield from pool.map(tried, photos, name=name)
+
+    def localize_rig(
+        self,
+        images: Sequence[ImageLike],
+        cameras: Sequence[Camera | pycolmap.Camera | None],
+        cams_from_rig: Sequence[Pose | pycolmap.Rigid3d],
+        *,
+        masks: Sequence[MaskLike | None] | None = None,
+    ) -> RigLocalization:
+        """The pose of a rig from photos that its cameras took at once.
+
+        Photos that show too little of the map by themselves count together. Focal lengths are not
+        looked for, photos not turned, and lookalike places not left out.
+
+        Arguments:
+            images: a photo of each camera, as :meth:`localize` takes them.
+            cameras: their intrinsics; None takes those of a file from its EXIF.
+            cams_from_rig: their poses in the rig, in the units of the map.
+            masks: of each photo, or None, as :meth:`localize` takes them.
+
+        Raises:
+            SamfeatError: no photos, lists of different lengths, a photo or mask that does not fit,
+                or no intrinsics.
+        """
+        masks = [None] * len(images) if masks is None else masks
+        lengths = {len(images), len(cameras), len(cams_from_rig), len(masks)}
+        if lengths == {0} or len(lengths) > 1:
+            raise SamfeatError(
+                "localize_rig",
+                f"{len(images)} images, {len(cameras)} cameras, {len(cams_from_rig)} cams_from_rig",
+                "give one of each for every camera",
+            )
+        poses = [rigs.as_pose(pose) for pose in cams_from_rig]
+        clock = Clock()
+        views = []
+        for image, camera, mask in zip(images, cameras, masks, strict=True):
+            with clock.stage("read"):
+                photo = read_photo(image, camera, False, mask)
+            with clock.stage("extract"):
+                features = self._features(photo, photo.orientation)
+            with clock.stage("retrieve"):
+                retrieved = self.retrieve(features.global_descriptor)
+            with clock.stage("match"):
+                pairs = zip(retrieved, self.match(features, retrieved), strict=True)
+                matched = [posing.with_points(*found) for found in pairs]
+            views.append(rigs.RigView(photo.camera, features.keypoints, matched))
+        return rigs.solve(views, poses, self.map.xyz, self.map.point_ids, self.settings, clock)
 
     def _localize(self, photo: Photo, quarters: int, seconds: dict[str, float]) -> Localization:
         """A photo turned clockwise; `seconds` go on from one turn to the next."""

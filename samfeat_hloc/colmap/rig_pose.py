@@ -1,0 +1,73 @@
+"""The pose of a rig of cameras from the 2D-3D correspondences of all of them, by COLMAP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .absolute_pose import ransac_options
+from .cameras import Camera
+from .library import pycolmap
+from .poses import Pose
+
+_MIN_CORRESPONDENCES = 4  # three give several poses, the fourth tells them apart
+_ATTEMPTS = 8
+
+
+def estimate_rig_pose(
+    keypoints: np.ndarray,
+    points: np.ndarray,
+    of_camera: np.ndarray,
+    cameras: Sequence[Camera],
+    cams_from_rig: Sequence[Pose],
+    *,
+    max_error: float = 12.0,
+) -> tuple[Pose, np.ndarray] | None:
+    """Generalised PnP in LO-RANSAC, refined on the inliers.
+
+    A rig kilometres away sees the whole map in one pixel of a camera; such a pose is refused as in
+    `absolute_pose.estimate_pose`, and RANSAC run again without the keypoints around the spots.
+
+    Args:
+        keypoints: (K, 2) float64 pixels, the corner of the image at (0, 0).
+        points: (K, 3) float64.
+        of_camera: (K,) int64, which of the cameras each keypoint is of.
+        cameras: their intrinsics.
+        cams_from_rig: their poses in the rig, in the units of the points.
+        max_error: of inliers, in pixels.
+
+    Returns:
+        rig_from_world and the inliers, (K,) bool; None where no pose was found.
+    """
+    options = pycolmap.RANSACOptions()
+    for name, value in ransac_options(max_error).items():
+        setattr(options, name, value)
+    intrinsics = [camera.to_pycolmap() for camera in cameras]
+    rigid = [pose.to_rigid3d() for pose in cams_from_rig]
+    candidates = np.arange(len(keypoints))
+    for _ in range(_ATTEMPTS):
+        if len(candidates) < _MIN_CORRESPONDENCES:
+            return None
+        found = pycolmap.estimate_and_refine_generalized_absolute_pose(
+            keypoints[candidates], points[candidates], of_camera[candidates].tolist(),
+            rigid, intrinsics, estimation_options=options,
+        )  # fmt: skip
+        if found is None:
+            return None
+        agree = candidates[np.asarray(found["inlier_mask"], dtype=bool)]
+        if not len(agree):
+            return None
+        spots = np.full((len(cameras), 2), np.inf)
+        for camera in np.unique(of_camera[agree]):
+            spots[camera] = np.median(keypoints[agree[of_camera[agree] == camera]], axis=0)
+        away = np.hypot(*(keypoints - spots[of_camera]).T)
+        if np.median(away[agree]) > 2 * max_error:
+            pose = Pose.from_rigid3d(found["rig_from_world"])
+            if not (np.isfinite(pose.qvec).all() and np.isfinite(pose.tvec).all()):
+                return None
+            inliers = np.zeros(len(keypoints), dtype=bool)
+            inliers[agree] = True
+            return pose, inliers
+        candidates = candidates[away[candidates] > 3 * max_error]
+    return None

@@ -1,0 +1,128 @@
+"""``samfeat localize --rig``: photos that the cameras of a rig took at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ..errors import SamfeatError, some_of
+
+if TYPE_CHECKING:
+    from ..colmap.cameras import Camera
+    from ..colmap.poses import Pose
+    from ..colmap.rig_config import Frame
+    from ..files.masks import Masks
+    from ..maps.localizer import Localizer
+    from ..maps.rigs import RigLocalization
+
+
+def localize_frames(
+    localizer: Localizer,
+    rig_config: Path,
+    named: Mapping[str, Path],
+    camera: Camera | None,
+    masks: Masks | None,
+    *,
+    weak: bool,
+    as_json: bool,
+) -> tuple[dict[str, Pose], int]:
+    """Localize the frames of photos by name, and say a line of each.
+
+    Args:
+        rig_config: COLMAP's rig_config.json.
+        camera: intrinsics of the cameras for which that has none; None takes those of the EXIF.
+        weak: give poses of frames that are not localized too.
+        as_json: print JSON in place of lines.
+
+    Returns:
+        cam_from_world of the photos of frames that have a pose, and how many frames are localized.
+
+    Raises:
+        SamfeatError: no such configuration, photos that it does not have, or photos without
+            intrinsics.
+    """
+    from ..colmap.rig_config import frames_of, read_rig_config
+    from ..progress import tqdm
+
+    frames, others = frames_of(read_rig_config(rig_config), named)
+    if others:
+        raise SamfeatError(
+            rig_config,
+            f"none of its prefixes begins the names of {len(others)} of {len(named)} photos: "
+            f"{some_of(others)}",
+            "a name is the path below a folder that is given; give the folder of the rig",
+        )
+    poses: dict[str, Pose] = {}
+    listed = []
+    localized = 0
+    for frame in tqdm(frames, desc="localize", unit="frame", delay=2):
+        found = _localize(localizer, frame, named, camera, masks)
+        localized += found.pose is not None
+        pose = found.pose or (found.weak_pose if weak else None)
+        if pose is not None:
+            names = [name for _, name in frame.photos]
+            poses.update(zip(names, found.poses_of(pose), strict=True))
+        listed.append(_as_json(frame, found, poses, weak=weak))
+        if not as_json:
+            tqdm.write(_in_a_line(frame, found, pose))
+    if as_json:
+        typer.echo(json.dumps(listed, indent=1))
+    else:
+        typer.echo(f"{localized} of {len(frames)} frames localized")
+    return poses, localized
+
+
+def _localize(
+    localizer: Localizer,
+    frame: Frame,
+    named: Mapping[str, Path],
+    camera: Camera | None,
+    masks: Masks | None,
+) -> RigLocalization:
+    from ..files.images import image_size
+
+    paths = [named[name] for _, name in frame.photos]
+    cameras = [
+        rig_camera.intrinsics(*image_size(path)) or camera
+        for (rig_camera, _), path in zip(frame.photos, paths, strict=True)
+    ]
+    hidden = None if masks is None else [masks.path(name) for _, name in frame.photos]
+    poses = [rig_camera.cam_from_rig for rig_camera, _ in frame.photos]
+    return localizer.localize_rig(paths, cameras, poses, masks=hidden)
+
+
+def _as_json(
+    frame: Frame, found: RigLocalization, poses: Mapping[str, Pose], *, weak: bool
+) -> dict[str, Any]:
+    photos = []
+    for row, (_, name) in enumerate(frame.photos):
+        pose = poses.get(name)
+        photos.append(
+            {
+                "photo": name,
+                "qvec": None if pose is None else pose.qvec.tolist(),
+                "tvec": None if pose is None else pose.tvec.tolist(),
+                "num_agreeing": found.num_agreeing[row],
+                "retrieved": found.retrieved[row],
+            }
+        )
+    return {"frame": frame.name, **found.as_json(weak=weak), "photos": photos}
+
+
+def _in_a_line(frame: Frame, found: RigLocalization, pose: Pose | None) -> str:
+    parts = [f"not localized, {found.refused}" if found.pose is None else "localized"]
+    if pose is not None:
+        values = " ".join(f"{value:.9g}" for value in [*pose.qvec, *pose.tvec])
+        parts.append(f"{'pose' if found.pose else 'weak pose'} of the rig {values}")
+    agreeing = ", ".join(
+        f"{count} in {name}"
+        for (_, name), count in zip(frame.photos, found.num_agreeing, strict=True)
+    )
+    parts.append(f"{sum(found.num_agreeing)} keypoints agree ({agreeing})")
+    if found.pose is not None:
+        parts.append(f"confidence {found.confidence:.2f}")
+    return f"{frame.name}: {'; '.join(parts)}"
