@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from ..errors import SamfeatError, in_one_line
+from ..errors import SamfeatError, cause_of, in_one_line
 
 
 def watch(module: ModuleType, instead: str) -> None:
@@ -34,14 +34,16 @@ def _told(name: str, instead: str, do: Callable[[], Any], model: object = None) 
     except SamfeatError:
         raise
     except Exception as error:
+        if (cause := cause_of(error)) is not None:  # the machine's fault
+            raise SamfeatError(name, cause) from error
         reason = f"{type(error).__name__}: {in_one_line(error)}"
         if isinstance(error, ImportError):
-            raise SamfeatError(
-                name, f"hloc cannot import it ({reason})", f"install what it needs, or {instead}"
-            ) from error
-        raise SamfeatError(
-            name, f"hloc cannot load it or its weights ({reason})", f"{_fetch(model)}, or {instead}"
-        ) from error
+            problem, mend = "hloc cannot import it", "install what it needs"
+        elif isinstance(error, OSError):
+            problem, mend = "hloc cannot load its weights", _fetch(model)
+        else:
+            problem, mend = "hloc cannot load it", "check its configuration and weights"
+        raise SamfeatError(name, f"{problem} ({reason})", f"{mend}, or {instead}") from error
 
 
 def _fetch(model: object) -> str:
