@@ -188,6 +188,9 @@ def test_what_is_no_video(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "photo.jpg"), panorama())
     with refused("photo.jpg", "JPEG photo", "folder"):
         reconstruct.run(tmp_path / "photo.jpg", tmp_path / "house")
+    with refused("text.mp4", "not a video"):
+        reconstruct.run(tmp_path / "text.mp4", tmp_path / "house")
+    assert not (tmp_path / "house").exists()
     cv2.VideoWriter(
         str(tmp_path / "empty.avi"), cv2.VideoWriter_fourcc(*"MJPG"), FPS, SIZE
     ).release()

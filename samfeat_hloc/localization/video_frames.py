@@ -73,16 +73,15 @@ def main(
     if result.is_there():
         return read_list(output / LIST)
     frames: list[Frame] = []
-    with result.making() as work:
+    with closing(_Reader(video)) as reader, result.making() as work:
         folder = work / "frames"
         folder.mkdir()
-        with closing(_Reader(video)) as reader:
-            for number, seconds, picture in choose(reader, motion):
-                name = f"frame-{number:06d}.jpg"
-                coded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1]
-                (folder / name).write_bytes(coded.tobytes())
-                frames.append(Frame(name, round(seconds, 3)))
-            read, told = reader.read, reader.told
+        for number, seconds, picture in choose(reader, motion):
+            name = f"frame-{number:06d}.jpg"
+            coded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1]
+            (folder / name).write_bytes(coded.tobytes())
+            frames.append(Frame(name, round(seconds, 3)))
+        read, told = reader.read, reader.told
         if not read:
             raise SamfeatError(video, "no frame of this video can be read", "convert it to MP4")
         if len(frames) < 2:

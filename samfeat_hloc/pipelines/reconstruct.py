@@ -201,7 +201,6 @@ def _of_video(
     video: Path, outputs: Path, options: ReconstructOptions
 ) -> tuple[Path, ReconstructOptions]:
     """The folder of the chosen frames, and the options to reconstruct them."""
-    outputs.mkdir(parents=True, exist_ok=True)
     folder = outputs / "frames"
     frames = video_frames.main(video, folder, motion=options.motion, overwrite=options.overwrite)
     if options.pairing == "auto" and len(frames) > MOST_EXHAUSTIVE:
