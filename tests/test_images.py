@@ -10,16 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from typer.testing import CliRunner
 
+from samfeat_hloc.cli import app
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.files.images import (
-    check_name,
-    exif_orientation,
-    keypoints_to_stored,
-    read_image,
-    to_upright,
-    turned,
-)
+from samfeat_hloc.files.images import check_name, exif_orientation, images_in, read_image
+from samfeat_hloc.files.orientation import keypoints_to_stored, to_upright, turned
 
 HLOC_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
@@ -168,6 +164,44 @@ def test_broken_files_are_named(tmp_path: Path, pixels: np.ndarray) -> None:
     assert "folder" in refusal(tmp_path)
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
     assert "32 bits" in refusal(tmp_path / "float.tif")
+
+
+def test_the_first_of_several_images_is_read_and_said_once(
+    tmp_path: Path, pixels: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, *others = [Image.fromarray(np.roll(pixels, 9 * page, axis=0)) for page in range(3)]
+    first.save(tmp_path / "scan.tif", save_all=True, append_images=others)
+    first.save(tmp_path / "walk.webp", save_all=True, append_images=others, lossless=True)
+    first.save(tmp_path / "walk.gif", save_all=True, append_images=others)
+    first.save(tmp_path / "one.tif")
+    counts = {path.name: images_in(path) for path in tmp_path.iterdir()}
+    assert counts == {"scan.tif": 3, "walk.webp": 3, "walk.gif": 3, "one.tif": 1}
+    with caplog.at_level("WARNING"):
+        read_image(tmp_path / "one.tif")
+        assert not caplog.records
+        for name in ("scan.tif", "walk.webp"):
+            assert np.array_equal(read_image(tmp_path / name), pixels)
+    (said,) = caplog.records
+    assert "scan.tif" in said.getMessage() and "3 images" in said.getMessage()
+    checked = CliRunner().invoke(app, ["check", str(tmp_path)])
+    listed = [line.split()[1] for line in checked.output.splitlines() if line.startswith("several")]
+    assert listed == ["scan.tif:", "walk.webp:"]  # a GIF is left out, and said so
+
+
+def test_smaller_copies_and_phones_further_pictures_are_no_images(
+    tmp_path: Path, pixels: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = Image.fromarray(pixels)
+    small = whole.resize((16, 12))
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    whole.save(tmp_path / "pyramid.tif", save_all=True, append_images=[small])
+    whole.save(tmp_path / "phone.jpg", format="MPO", save_all=True, append_images=[small])
+    for path in tmp_path.iterdir():
+        with Image.open(path) as image:
+            assert image.n_frames == 2
+        assert images_in(path) == 1
+        assert read_image(path).shape == pixels.shape
+    assert not caplog.records
 
 
 def test_a_huge_header_is_refused_before_decoding(tmp_path: Path) -> None:

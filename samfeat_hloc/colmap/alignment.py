@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import SamfeatError
-from ..files.images import keypoints_to_stored
+from ..files.orientation import keypoints_to_stored
 from .library import pycolmap
 
 _LEAST = 3  # positions; two leave a turn about their line

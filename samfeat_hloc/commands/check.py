@@ -20,8 +20,12 @@ def _check(
     images: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of photos.")],
     workers: LocalWorkers = 2,
 ) -> None:
-    """Read every photo of a folder and list those that are broken, left out, or badly named."""
+    """Read every photo of a folder and list those that are broken, left out, or badly named.
+
+    Files that hold several images, of which only the first is used, are listed too.
+    """
     from ..files.image_folders import look, unfit_names
+    from ..files.images import images_in
     from ..parallel.image_checks import broken_images
 
     found = look(images)
@@ -31,6 +35,9 @@ def _check(
         typer.echo(f"broken    {name}: {error.problem}; {error.mend}")
     for name, error in unfit.items():
         typer.echo(f"name      {name!r}: {error.problem}; {error.mend}")
+    for name in found.names:
+        if name not in broken and (count := images_in(images / name)) > 1:
+            typer.echo(f"several   {name}: it holds {count} images, and the first is used")
     for name, why in found.left_out.items():
         typer.echo(f"left out  {name} ({why})")
     bad = len(broken.keys() | unfit.keys())

@@ -15,7 +15,8 @@ from ..feature.local_features import FeatureArrays
 from ..files import provenance
 from ..files.h5arrays import open_hdf5
 from ..files.h5store import Group, SegmentWriter
-from ..files.images import keypoints_to_stored, read_image, to_upright
+from ..files.images import read_image
+from ..files.orientation import keypoints_to_stored, to_upright
 from ..progress import tqdm
 from .matching import CachedFeatures
 

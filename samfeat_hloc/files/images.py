@@ -1,13 +1,13 @@
 """Reading photos: RGB uint8 in the stored orientation, whatever the file holds.
 
 COLMAP and hloc work on the pixels as they are stored: the EXIF orientation is not applied. So
-does this module; ``to_upright`` and ``keypoints_to_stored`` are there for whoever needs to look
-at a photo the right way up and bring keypoints back.
+does this module; whoever needs to look at a photo the right way up takes :mod:`.orientation`.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -19,7 +19,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
 from ..errors import SamfeatError, cause_of, in_one_line
+from .orientation import to_upright
 from .signatures import signature
+
+logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 200_000_000
 
@@ -53,6 +56,8 @@ _EXIF_ORIENTATION = 0x0112
 _LAST_BYTES = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 _TAIL = 256
 _limit_lock = threading.Lock()
+_REDUCED = 254, 1  # the TIFF tag of a page that is a smaller copy of another, and its bit
+_told_folders: set[Path] = set()  # of which it was said that a file holds several images
 
 
 class BrokenImage(SamfeatError):
@@ -111,11 +116,32 @@ def read_image(path: Path) -> np.ndarray:
 def read_photo(path: Path) -> tuple[np.ndarray, int]:
     """A photo as ``read_image`` reads it, and its EXIF orientation; decoded once.
 
+    Of a file of several images, as scanners and animations have them, the first is read; a
+    warning says so, once a folder.
+
     Raises:
         SamfeatError: as ``read_image``.
     """
     with _opened(path) as image:
+        if getattr(image, "n_frames", 1) > 1 and (count := _images_in(image)) > 1:
+            folder = Path(path).parent
+            if folder not in _told_folders:
+                _told_folders.add(folder)
+                logger.warning(
+                    "%s: the file holds %d images, and the first is read; save each to a file of "
+                    "its own (`samfeat check` lists all such files)", path, count,
+                )  # fmt: skip
         return _decoded(image, path)
+
+
+def images_in(path: Path) -> int:
+    """How many images a file holds, such as the pages of a TIFF; smaller copies do not count.
+
+    Raises:
+        SamfeatError: as ``image_size``.
+    """
+    with _opened(path) as image:
+        return _images_in(image)
 
 
 def read_levels(path: Path) -> np.ndarray:
@@ -202,69 +228,6 @@ def exif_orientation(path: Path) -> int:
         return _orientation_of(image)
 
 
-def to_upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn and mirror a stored image (H, W[, C]) so that it stands as EXIF ``orientation`` says.
-
-    Returns a C-contiguous copy; sides are swapped for orientations 5 to 8.
-    """
-    _check_orientation(orientation)
-    if orientation in (5, 7):
-        image = image.swapaxes(0, 1)
-    turns, mirror_x, mirror_y = {
-        1: (0, False, False),
-        2: (0, True, False),
-        3: (0, True, True),
-        4: (0, False, True),
-        5: (0, False, False),
-        6: (-1, False, False),
-        7: (0, True, True),
-        8: (1, False, False),
-    }[orientation]
-    image = np.rot90(image, turns) if turns else image
-    image = image[:, ::-1] if mirror_x else image
-    image = image[::-1] if mirror_y else image
-    return np.array(image, order="C")
-
-
-def turned(orientation: int, quarters: int) -> int:
-    """The orientation, 1 to 8, of an image that is to stand turned by ``quarters`` quarters,
-    clockwise, from how it stands at ``orientation``."""
-    sample = np.arange(6).reshape(2, 3)
-    wanted = np.rot90(to_upright(sample, orientation), -quarters)
-    return next(o for o in range(1, 9) if np.array_equal(to_upright(sample, o), wanted))
-
-
-def keypoints_to_stored(
-    keypoints: np.ndarray, orientation: int, stored_size_wh: tuple[int, int]
-) -> np.ndarray:
-    """Bring keypoints found on an upright image back to the pixels of the stored one.
-
-    Args:
-        keypoints: (N, 2) xy on ``to_upright(stored, orientation)``, centre of the top-left pixel
-            at (0, 0).
-        orientation: EXIF orientation of the stored image, 1 to 8.
-        stored_size_wh: width and height of the stored image in pixels.
-
-    Returns:
-        (N, 2) xy on the stored image, of the dtype of ``keypoints``.
-    """
-    _check_orientation(orientation)
-    keypoints = np.asarray(keypoints)
-    x, y = keypoints[:, 0], keypoints[:, 1]
-    right, bottom = stored_size_wh[0] - 1, stored_size_wh[1] - 1
-    stored_x, stored_y = {
-        1: (x, y),
-        2: (right - x, y),
-        3: (right - x, bottom - y),
-        4: (x, bottom - y),
-        5: (y, x),
-        6: (y, bottom - x),
-        7: (right - y, bottom - x),
-        8: (right - y, x),
-    }[orientation]
-    return np.stack([stored_x, stored_y], axis=1).astype(keypoints.dtype, copy=False)
-
-
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """A Pillow image with its header read and its size checked; any failure is a SamfeatError."""
@@ -341,6 +304,21 @@ def _header(stream: object) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = limit
 
 
+def _images_in(image: Image.Image) -> int:
+    count = getattr(image, "n_frames", 1)
+    if image.format == "MPO":  # a phone's JPEG: the others are depth, or light
+        return 1
+    if image.format != "TIFF" or count == 1:
+        return count
+    pages = 0
+    for page in range(count):
+        image.seek(page)
+        tag, bit = _REDUCED
+        pages += not int(image.tag_v2.get(tag, 0)) & bit  # type: ignore[attr-defined]
+    image.seek(0)
+    return pages
+
+
 def _decoded(image: Image.Image, path: object) -> tuple[np.ndarray, int]:
     """The pixels of a Pillow image as they are stored, RGB uint8, and its EXIF orientation."""
     # Pillow turns TIFFs (and only those) upright while loading and then drops the tag.
@@ -372,11 +350,6 @@ def _as_rgb(image: Image.Image, path: object) -> np.ndarray:
 def _orientation_of(image: Image.Image) -> int:
     value = image.getexif().get(_EXIF_ORIENTATION, 1)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _check_orientation(orientation: int) -> None:
-    if not 1 <= orientation <= 8:
-        raise ValueError(f"EXIF orientation has to be 1 to 8, not {orientation}")
 
 
 def _quoted(text: str) -> str:

@@ -30,6 +30,7 @@ from ..feature.options import ExtractOptions
 from ..files import images, provenance
 from ..files.h5store import Group, SegmentWriter
 from ..files.masks import Masks
+from ..files.orientation import keypoints_to_stored, to_upright, turned
 from ..parallel.cluster import Cluster
 from ..parallel.image_checks import refuse_broken
 from ..parallel.workers import Workers, sharing_torch
@@ -216,12 +217,12 @@ class _Photos:
         """Decode a photo; with options bring it to the network's size too."""
         source = self.source(name)  # first: it also brings the file into memory
         stored, orientation = images.read_photo(self.image_dir / name)
-        orientation = images.turned(orientation, self.turns.get(name, 0))
+        orientation = turned(orientation, self.turns.get(name, 0))
         stored_size = (stored.shape[1], stored.shape[0])
-        upright = images.to_upright(stored, orientation) if orientation != 1 else stored
+        upright = to_upright(stored, orientation) if orientation != 1 else stored
         size = (upright.shape[1], upright.shape[0])
         mask = None if self.masks is None else self.masks.read(name, stored_size)
-        image = upright if mask is None else Masked(upright, images.to_upright(mask, orientation))
+        image = upright if mask is None else Masked(upright, to_upright(mask, orientation))
         pixels = image if options is None else prepare(image, options)
         return DecodedPhoto(name, pixels, size, orientation, stored_size, source)
 
@@ -385,7 +386,7 @@ def _group(
 ) -> Group:
     keypoints = found["keypoints"].astype(np.float32).reshape(-1, 2)
     if photo.orientation != 1:
-        keypoints = images.keypoints_to_stored(keypoints, photo.orientation, photo.stored_size)
+        keypoints = keypoints_to_stored(keypoints, photo.orientation, photo.stored_size)
     width, height = photo.size
     resized_height, resized_width = resized_shape(height, width, options)
     scale = (width / resized_width + height / resized_height) / 2

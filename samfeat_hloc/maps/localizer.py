@@ -30,8 +30,8 @@ from ..feature.extraction import Masked, extract_batch
 from ..feature.network import SAMFeat
 from ..feature.options import ExtractOptions
 from ..files.image_forms import ImageLike
-from ..files.images import keypoints_to_stored, to_upright, turned
 from ..files.masks import MaskLike
+from ..files.orientation import keypoints_to_stored, to_upright, turned
 from ..localization.acceptance import refusal
 from ..localization.correspondences import Correspondences
 from ..localization.global_descriptors import vlad

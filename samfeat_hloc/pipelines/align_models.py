@@ -17,7 +17,8 @@ from ..colmap.library import pycolmap
 from ..errors import SamfeatError
 from ..files import provenance
 from ..files.atomic import put_in_place, work_folder
-from ..files.images import exif_orientation, turned
+from ..files.images import exif_orientation
+from ..files.orientation import turned
 from ..files.positions import gps_positions, read_positions
 
 logger = logging.getLogger(__name__)
