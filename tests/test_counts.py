@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import h5py
 import numpy as np
+import pycolmap
 import pytest
 from PIL import Image
+from refusals import refused
 
+from samfeat_hloc.colmap.model import find_model
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.evaluation import hpatches, photo_pairs
+from samfeat_hloc.evaluation import hpatches, photo_pairs, reconstruction
 from samfeat_hloc.files import provenance
 from samfeat_hloc.files.h5arrays import InUse
 from samfeat_hloc.files.h5store import Group, SegmentWriter
 from samfeat_hloc.hloc_plugin.files import hdf5_file
+from samfeat_hloc.maps.sources import sources_in
 
 MADE_BY = provenance.made_by("trial", {}, {})
 
@@ -50,6 +55,26 @@ def test_homographies_that_are_passed_over_are_counted(
         assert len(hpatches.read_pairs(tmp_path, skip_incomplete=True)) == 1
     assert "1 of 3 homographies lack an image" in caplog.text and "H_1_3" in caplog.text
     assert "H_1_4.txt" in caplog.text
+
+
+@pytest.mark.parametrize("parts", [("cameras", "images"), ("points3D",)])
+def test_a_model_that_lacks_a_file_is_not_passed_over(
+    tmp_path: Path, parts: tuple[str, ...]
+) -> None:
+    """The next model was once taken for it, without a word."""
+    model = tmp_path / "sparse" / "1"
+    model.mkdir(parents=True)
+    pycolmap.Reconstruction().write(str(model))
+    broken = tmp_path / "sparse" / "0"
+    broken.mkdir()
+    for path in model.iterdir():
+        if path.stem in parts:
+            shutil.copy(path, broken)
+    for read in (sources_in, reconstruction.find_models):
+        with refused(broken, "lacks"):
+            read(tmp_path)
+    with refused(broken, "lacks"):
+        find_model(tmp_path / "sparse")
 
 
 def segment(output: Path) -> Path:

@@ -132,12 +132,13 @@ from samfeat_hloc.files import h5store
 from samfeat_hloc.localization import matches
 from samfeat_hloc.parallel.cluster import Cluster
 h5store.SEGMENT_SECONDS = 0
-flush = h5store.SegmentWriter.flush
-def flush_and_die(writer):
-    flush(writer)
+begin = h5store.SegmentWriter._begin_segment
+def write_and_die(writer):
+    begin(writer)
+    writer._wait()
     if len(list(writer.parts.glob("*.h5"))) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-h5store.SegmentWriter.flush = flush_and_die
+h5store.SegmentWriter._begin_segment = write_and_die
 with Cluster(sys.argv[1]) as cluster:
     matches.main(*map(Path, sys.argv[2:]), cluster=cluster)
 """

@@ -348,7 +348,9 @@ def test_two_processes_train_as_one(photo_folder: Path, tmp_path: Path) -> None:
     assert training["pairs"] == 2 * 2 * 2  # steps, pairs, processes
 
 
-def test_photos_with_a_teacher_and_photos_without(photo_folder: Path, tmp_path: Path) -> None:
+def test_photos_with_a_teacher_and_photos_without(
+    photo_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """data.mix.taught: the teacher for the photos that have one, none for the rest."""
     maps = tmp_path / "maps"
     maps.mkdir()
@@ -378,7 +380,9 @@ def test_photos_with_a_teacher_and_photos_without(photo_folder: Path, tmp_path: 
     assert all(batch == [0] * 4 for batch in taught("data.mix.taught=0"))
     both = taught("data.mix.taught=1")
     assert {tuple(batch) for batch in both} == {(1.0,) * 4, (0.0,) * 4}
+    assert "photos; the others" not in caplog.text  # as the recipe has it
     assert {value for batch in taught() for value in batch} == {0, 1}  # drawn alike
+    assert "it knows 11 of 24 photos" in caplog.text
     # Without the teacher's edges a pair has those of its images, and all else of the teacher.
     recipe = read_recipe(RECIPE, [
         *SMALL, f"data.images={photo_folder}", f"data.teacher={people}",

@@ -132,8 +132,11 @@ def test_one_step_on_each_source(name: str, sources: dict[str, Callable[[], Pair
     assert torch.equal(batch.points1, again.points1)
 
 
-def test_mtldescs_points_labels_and_sams_files(mtldesc: Path) -> None:
+def test_mtldescs_points_labels_and_sams_files(
+    mtldesc: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     source = MtldescSource.open(mtldesc, homographies=0)
+    assert "4 of 5 pairs" in caplog.text
     batch = source.batch(24, replace(OPTIONS, night=0.0), generator(1))
     valid = batch.valid > 0
     # descriptor points move by SHIFT and by the two cuts' corners, alike for all of a pair

@@ -90,6 +90,19 @@ def is_model(path: Path) -> bool:
     return _format_of(path) is not None
 
 
+def models_below(folder: Path) -> list[Path]:
+    """The sub folders that hold a model, by name.
+
+    Raises:
+        SamfeatError: one of them lacks a file of its model, and no other is to stand in for it.
+    """
+    found = sorted(path for path in Path(folder).glob("*") if path.is_dir())
+    for path in found:
+        if not is_model(path):
+            _check_complete(path)
+    return [path for path in found if is_model(path)]
+
+
 def find_model(folder: Path) -> Path:
     """The model in ``folder/aachen_v_1_1``, ``folder`` itself, or its only sub folder with one.
 
@@ -104,14 +117,13 @@ def find_model(folder: Path) -> Path:
     for candidate in (folder / "aachen_v_1_1", folder):
         if is_model(candidate):
             return candidate
-    found = sorted(path for path in folder.iterdir() if path.is_dir() and is_model(path))
+    found = models_below(folder)
     if len(found) == 1:
         return found[0]
     if found:
         names = ", ".join(path.name for path in found[:5])
         raise SamfeatError(folder, f"several models ({names})", "rename one to aachen_v_1_1")
-    for candidate in (folder / "aachen_v_1_1", folder):
-        _check_complete(candidate)
+    _check_complete(folder)
     raise SamfeatError(
         folder,
         ("no COLMAP model (cameras, images and points3D, .bin or .txt) in it or in a folder below"),

@@ -22,7 +22,8 @@ def _kapture(
 ) -> None:
     """Write a kapture folder's poses, features, matches and pairs as hloc's files.
 
-    What is not there is left out. `samfeat eval localization OUTPUTS/poses.txt` measures the poses.
+    What the folder does not have is left out.
+    `samfeat eval localization OUTPUTS/poses.txt` measures the poses.
     """
     from ..colmap.poses import write_poses
     from ..datasets.kapture import read_kapture, write_features, write_matches

@@ -123,8 +123,8 @@ def _localize(
 ) -> None:
     """Tell where photos were taken, in a saved map.
 
-    The exit code is 3 where no photo is localized, for all that the map can tell. It is 1 where
-    photos cannot be read; they are named, and the others localized.
+    The exit code is 3 where no photo is localized. It is 1 where photos cannot be read: these are
+    named, and the others localized all the same.
     """
     from ..colmap.intrinsics import camera_from_text
     from ..files.image_folders import given_images

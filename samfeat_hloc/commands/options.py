@@ -54,7 +54,11 @@ FeatureType = Annotated[
 ]
 Weights = Annotated[
     Path | None,
-    typer.Option("--weights", help="Checkpoint of SAMFeat.", show_default="the shipped one"),
+    typer.Option(
+        "--weights",
+        help="Checkpoint of SAMFeat; maps for the package's second one, for maps of few photos.",
+        show_default="the package's",
+    ),
 ]
 OfficialWeights = Annotated[
     bool,

@@ -130,11 +130,12 @@ def _reconstruct(
     workers: LocalWorkers = 2,
     device: Device = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Do every stage again, whatever is there.")
+        bool, typer.Option("--overwrite", help="Do every stage again, also what is finished.")
     ] = False,
 ) -> None:
-    """Make a map of photos without poses, or of a video: structure from motion.
+    """Find where photos, or a video's frames, were taken, and what points they show.
 
+    This is structure from motion, into one COLMAP model for each place.
     An interrupted run goes on when the same command is given again.
     """
     from ..colmap.intrinsics import camera_from_text

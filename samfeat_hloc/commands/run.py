@@ -39,7 +39,7 @@ DEMO = Path("outputs/demo")
 
 _Engine = Annotated[str, typer.Option(help="native, or hloc for hloc's own stages.")]
 _Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Do every stage again, whatever is there.")
+    bool, typer.Option("--overwrite", help="Do every stage again, also what is finished.")
 ]
 
 
@@ -126,7 +126,8 @@ def _run(
     storage: Annotated[
         str | None,
         typer.Option(
-            help="How descriptors are stored: full, half or quantised.", show_default="half"
+            help="How descriptors are stored: full, half (half the size) or quantised (smaller).",
+            show_default="half",
         ),
     ] = None,
     depth: Annotated[

@@ -98,7 +98,11 @@ def _features(
     ] = None,
     masks: MaskFolder = None,
     storage: Annotated[
-        str, typer.Option("--storage", help="How descriptors are stored: full, half or quantised.")
+        str,
+        typer.Option(
+            "--storage",
+            help="How descriptors are stored: full, half (half the size) or quantised (smaller).",
+        ),
     ] = "half",
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", help="Images in the network at once.")

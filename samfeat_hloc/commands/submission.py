@@ -67,7 +67,7 @@ def _check(
     benchmark: Benchmark = DEFAULT_BENCHMARK,
     scene: Scene = None,
 ) -> None:
-    """List everything that is wrong with a submission file (then exit code 1)."""
+    """List everything that is wrong with a submission file; the exit code is 1 then."""
     opened = open_all(dataset, benchmark, scene)
     problems = check(file, opened)
     for problem in problems:

@@ -102,7 +102,7 @@ def _matches(
 
 
 def _relations(
-    image: Annotated[Path, typer.Argument(metavar="PHOTO", help="A photo of the cache.")],
+    image: Annotated[Path, typer.Argument(metavar="PHOTO", help="A photo that the cache knows.")],
     cache: Annotated[Path, typer.Option("--cache", help="A teacher's cache, of `samfeat teach`.")],
     output: _Output,
     name: Annotated[

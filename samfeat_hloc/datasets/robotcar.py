@@ -18,6 +18,7 @@ localized and evaluated too; they are not submitted.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -40,6 +41,8 @@ from .dataset import (
 )
 from .names import read_names
 from .queries import Query
+
+logger = logging.getLogger(__name__)
 
 CONDITIONS = (
     "dawn", "dusk", "night", "night-rain", "overcast-summer", "overcast-winter", "rain", "snow",
@@ -143,6 +146,12 @@ def _queries(root: Path, image_dir: Path) -> tuple[list[str], dict[str, Pose]]:
         raise SamfeatError(
             image_dir, f"no photos in {', '.join(CONDITIONS)}", "unpack the conditions there"
         )
+    there = {name.split("/")[0] for name in found}
+    if absent := [condition for condition in CONDITIONS if condition not in there]:
+        logger.warning(
+            "%s: photos of %d of the %d conditions are there; none of %s",
+            image_dir, len(there), len(CONDITIONS), ", ".join(absent),
+        )  # fmt: skip
     return [name for name in found if name not in known], known
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..colmap.model import is_model, open_in_pycolmap
+from ..colmap.model import is_model, models_below, open_in_pycolmap
 from ..errors import SamfeatError
 from .tables import aligned
 
@@ -54,8 +54,7 @@ def find_models(folder: Path) -> list[Path]:
     if is_model(folder):
         return [folder]
     for parent in (folder, folder / "sparse"):
-        found = [path for path in sorted(parent.glob("*")) if path.is_dir() and is_model(path)]
-        if found:
+        if found := models_below(parent):
             return found
     raise SamfeatError(
         folder,

@@ -12,7 +12,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..colmap.model import is_model, read_model
+from ..colmap.model import is_model, models_below, read_model
 from ..errors import SamfeatError
 from ..localization import global_descriptors
 
@@ -49,7 +49,7 @@ def sources_in(outputs: Path) -> MapSources:
     if is_model(outputs / "map"):
         return MapSources(outputs / "map", features, vectors)
     models = sorted(
-        (path for path in (outputs / "sparse").glob("*") if path.name.isdigit() and is_model(path)),
+        (path for path in models_below(outputs / "sparse") if path.name.isdigit()),
         key=lambda path: int(path.name),
     )
     if not models:

@@ -5,6 +5,7 @@ Everything is opened before the first step, so what is missing is found then.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,8 @@ from .recipe import Recipe
 from .sources import MixedSource
 from .synthetic_pairs import SyntheticSource
 from .validation import PlanarPairs, Validation
+
+logger = logging.getLogger(__name__)
 
 PACKED = "photos.pack"  # in the output, where the recipe names no other file
 VALIDATION_PAIRS = 32
@@ -106,6 +109,11 @@ def _homographies(
                 f"has no entry for any photo in {photos.folder}",
                 "run `samfeat teach` on that folder",
             )
+        if mix.taught is None and len(known) < len(photos.names):
+            logger.warning(
+                "%s: it knows %d of %d photos; the others are trained on without a teacher",
+                recipe.data.teacher, len(known), len(photos.names),
+            )  # fmt: skip
     drawn = [(photos.names, mix.homographies)]
     if mix.taught is not None:
         others = tuple(name for name in photos.names if name not in set(known))

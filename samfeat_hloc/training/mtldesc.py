@@ -24,6 +24,7 @@ code that is in it, so they are not read. Whoever trusts theirs turns them into 
 
 from __future__ import annotations
 
+import logging
 import os
 import zipfile
 import zlib
@@ -48,6 +49,8 @@ from .pairs import PairBatch, PairOptions, finish_pairs
 from .photos import PhotoSet
 from .posed_pairs import stacked
 from .taught import warp_taught
+
+logger = logging.getLogger(__name__)
 
 HOMOGRAPHIES = 0.5  # share of the batches
 _SAM = {
@@ -139,6 +142,10 @@ class MtldescSource:
                 ),
             )
         source = cls(root, names, homographies=homographies)
+        taught = sum(name in source._taught for name in names)
+        if 0 < taught < len(names):
+            logger.warning("%s: SAM's files of %d of %d pairs are there; the others are trained on "
+                           "without a teacher", sam, taught, len(names))  # fmt: skip
         source._read(names[0])
         return source
 

@@ -202,6 +202,10 @@ def read_scene(
             "the teacher's cache has no entry for any of the model's photos",
             "run `samfeat teach` on this folder",
         )
+    taught = sum(image.taught is not None for image in posed)
+    if teacher is not None and taught < len(posed):
+        logger.warning("%s: the teacher knows %d of %d photos; the others are trained on without "
+                       "it", images, taught, len(posed))  # fmt: skip
     bare = [image.name for image in posed if labels is not None and image.labels is None]
     if labels is not None and bare:
         raise SamfeatError(

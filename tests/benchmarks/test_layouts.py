@@ -174,6 +174,18 @@ def test_malformed_forms_are_told(
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
 
 
+def test_conditions_of_robotcar_that_are_not_there_are_named(
+    roots: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "robotcar"
+    shutil.copytree(roots["robotcar"], root)
+    assert len(open_dataset(root, "robotcar").queries) == 2
+    assert not caplog.records  # a list says what is asked for
+    (root / "robotcar_v2_test.txt").unlink()
+    assert len(open_dataset(root, "robotcar").queries) == 2
+    assert "2 of the 9 conditions" in caplog.text and "dusk, night-rain" in caplog.text
+
+
 def test_names_that_there_are_not(roots: dict[str, Path]) -> None:
     root = roots["cambridge"]
     for arguments, told in (
