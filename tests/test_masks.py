@@ -165,9 +165,13 @@ def test_the_features_stage(
         features.main(photos, NAMES, output, **keywords)
     with refused("plain.h5", "masks was null"):
         features.main(photos, NAMES, plain, masks=masks, **keywords)
+    # COLMAP's second name is found too.
+    (tmp_path / "masks/side.png.png").rename(tmp_path / "masks/side.png")
+    assert masks.path("side.png") == tmp_path / "masks/side.png"
+    assert features.main(photos, NAMES, output, masks=masks, extract=None, **keywords) == output
     # A mask that has changed, and one that is gone: these photos are done again.
     before = provenance.file_hash(output)
-    Image.fromarray(np.rot90(~mask)).save(tmp_path / "masks/side.png.png")
+    Image.fromarray(np.rot90(~mask)).save(tmp_path / "masks/side.png")
     (tmp_path / "masks/a/1.jpg.png").unlink()
     features.main(photos, NAMES, output, masks=masks, **keywords)
     assert provenance.file_hash(output) != before
@@ -202,6 +206,8 @@ def test_masks_that_do_not_fit_are_told_before_any_work(
     Image.fromarray(blob((60, 80))).save(tmp_path / "masks/a/1.jpg.png")
     with refused("masks/a/1.jpg.png", ("80x60", f"{width}x{height}", "2 of 2 masks")):
         run(tmp_path / "masks")
+    with refused("images", "a/2.png in it is the photo itself"):
+        run(photos)
     Path(tmp_path / "masks/a/1.jpg.png").write_bytes(b"no image")
     with refused("masks/a/1.jpg.png", "not an image"):
         run(tmp_path / "masks")

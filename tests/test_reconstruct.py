@@ -193,6 +193,20 @@ def test_a_camera_for_each_folder(folder: Path, tmp_path: Path) -> None:
     assert len(set(ids(cameras("image")))) == 4
     by_folder = ids(cameras("folder"))
     assert by_folder[0] == by_folder[1] != by_folder[2] == by_folder[3]
+    # A folder in another, between its photos; all with the EXIF of one camera.
+    exif = Image.Exif()
+    exif.update({0x010F: "make", 0x0110: "model"})
+    exif.get_ifd(0x8769).update({0x920A: 50.0, 0xA405: 50})
+    (tmp_path / "n/b").mkdir(parents=True)
+    nested = ["n/0.jpg", "n/b/1.jpg", "n/c.jpg"]
+    for name in nested:
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / name, exif=exif)
+    photo_database._import_images(
+        tmp_path / "n.db", tmp_path, nested, SfmConfig(camera_mode="folder"), {}
+    )
+    with pycolmap.Database.open(str(tmp_path / "n.db")) as opened:
+        of = {image.name: image.camera_id for image in opened.read_all_images()}
+    assert of["n/0.jpg"] == of["n/c.jpg"] != of["n/b/1.jpg"]
     known = Camera("OPENCV", WIDTH, HEIGHT, (500.25, 501, 320, 240, 0.01, 0, 0, 1e-9))
     found = cameras("folder", {names[0]: known, names[3]: known})
     assert Camera.of(found[names[0]]) == Camera.of(found[names[3]]) == known

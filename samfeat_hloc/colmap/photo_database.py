@@ -117,19 +117,23 @@ def _import_images(
     config: SfmConfig,
     given: Mapping[str, Camera],
 ) -> None:
-    sharing: dict[Camera | None, list[str]] = {}
+    # COLMAP takes each folder for done once another begins, be it one within it.
+    by_folder = config.camera_mode == "folder"
+    sharing: dict[Camera | str | None, list[str]] = {}
     for name in names:
-        sharing.setdefault(given.get(name), []).append(name)
+        folder = name.rpartition("/")[0] if by_folder else None
+        sharing.setdefault(given.get(name, folder), []).append(name)
     with pycolmap.Database.open(str(database)):
         pass  # 3.13 imports into a database that exists
     try:
         with quiet_colmap():
-            for camera, photos in sharing.items():
+            for what, photos in sharing.items():
                 options = pycolmap.ImageReaderOptions()
-                options.camera_model = config.camera_model if camera is None else camera.model
-                if camera is not None:
-                    options.camera_params = ",".join(map(repr, camera.params))
-                mode = CAMERA_MODES["single" if camera else config.camera_mode]
+                options.camera_model = config.camera_model
+                if isinstance(what, Camera):
+                    options.camera_model = what.model
+                    options.camera_params = ",".join(map(repr, what.params))
+                mode = CAMERA_MODES[config.camera_mode if what is None else "single"]
                 bounded(
                     "COLMAP's import of images",
                     partial(_import, database, image_dir, photos, mode, options),

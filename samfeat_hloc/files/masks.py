@@ -1,7 +1,7 @@
 """Masks of photos, in COLMAP's convention: what is black in a mask is left out.
 
-The mask of the photo ``a/b.jpg`` is ``a/b.jpg.png`` in the folder of masks. It has the photo's
-pixels as they are stored: where EXIF turns the photo, the mask is turned with it.
+The mask of the photo ``a/b.jpg`` is ``a/b.jpg.png`` in the folder of masks, or ``a/b.png``. It has
+the photo's pixels as they are stored: where EXIF turns the photo, the mask is turned with it.
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ class Masks:
 
     def path(self, name: str) -> Path | None:
         """The file of a photo's mask; None where it has none."""
-        path = self.folder / f"{name}.png"
-        return path if path.is_file() else None
+        for path in (self.folder / f"{name}.png", (self.folder / name).with_suffix(".png")):
+            if path.is_file():
+                return path
+        return None
 
     def read(self, name: str, size: tuple[int, int]) -> np.ndarray | None:
         """(H, W) bool of a photo of this width and height, False where it is left out.
@@ -61,7 +63,8 @@ class Masks:
             photos: their files, by name.
 
         Raises:
-            SamfeatError: no such folder, no photo with a mask, or masks of another size.
+            SamfeatError: no such folder, no photo with a mask, photos in place of masks, or masks
+                of another size.
         """
         if not self.folder.is_dir():
             raise SamfeatError(self.folder, "no such folder of masks", "check the path")
@@ -74,6 +77,11 @@ class Masks:
                 f"no mask of {which} in it",
                 f"name masks after the photos, as {first}.png for {first}",
             )
+        for name, path in found.items():
+            if path.samefile(photos[name]):
+                raise SamfeatError(
+                    self.folder, f"{name} in it is the photo itself", "give the folder of the masks"
+                )
         wrong = {}
         for name, path in tqdm(found.items(), desc="masks", unit="mask", delay=2, leave=False):
             size, wanted = image_size(path), image_size(photos[name])
