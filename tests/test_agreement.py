@@ -119,7 +119,8 @@ def arguments(photos: Path, output: Path, *more: str) -> list[str]:
 
 
 def test_detection_trains_alone(photos: Path, tmp_path: Path) -> None:
-    path = train(read_recipe(AGREE, arguments(photos, tmp_path / "run")), device="cpu")
+    more = ("losses.scores=1", "pairs.sensor=0.5")
+    path = train(read_recipe(AGREE, arguments(photos, tmp_path / "run", *more)), device="cpu")
     before = SAMFeat.from_pretrained(device="cpu")
     after = SAMFeat.from_pretrained(path, device="cpu")
     old, new = before.state_dict(), after.state_dict()
@@ -145,6 +146,15 @@ def test_detection_trains_alone(photos: Path, tmp_path: Path) -> None:
     assert "matching" not in records[-1]
 
 
+def test_the_shipped_weights_that_were_made_so() -> None:
+    default, precise = (SAMFeat.from_pretrained(w, device="cpu") for w in (None, "precise"))
+    old, new = default.state_dict(), precise.state_dict()
+    assert precise.config["fine_detection"]
+    for name in old:
+        if name.split(".")[0] not in DETECTION_LAYERS:
+            assert torch.equal(old[name], new[name]), name
+
+
 def test_more_steps_on_a_batch_are_other_weights(photos: Path, tmp_path: Path) -> None:
     runs = []
     for name, reuse in (("one", 1), ("two", 2)):
@@ -158,7 +168,7 @@ def test_what_cannot_be_trained_so_is_refused(photos: Path, tmp_path: Path) -> N
     cases = [
         (["train.layers=heads"], "train.layers"),
         (["train.layers=all"], "train.reuse"),
-        (["train.layers=all", "train.reuse=1"], "losses.scores"),
+        (["train.layers=all", "train.reuse=1", "losses.scores=1"], "losses.scores"),
         (["train.reuse=0"], "train.reuse"),
         (["losses.agreement=0", "losses.detection=0"], "train.layers"),
         (["data.synthetic=2"], "losses.agreement"),
