@@ -103,6 +103,11 @@ def test_places_are_what_cameras_see_together() -> None:
     assert [place.cameras.tolist() for place in found] == [[0, 1, 2, 3, 4], [6, 7, 8, 9]]
     for place, middle in zip(found, (0, 1000), strict=True):
         assert place.radius < 20 and abs((place.low + place.high)[0] / 2 - middle) < 5
+    # the two sides of a street are one, though nobody sees both
+    away[:] = [0, 6, 0]
+    beside = places(np.vstack([near, near[:200] + away]), seen[1:5] + seen[6:],
+                    np.vstack([centres[1:5], centres[1:5] + away]))  # fmt: skip
+    assert [place.cameras.tolist() for place in beside] == [[0, 1, 2, 3, 4, 5, 6, 7]]
     # a map without points is one place of all its cameras that have a pose
     (place,) = places(np.zeros((0, 3)), [np.zeros(0, np.int32)] * 10, centres, np.arange(5))
     assert place.cameras.tolist() == [0, 1, 2, 3, 4] and place.radius < 20

@@ -64,8 +64,9 @@ def places(
 ) -> list[Place]:
     """The places that a model shows, the one with most cameras first; a place at least.
 
-    Cameras are of one place that see the same points, or that see points which others see of both.
-    Far outliers do not count: the box of a place holds most of its points, and its cameras.
+    Cameras are of one place that see the same points, or that see points which others see of both;
+    places whose boxes overlap are one, as the two sides of a street. Far outliers do not count: the
+    box of a place holds most of its points, and its cameras.
 
     Args:
         points: (P, 3) scene coordinates.
@@ -87,7 +88,27 @@ def places(
         kept = group[near] if near.any() else group
         box = np.vstack([[low, high], centres[kept]])
         found.append(Place(box.min(axis=0), box.max(axis=0), kept))
-    return sorted(found, key=lambda place: -len(place.cameras))
+    return sorted(_joined(found), key=lambda place: -len(place.cameras))
+
+
+def _joined(found: Sequence[Place]) -> list[Place]:
+    """The places, those whose boxes overlap as one."""
+    apart: list[Place] = []
+    for place in found:
+        joined = place
+        while True:  # a box that grew may overlap more
+            near = [p for p in apart if (p.low < joined.high).all() and (joined.low < p.high).all()]
+            if not near:
+                break
+            apart = [p for p in apart if not any(p is other for other in near)]
+            parts = [joined, *near]
+            joined = Place(
+                np.min([p.low for p in parts], axis=0),
+                np.max([p.high for p in parts], axis=0),
+                np.sort(np.concatenate([p.cameras for p in parts])),
+            )
+        apart.append(joined)
+    return apart
 
 
 def _groups(seen: Sequence[np.ndarray]) -> list[np.ndarray]:
