@@ -30,7 +30,8 @@ from samfeat_hloc.training.homography_pairs import HomographySource
 from samfeat_hloc.training.photos import PhotoSet
 from samfeat_hloc.training.recipe import Recipe
 from samfeat_hloc.training.sources import batches_ahead
-from samfeat_hloc.training.trainer import Clock, training_step
+from samfeat_hloc.training.stepping import Clock, adam
+from samfeat_hloc.training.trainer import training_step
 
 
 def stage(bench: Bench) -> None:
@@ -133,7 +134,7 @@ def training(bench: Bench) -> None:
         source = HomographySource(PhotoSet(pixels, sizes, names), recipe.homographies)
         model = SAMFeat(**config).train()
         model.to(device=bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+        optimizer = adam(model.parameters(), 1e-4, 0.0)
         generators = (torch.Generator(bench.device).manual_seed(seed) for seed in count(0))
         ahead = 2 if bench.device.type == "cuda" else 0
         batches = batches_ahead(source, pairs, recipe.pairs, generators, ahead=ahead)

@@ -32,7 +32,8 @@ from samfeat_hloc.training.homography_pairs import HomographySource
 from samfeat_hloc.training.photos import Photos, PhotoSet, pack
 from samfeat_hloc.training.recipe import LossOptions, Recipe
 from samfeat_hloc.training.sources import batches_ahead
-from samfeat_hloc.training.trainer import Clock, training_step
+from samfeat_hloc.training.stepping import Clock, adam
+from samfeat_hloc.training.trainer import training_step
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -103,7 +104,7 @@ def measure(
     """
     model = SAMFeat(**network).train()
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    optimizer = adam(model.parameters(), 1e-4, 0.0)
     total = 3 + steps * repeats
     generators = (torch.Generator(device).manual_seed(i) for i in range(total))
     ahead = 2 if device.type == "cuda" else 0
@@ -118,6 +119,7 @@ def measure(
             with clock.measure("data"):
                 pairs = next(batches)
             training_step(model, optimizer, pairs, recipe, clock)
+        assert clock.seconds  # waits for a GPU
         rates.append(batch * steps / (time.monotonic() - began))
     whole = sum(clock.seconds.values())
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -73,3 +73,34 @@ def enlarge(x: Tensor, factor: int) -> Tensor:
     if factor == 1:
         return x
     return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
+def halve_and_shrink(x: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """:func:`halve` and :func:`shrink` of the same features."""
+    if x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return cast(tuple[Tensor, Tensor], _HalveAndShrink.apply(x, factor))
+    return halve(x), shrink(x, factor)
+
+
+class _HalveAndShrink(torch.autograd.Function):
+    """Both with one gradient: that of shrinking is added where it looked, a quarter of the places
+    or all of them, in place of a gradient as large as the features and a sum of two."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+        halved, places = torch.ops.aten.max_pool2d_with_indices(x, [2, 2], [2, 2])
+        ctx.save_for_backward(x, places)
+        ctx.factor = factor
+        return halved, shrink(x, factor)
+
+    @staticmethod
+    def backward(ctx: Any, of_halved: Tensor, of_shrunk: Tensor) -> tuple[Tensor, None]:
+        x, places = ctx.saved_tensors
+        gradient = torch.ops.aten.max_pool2d_with_indices_backward(
+            of_halved, x, [2, 2], [2, 2], [0, 0], [1, 1], False, places
+        )
+        factor, middle = ctx.factor, ctx.factor // 2 - 1
+        for row in (middle, middle + 1):
+            for column in (middle, middle + 1):
+                gradient[..., row::factor, column::factor].add_(of_shrunk, alpha=0.25)
+        return gradient, None

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .operators import conv_relu, halve, only_inference, shrink, to_one
+from .operators import conv_relu, halve, halve_and_shrink, only_inference, shrink, to_one
 
 _BYTES = 1 << 23  # of a strip's features: within the cache; smaller ones repeat more rows
 _ROWS = 4  # strips are multiples of it, as levels are shrunk by 4 at most
@@ -56,7 +56,8 @@ def _level(
 ) -> tuple[Tensor, ...]:
     for conv in convs:
         x = conv_relu(conv, x)
-    return halve(x), shrink(x, factor), to_one(head, x), *(other(x) for other in others)
+    halved, shrunk = halve_and_shrink(x, factor)
+    return halved, shrunk, to_one(head, x), *(other(x) for other in others)
 
 
 def _strip(

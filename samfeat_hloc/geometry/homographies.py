@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..parallel.devices import to_device
+
 
 @dataclass
 class HomographyOptions:
@@ -55,7 +57,8 @@ def sample_views(
     centre = sizes * uniform((batch, 2), 0.1, 0.9, generator)
     turn = torch.deg2rad(uniform((batch,), -options.rotation, options.rotation, generator))
     half = side / 2
-    corners = half * torch.tensor([[-1.0, -1.0], [1, -1], [1, 1], [-1, 1]], device=device)
+    square = torch.tensor([[-1.0, -1.0], [1, -1], [1, 1], [-1, 1]])
+    corners = half * to_device(square, device)
     source = (corners + half - 0.5).expand(batch, 4, 2)
     views = []
     for sign in (0.5, -0.5):
@@ -73,17 +76,33 @@ def sample_views(
     return views[0], views[1]
 
 
+def solved(matrix: Tensor, right: Tensor) -> Tensor:
+    """The solution of ``matrix @ x = right``, float32; of batches of small matrices.
+
+    Computed in float64, on the CPU for a device that has none (Apple's); on others nothing waits.
+    """
+    there = torch.device("cpu") if matrix.device.type == "mps" else matrix.device
+    found, _ = torch.linalg.solve_ex(matrix.to(there).double(), right.to(there).double())
+    return found.float().to(matrix.device)
+
+
+def inverse(matrix: Tensor) -> Tensor:
+    """The inverse of homographies (B, 3, 3); see :func:`solved`."""
+    return solved(matrix, torch.eye(3, device=matrix.device).expand_as(matrix))
+
+
 def homography_from_points(source: Tensor, target: Tensor) -> Tensor:
     """The homographies (B, 3, 3) that take four points (B, 4, 2) to four others."""
-    x, y = source.double().unbind(-1)
-    u, v = target.double().unbind(-1)
+    there = torch.device("cpu") if source.device.type == "mps" else source.device
+    x, y = source.to(there).double().unbind(-1)
+    u, v = target.to(there).double().unbind(-1)
     one, zero = torch.ones_like(x), torch.zeros_like(x)
     rows_u = torch.stack([x, y, one, zero, zero, zero, -u * x, -u * y], dim=-1)
     rows_v = torch.stack([zero, zero, zero, x, y, one, -v * x, -v * y], dim=-1)
     system = torch.cat([rows_u, rows_v], dim=1)
-    solution = torch.linalg.solve(system, torch.cat([u, v], dim=1))
+    solution = solved(system, torch.cat([u, v], dim=1)).to(source.device)
     matrix = torch.cat([solution, torch.ones_like(solution[:, :1])], dim=1)
-    return matrix.view(-1, 3, 3).float()
+    return matrix.view(-1, 3, 3)
 
 
 def transform(matrix: Tensor, points: Tensor) -> Tensor:
@@ -95,10 +114,12 @@ def transform(matrix: Tensor, points: Tensor) -> Tensor:
     return moved / depth
 
 
-def pixel_grid(height: int, width: int, step: float = 1.0) -> Tensor:
+def pixel_grid(
+    height: int, width: int, step: float = 1.0, *, device: torch.device | None = None
+) -> Tensor:
     """Pixel centres (height * width, 2) xy; ``step`` 0.5 gives those of a grid twice as fine."""
-    y = (torch.arange(int(height / step)) + 0.5) * step - 0.5
-    x = (torch.arange(int(width / step)) + 0.5) * step - 0.5
+    y = (torch.arange(int(height / step), device=device) + 0.5) * step - 0.5
+    x = (torch.arange(int(width / step), device=device) + 0.5) * step - 0.5
     return torch.stack([g.flatten() for g in torch.meshgrid(x, y, indexing="xy")], dim=1)
 
 
@@ -118,14 +139,15 @@ def warp(photos: Tensor, sizes: Tensor, matrix: Tensor, side: int) -> tuple[Tens
         views (B, 3, side, side), and (B, side, side) of 0 and 1: where there is photo.
     """
     batch, _, height, width = photos.shape
-    fine = pixel_grid(side, side, 0.5).to(matrix).expand(batch, -1, 2)
+    fine = pixel_grid(side, side, 0.5, device=matrix.device).to(matrix).expand(batch, -1, 2)
     at = transform(matrix, fine)
     x, y = at.unbind(-1)
     wide, high = (sizes - 1)[:, :, None].unbind(1)
     inside = (x >= 0) & (y >= 0) & (x <= wide) & (y <= high)
     # Outside the photo its border goes on; the canvas beyond is empty.
     at = torch.minimum(at.clamp(min=0), sizes[:, None] - 1)
-    grid = (2 * at + 1) / at.new_tensor([width, height]) - 1
+    x, y = at.unbind(-1)
+    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
     views = F.grid_sample(photos, grid.view(batch, 2 * side, 2 * side, 2), align_corners=False)
     inside = inside.view(batch, side, 2, side, 2)
     inside = (inside[:, :, 0] & inside[:, :, 1]).all(dim=-1)

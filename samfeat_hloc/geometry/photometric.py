@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .blur import blur
 from .homographies import uniform
 from .sensor import photograph
 
@@ -86,10 +87,7 @@ def _blur_some(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
     reach = torch.arange(-3, 4, device=x.device, dtype=x.dtype)
     line = torch.exp(-(reach**2) / (2 * sigma**2))
     line = torch.where(chosen, line, (reach == 0).to(x.dtype).expand_as(line))
-    line = (line / line.sum(dim=1, keepdim=True)).repeat_interleave(3, dim=0)
-    flat = F.pad(x.reshape(1, batch * 3, *x.shape[-2:]), (3, 3, 3, 3), mode="replicate")
-    flat = F.conv2d(flat, line[:, None, None, :], groups=batch * 3)
-    return F.conv2d(flat, line[:, None, :, None], groups=batch * 3).view(x.shape)
+    return blur(x, line / line.sum(dim=1, keepdim=True))
 
 
 def _clouds(like: Tensor, cells: int, generator: torch.Generator) -> Tensor:

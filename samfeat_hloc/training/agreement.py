@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..feature import detection
-from ..geometry.homographies import transform
+from ..geometry.homographies import inverse, transform
 from .losses import position_loss
 
 RADIUS = 1  # pixels, of the window of the soft-argmax around a peak
@@ -64,7 +64,7 @@ def agreement_loss(
     """
     places, found = own_peaks(logits, torch.cat([seen0, seen1]), count)
     (places0, places1), (found0, found1) = places.chunk(2), found.chunk(2)
-    matrix10 = torch.linalg.inv(matrix01.double()).to(matrix01.dtype)
+    matrix10 = inverse(matrix01).to(matrix01.dtype)
     in1 = transform(matrix01, places0)
     with torch.no_grad():
         apart = torch.cdist(in1, places1)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..feature.detection import clear_border, local_maximum, refine
+from ..geometry.blur import blur
 from ..geometry.homographies import pixel_grid
 
 
@@ -17,11 +18,7 @@ def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
     radius = max(1, round(3 * sigma))
     reach = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
     line = torch.exp(-(reach**2) / (2 * sigma**2))
-    line = line / line.sum()
-    channels = x.shape[1]
-    x = F.pad(x, (radius,) * 4, mode="replicate")
-    x = F.conv2d(x, line.expand(channels, 1, 1, -1), groups=channels)
-    return F.conv2d(x, line[:, None].expand(channels, 1, -1, 1), groups=channels)
+    return blur(x, (line / line.sum()).expand(len(x), -1))
 
 
 def corner_response(images: Tensor) -> Tensor:
@@ -60,18 +57,17 @@ def common_corners(
         are there.
     """
     batch, _, side, _ = view0.shape
-    there = move01(pixel_grid(side, side).to(view0).expand(batch, -1, 2))
+    there = move01(pixel_grid(side, side, device=view0.device).to(view0).expand(batch, -1, 2))
     to_view1 = ((2 * there + 1) / side - 1).view(batch, side, side, 2)
     response1 = F.grid_sample(corner_response(view1), to_view1, align_corners=False)
     response = (corner_response(view0) * response1).clamp(min=0).sqrt() * valid0[:, None]
 
     kept = (response >= local_maximum(response, radius)) & (response > least)
     kept = clear_border(kept, 4, width=side, height=side)
-    ranked = torch.where(kept, response, response.new_tensor(-1.0)).flatten(1)
+    ranked = torch.where(kept, response, -1.0).flatten(1)
     values, order = ranked.topk(limit, dim=1)
     whole = torch.stack([order % side, order // side], dim=-1)
-    points0 = torch.stack([refine(response[b, 0], whole[b]) for b in range(batch)])
-    return points0, (values > 0).to(response.dtype)
+    return refine(response[:, 0], whole), (values > 0).to(response.dtype)
 
 
 def splat(points: Tensor, present: Tensor, side: int) -> Tensor:

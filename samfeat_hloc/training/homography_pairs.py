@@ -10,7 +10,15 @@ from functools import partial
 import torch
 
 from ..errors import SamfeatError
-from ..geometry.homographies import HomographyOptions, sample_views, transform, warp
+from ..geometry.homographies import (
+    HomographyOptions,
+    inverse,
+    sample_views,
+    solved,
+    transform,
+    warp,
+)
+from ..parallel.devices import to_device
 from ..teachers.cache import Taught, TeacherCache
 from .keypoint_labels import KeypointLabels, labels_in_views
 from .pairs import PairBatch, PairOptions, complete_pairs, seen_by
@@ -41,13 +49,14 @@ def make_pairs(
     drawn = torch.randint(len(photos), (count,), generator=generator, device=device)
     chosen: list[int] = drawn.tolist()
     pixels, wide_high = photos.read(chosen)
-    canvases, sizes = pixels.to(device).float() / 255, wide_high.to(device).float()
+    canvases = to_device(pixels, device).float() / 255
+    sizes = to_device(wide_high, device).float()
 
     to_photo0, to_photo1 = sample_views(sizes, side, homographies, generator)
     view0, inside0 = warp(canvases, sizes, to_photo0, side)
     view1, inside1 = warp(canvases, sizes, to_photo1, side)
-    matrix01 = torch.linalg.solve(to_photo1.double(), to_photo0.double()).float()
-    matrix10 = torch.linalg.inv(matrix01.double()).float()
+    matrix01 = solved(to_photo1, to_photo0)
+    matrix10 = inverse(matrix01)
     move01 = partial(transform, matrix01)
     seen0 = inside0 * seen_by(inside1, move01)
     seen1 = inside1 * seen_by(inside0, partial(transform, matrix10))

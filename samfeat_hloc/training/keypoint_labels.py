@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import SamfeatError
 from ..files.h5arrays import group_names, open_hdf5, read_array
 from ..files.shared_file import SharedFile
-from ..geometry.homographies import transform
+from ..geometry.homographies import inverse, transform
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def labels_in_views(
         scores[row, : len(relative)] = found.scores
     device, side = to_photo.device, seen.shape[-1]
     on_photo = torch.from_numpy(places).to(device) * sizes[:, None].to(to_photo) - 0.5
-    points = transform(torch.linalg.inv(to_photo.double()).float(), on_photo)
+    points = transform(inverse(to_photo), on_photo)
     whole = points.round().long()
     inside = ((whole >= 0) & (whole < side)).all(-1)
     index = whole.clamp(0, side - 1)

@@ -25,7 +25,14 @@ from ..files import images, provenance
 from ..files.h5store import Group, SegmentWriter
 from ..files.image_folders import list_images
 from ..files.provenance import file_sha256
-from ..geometry.homographies import homography_from_points, pixel_grid, transform, uniform, warp
+from ..geometry.homographies import (
+    homography_from_points,
+    inverse,
+    pixel_grid,
+    transform,
+    uniform,
+    warp,
+)
 from ..parallel.devices import Work, all_devices, device_of, on_devices
 from ..parallel.image_checks import refuse_broken
 from ..progress import tqdm
@@ -177,7 +184,7 @@ def label_photo(
     side = -(-max(size) // STRIDE) * STRIDE
     to_photo = adaptation_views(sizes[0], side, options, generator)
 
-    grid = pixel_grid(size[1], size[0]).to(device)[None]
+    grid = pixel_grid(size[1], size[0], device=device)[None]
     votes = torch.zeros(size[1] * size[0], device=device)
     shown = torch.zeros_like(votes)
     for start in range(0, len(to_photo), _BATCH):
@@ -189,7 +196,7 @@ def label_photo(
             whole = points.round().long().clamp(0, side - 1)
             points = points[on_photo[whole[:, 1], whole[:, 0]] > 0]
             _vote(votes, transform(matrix[None], points[None])[0], size)
-            there = transform(torch.linalg.inv(matrix.double()).float()[None], grid)[0]
+            there = transform(inverse(matrix)[None], grid)[0]
             shown += ((there >= _BORDER) & (there <= side - 1 - _BORDER)).all(-1)
     found = gaussian_blur(votes.view(1, 1, size[1], size[0]), _TOLERANCE)[0, 0]
     peak = 2 * torch.pi * _TOLERANCE**2  # of a blurred single vote

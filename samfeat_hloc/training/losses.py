@@ -52,8 +52,8 @@ def position_loss(logits: Tensor, points: Tensor, present: Tensor, *, radius: in
     """
     height, width = logits.shape[-2:]
     whole = points.round().long()
-    inside = (whole >= radius) & (whole < whole.new_tensor([width, height]) - radius)
-    counted = present * inside.all(-1)
+    x, y = whole.unbind(-1)
+    counted = present * (whole >= radius).all(-1) * (x < width - radius) * (y < height - radius)
     offset = points - whole
     logits = peak_neighbourhoods(logits, whole, radius).float()
     mean = soft_argmax(logits, radius)

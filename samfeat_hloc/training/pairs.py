@@ -215,7 +215,9 @@ def gradient_edges(views: Tensor) -> Tensor:
 def seen_by(inside_other: Tensor, move: Move) -> Tensor:
     """(B, S, S): 1 where a pixel moved by ``move`` falls on photo in the other view."""
     batch, side, _ = inside_other.shape
-    there = move(pixel_grid(side, side).to(inside_other).expand(batch, -1, 2))
+    there = move(
+        pixel_grid(side, side, device=inside_other.device).to(inside_other).expand(batch, -1, 2)
+    )
     return _at(inside_other, there).view(batch, side, side)
 
 

@@ -90,7 +90,9 @@ def mutually_seen(
         (B, S, S) of 0 and 1.
     """
     batch, side, _ = there.inverse_depth.shape
-    pixels = pixel_grid(side, side).to(there.matrix).expand(batch, -1, 2)
+    pixels = (
+        pixel_grid(side, side, device=there.matrix.device).to(there.matrix).expand(batch, -1, 2)
+    )
     moved, expected = there.project(pixels)
     returned, _ = back.project(moved)
     found = sample_inverse_depth(back.inverse_depth, moved)

@@ -63,16 +63,37 @@ def batches_ahead(
         for generator in generators:
             yield source.batch(count, options, generator)
         return
-    coming: deque[Future[PairBatch]] = deque()
+
+    def made(generator: torch.Generator) -> tuple[PairBatch, torch.cuda.Event | None]:
+        """A batch, on a GPU by a stream of its own, and what tells that it is there."""
+        if generator.device.type != "cuda":
+            return source.batch(count, options, generator), None
+        with torch.cuda.stream(torch.cuda.Stream(generator.device)):
+            return source.batch(
+                count, options, generator
+            ), torch.cuda.current_stream().record_event()
+
+    coming: deque[Future[tuple[PairBatch, torch.cuda.Event | None]]] = deque()
     pool = ThreadPoolExecutor(ahead, thread_name_prefix="batches")
     try:
         for generator in generators:
-            coming.append(pool.submit(source.batch, count, options, generator))
+            coming.append(pool.submit(made, generator))
             if len(coming) > ahead:
-                yield coming.popleft().result()
+                yield _arrived(*coming.popleft().result())
         while coming:
-            yield coming.popleft().result()
+            yield _arrived(*coming.popleft().result())
     finally:
         for future in coming:
             future.cancel()
         pool.shutdown(wait=True)
+
+
+def _arrived(batch: PairBatch, event: torch.cuda.Event | None) -> PairBatch:
+    """The batch, for the stream that takes it."""
+    if event is not None:
+        taking = torch.cuda.current_stream(batch.image0.device)
+        taking.wait_event(event)
+        for part in vars(batch).values():
+            if part is not None:
+                part.record_stream(taking)  # its memory is not given away before
+    return batch

@@ -88,7 +88,11 @@ def _nearest(
 
 def _relative(sizes: Tensor, to_photo: Tensor, side: int, step: float) -> Tensor:
     """Where view points lie on their photos, from 0 to 1: (B, (side / step)^2, 2)."""
-    points = pixel_grid(side, side, step).to(to_photo).expand(len(to_photo), -1, 2)
+    points = (
+        pixel_grid(side, side, step, device=to_photo.device)
+        .to(to_photo)
+        .expand(len(to_photo), -1, 2)
+    )
     return (transform(to_photo, points) + 0.5) / sizes[:, None].to(to_photo)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from .pairs import PairBatch
 from .recipe import SHIPPED, LoopOptions, LossOptions, Recipe
 from .run_state import CONFIG, NEWEST, load_state, plain, save_state, save_weights
 from .sources import batches_ahead
+from .stepping import Clock, Norms, adam, descend
 
 # No descriptor depends on these.
 DETECTION_LAYERS = ("detect", "detect_share", "detect_fine")
@@ -134,32 +135,14 @@ def learning_rate_at(step: int, loop: LoopOptions) -> float:
     return loop.learning_rate * min(warm, left)
 
 
-class Clock:
-    """Where the time of a step goes: seconds of ``data``, ``forward`` and ``backward``."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.seconds = {"data": 0.0, "forward": 0.0, "backward": 0.0}
-        self._device = device
-
-    @contextmanager
-    def measure(self, part: str) -> Iterator[None]:
-        """Add the time of the block to ``part``."""
-        began = time.monotonic()
-        yield
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        self.seconds[part] += time.monotonic() - began
-
-
 def training_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, batch: PairBatch, recipe: Recipe,
     clock: Clock,
-) -> tuple[dict[str, Tensor], float]:  # fmt: skip
-    """One step of the optimizer.
+) -> tuple[dict[str, Tensor], Tensor]:  # fmt: skip
+    """One step of the optimizer; a GPU is not waited for.
 
     Returns:
-        The losses, and the norm of the gradient before clipping; the norm is not finite, and the
-        step not taken, where the loss is not a number.
+        The losses, and the norm of the gradient; see :func:`.stepping.descend`.
     """
     device = batch.image0.device
     with clock.measure("forward"):
@@ -168,46 +151,37 @@ def training_step(
             maps = model(images)
         parts = batch_losses(maps, batch, recipe.losses)
         loss = total_loss(parts, recipe.losses)
-        if not bool(torch.isfinite(loss)):
-            return parts, math.nan
     with clock.measure("backward"):
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.train.clip)
-        optimizer.step()
-    return parts, float(norm)
+        norm = descend(optimizer, loss, recipe.train.clip)
+    return parts, norm
 
 
 def detection_step(
     model: SAMFeat, begun: SAMFeat | None, optimizer: torch.optim.Optimizer, batch: PairBatch,
     recipe: Recipe, clock: Clock,
-) -> tuple[dict[str, Tensor], float]:  # fmt: skip
+) -> tuple[dict[str, Tensor], Tensor]:  # fmt: skip
     """``train.reuse`` steps of the detection layers alone, for which the images are seen once.
 
     Arguments:
         begun: the network as training began, where its scores are to stay.
 
     Returns:
-        As :func:`training_step`, of the last step.
+        As :func:`training_step`: the losses of the last step, the largest norm of all.
     """
     half = partial(half_precision, batch.image0.device, wanted=recipe.train.precision == "auto")
     with clock.measure("forward"), torch.no_grad(), half():
         seen = model.see(batch.network_input.contiguous(memory_format=torch.channels_last))
         before = begun.detect_in(seen.levels) if begun is not None else None
+    norms = []
     for _ in range(recipe.train.reuse):
         with clock.measure("forward"):
             with half():
                 logits = model.detect_in(seen.levels)
             parts = detection_losses(logits, seen.edges, batch, recipe.losses, before)
             loss = total_loss(parts, recipe.losses)
-            if not bool(torch.isfinite(loss)):
-                return parts, math.nan
         with clock.measure("backward"):
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.train.clip)
-            optimizer.step()
-    return parts, float(norm)
+            norms.append(descend(optimizer, loss, recipe.train.clip))
+    return parts, torch.stack(norms).amax()  # not a number where one is not
 
 
 def train(recipe: Recipe, *, device: str | None = None) -> Path:
@@ -247,7 +221,7 @@ def _train(recipe: Recipe, device: torch.device, rank: int, world: int) -> Path:
             parameter.requires_grad_(name.split(".")[0] in DETECTION_LAYERS)
     begun = _first_weights(recipe).to(device) if recipe.losses.scores else None
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=loop.learning_rate, weight_decay=loop.weight_decay)
+    optimizer = adam(trained, loop.learning_rate, loop.weight_decay)
     averaged = None
     if loop.ema:
         averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(loop.ema))  # type: ignore[no-untyped-call]
@@ -278,7 +252,7 @@ def _train(recipe: Recipe, device: torch.device, rank: int, world: int) -> Path:
     # A GPU computes while the next batches are made; on a CPU both would take the same cores.
     ahead = 2 if device.type == "cuda" else 0
     batches = batches_ahead(data.source, loop.batch, recipe.pairs, generators(), ahead=ahead)
-    clock = Clock(device)
+    clock, norms = Clock(device), Norms(device, partial(_stop_at, output))
     earlier, began = progress.seconds, time.monotonic()
     with Journal(output, progress.step, enabled=rank == 0) as journal, tqdm(
         total=loop.steps, initial=progress.step, desc="train", unit="step", mininterval=2,
@@ -293,8 +267,7 @@ def _train(recipe: Recipe, device: torch.device, rank: int, world: int) -> Path:
                 parts, norm = detection_step(model, begun, optimizer, batch, recipe, clock)
             else:
                 parts, norm = training_step(parallel, optimizer, batch, recipe, clock)
-            if not math.isfinite(norm):
-                _stop_at(output, step, batch)
+            norms.add(step, batch, norm)
             if averaged is not None:
                 averaged.update_parameters(model)
 
@@ -303,9 +276,12 @@ def _train(recipe: Recipe, device: torch.device, rank: int, world: int) -> Path:
             last = done == loop.steps
             bar.update()
             entry: dict[str, Any] = {}
+            told = (loop.log_every, loop.validate_every, loop.save_every)
+            if last or not all(done % every for every in told):
+                gradient = norms.last()  # nothing is written after a step that was none
             if done % loop.log_every == 0 or last:
                 entry = {k: round(float(v.detach()), 4) for k, v in parts.items()}
-                entry["gradient"] = round(norm, 3)
+                entry["gradient"] = round(gradient, 3)
                 bar.set_postfix(entry, refresh=False)
                 entry |= {f"seconds/{k}": round(v, 2) for k, v in clock.seconds.items()}
             best = False
