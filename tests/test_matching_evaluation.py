@@ -135,10 +135,12 @@ def test_a_least_similarity_trades_right_matches_for_wrong_ones() -> None:
     first = np.array([[1.0, 0.0], [0.8, 0.6]]).T
     found = matching.similarities(first, first, np.array([[0, 1], [1, 1]]))
     np.testing.assert_allclose(found, [0.8, 1.0])
-    figure = trade.trade_figure({"town": {"mine": list(points.values())}})
-    (line,) = figure.axes[0].lines
+    mine = list(points.values())
+    figure = trade.trade_figure({"night": {"others": mine, "mine": mine}, "town": {"mine": mine}})
+    (_, first), (line,) = (axes.lines for axes in figure.axes)
     assert line.get_xdata()[0] == 0.5
     assert line.get_ydata()[0] == 1.5
+    assert line.get_color() == first.get_color(), "a method looks the same in every panel"
 
 
 def test_transform_agrees_with_opencv_and_kornia() -> None:

@@ -52,12 +52,13 @@ def trade_figure(
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(1.2 + 3.6 * columns, 1.2 + 3.2 * rows), layout="constrained")
     handles: dict[str, Any] = {}
+    everywhere = list(dict.fromkeys(method for methods in panels.values() for method in methods))
     for index, (title, methods) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
-        for number, (method, points) in enumerate(methods.items()):
+        for method, points in methods.items():
             matches, right = np.array(points).T
             shown = right >= least * right[0]
-            look = style(number)
+            look = style(everywhere.index(method))  # the same in every panel
             (handles[method],) = axes.plot(
                 (matches - right)[shown], right[shown], **look, label=method, markevery=[0]
             )
