@@ -120,7 +120,7 @@ def _photos_of(place: str, frozen: FrozenMap, folder: Path) -> Iterator[Photo]:
         dataset = AachenDataset.open(folder)
         images = dataset.image_dir
         for query in dataset.queries:
-            truth = (dataset.ground_truth or {}).get(query.base_name)
+            truth = (dataset.ground_truth or {}).get(query.name)
             yield Photo(images / query.name, query.name, query.camera, place, truth)
     for image in frozen.images:
         yield Photo(images / image.name, image.name, image.camera, place, image.pose)

@@ -2,7 +2,7 @@
 
     python benchmarks/matching/run.py FOLDER FOLDER --outputs outputs/matching
     python benchmarks/matching/run.py --photos DIR --seed 0
-    python benchmarks/matching/run.py FOLDER --posed DATASET --weights maps --weights FILE
+    python benchmarks/matching/run.py FOLDER --posed DATASET --weights default --weights FILE
 
 Every set of weights that comes with the package, at one scale and several, unless --weights names
 others. Mutual nearest neighbours of 2,048 keypoints, longer side at most 1,024 pixels. For each

@@ -27,7 +27,7 @@ class SAMFeat(BaseModel):  # type: ignore[misc]
     """SAMFeat for glue-factory; its parameters are not trained.
 
     Configuration:
-        weights: a checkpoint of this package; None for the shipped one, "maps" for the other.
+        weights: a checkpoint of this package; None for the shipped one.
         official_weights: whether ``weights`` is a file of the paper's public release.
         max_num_keypoints: the best so many; null for all.
         force_num_keypoints: exactly so many, random ones where there are fewer. Batches need it.
