@@ -14,7 +14,8 @@ from refusals import refused
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.feature import checkpoints, levels, strips
 from samfeat_hloc.feature.detection import sample
-from samfeat_hloc.feature.network import PixelAttention, SAMFeat
+from samfeat_hloc.feature.edge_attention import PixelAttention
+from samfeat_hloc.feature.network import SAMFeat
 from samfeat_hloc.files.provenance import file_sha256
 
 

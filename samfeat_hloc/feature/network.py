@@ -1,9 +1,10 @@
 """The network of "Segment Anything Model is a Good Teacher for Local Feature Learning".
 
-One file, read from top to bottom as the paper's figure: a small VGG backbone with four levels
-(c1..c4 at 1, 1/2, 1/4 and 1/8 of the image), a distillation head that is taught SAM's relations
-(section 3.2), an edge head and the edge attention guidance built on it (section 3.4), four
-detection heads, an attention map and a descriptor head. Where a convolution, a pooling or a
+Read from top to bottom as the paper's figure: a small VGG backbone with four levels (c1..c4 at 1,
+1/2, 1/4 and 1/8 of the image), a distillation head that is taught SAM's relations (section 3.2), an
+edge head and the edge attention guidance built on it (section 3.4, :mod:`.edge_attention`), four
+detection heads, an attention map and a descriptor head. What the paper does not have is in
+:mod:`.additions`. Where a convolution, a pooling or a
 resizing has a faster form, :mod:`.operators` has it.
 """
 
@@ -18,15 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import SamfeatError
 from ..files.image_forms import ImageLike
 from ..files.masks import MaskLike
 from ..parallel.devices import device_of
 from . import checkpoints
+from .additions import Context, FineDetection
 from .detection import counts_first
+from .edge_attention import EDGE_ATTENTIONS, edge_attention_named
 from .extraction import extract_batch, masked
 from .local_features import Features, as_tensors
-from .operators import conv_relu, enlarge, halve, shrink, to_one
+from .operators import conv3x3, conv_relu, enlarge, halve, shrink, to_one
 from .options import ExtractKeywords, ExtractOptions
 from .strips import level_in_strips
 
@@ -37,9 +39,6 @@ DESCRIPTOR_DIM = 128
 LEVEL_DIMS = (64, 64, 128, 128)  # c1, c2, c3 and c4
 FEATURE_DIM = sum(LEVEL_DIMS)  # stacked at 1/4
 FEATURE_STRIDE = 4
-CONTEXT_DIM = 256
-FINE_DIM = 32
-ATTENTION_SCALE = 100.0  # the softmax temperature of the edge attention
 # Keypoints: on a processor their features stay in its cache, elsewhere in some 400 MB.
 DESCRIBED_AT_ONCE = {"cpu": 512, "elsewhere": 1 << 15}
 
@@ -83,11 +82,6 @@ class Maps(NamedTuple):
     attention: Tensor
     distillation: Tensor
     edges: Tensor
-
-
-def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
-    """A 3x3 convolution that keeps the size."""
-    return nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
 
 
 class Levels(NamedTuple):
@@ -146,122 +140,6 @@ class Backbone(nn.Module):
                 x = conv_relu(conv, x)
             levels.append(x)
         return levels
-
-
-class EdgeAttention(nn.Module):
-    """Edge attention guidance: features attend to each other where edges are (section 3.4).
-
-    As the release's code has it, the rows of the image attend to each other within a channel:
-    ``softmax(Q K^T / 100) V`` with Q, K, V of shape (B, C, h, w) multiplied as h x w matrices. The
-    paper's text, :class:`PixelAttention`, has the same three convolutions.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.query = nn.Conv2d(channels, channels, kernel_size=1)
-        self.key = nn.Conv2d(channels, channels, kernel_size=1)
-        self.value = nn.Conv2d(channels, channels, kernel_size=1)
-
-    def forward(self, features: Tensor, edges: Tensor) -> Tensor:
-        """(B, C, h, w) features and (B, 1, h, w) edges to guided features (B, C, h, w)."""
-        at_edges = features * edges
-        # Rows times columns: contiguous (h, w) planes let the products run as plain batched
-        # matrix products whatever the memory format of the convolutions.
-        query = self.query(at_edges).contiguous()
-        key = self.key(at_edges).contiguous()
-        value = self.value(at_edges).contiguous()
-        attention = torch.softmax(query @ key.transpose(-2, -1) / ATTENTION_SCALE, dim=-1)
-        return features + attention.to(value.dtype) @ value
-
-
-class PixelAttention(EdgeAttention):
-    """Edge attention guidance as the paper's text has it: each pixel attends to all others.
-
-    ``softmax(Q K^T / sqrt(C)) V`` with Q, K, V of shape (B, n, C), the features times the edges at
-    the n pixels of 1/8 of the image (means of 2 x 2 features), resized to the features and added
-    to them. The work grows with the square of n.
-    """
-
-    def forward(self, features: Tensor, edges: Tensor) -> Tensor:
-        """As :meth:`EdgeAttention.forward`; h and w even."""
-        at_edges = F.avg_pool2d(features * edges, 2)
-        height, width = at_edges.shape[-2:]
-        pixels = at_edges.flatten(2).transpose(1, 2)
-        query, key, value = (
-            F.linear(pixels, conv.weight.flatten(1), conv.bias)[:, None]  # one head
-            for conv in (self.query, self.key, self.value)
-        )
-        found = F.scaled_dot_product_attention(query, key, value)[:, 0]
-        found = found.transpose(1, 2).unflatten(2, (height, width))
-        return features + enlarge(found, 2).to(features.dtype)
-
-
-EDGE_ATTENTIONS: dict[str, type[EdgeAttention]] = {"rows": EdgeAttention, "pixels": PixelAttention}
-
-
-def edge_attention_named(kind: bool | str) -> bool | str:
-    """The name of an edge attention as a checkpoint's configuration has it: False for "none", True
-    for "rows", both of which are older than "pixels".
-
-    Raises:
-        SamfeatError: no such edge attention.
-    """
-    known: dict[bool | str, bool | str] = {"none": False, "rows": True, "pixels": "pixels"}
-    if isinstance(kind, bool):
-        return kind
-    if kind not in known:
-        raise SamfeatError(
-            "edge_attention", f"{kind!r} is not known", f"give {', '.join(map(str, known))}"
-        )
-    return known[kind]
-
-
-class Context(nn.Module):
-    """A wider view for c4: three more convolutions at 1/16 of the image, added to it (not in the
-    paper). Its last convolution starts at zero, so that a network which grows it begins as it was.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.gather = conv3x3(channels, CONTEXT_DIM)
-        self.relate = conv3x3(CONTEXT_DIM, CONTEXT_DIM)
-        self.give = conv3x3(CONTEXT_DIM, channels)
-
-    def forward(self, c4: Tensor) -> Tensor:
-        """(B, C, h, w), of any h and w, to as many features."""
-        # An odd last row or column is its own maximum; its double goes beyond c4 and is cut off.
-        x = F.max_pool2d(c4, 2, ceil_mode=True)
-        x = self.give(F.relu(self.relate(F.relu(self.gather(x)))))
-        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-        return c4 + x[..., : c4.shape[-2], : c4.shape[-1]].to(c4.dtype)
-
-
-class FineDetection(nn.Module):
-    """A detection head that sees all levels together, added to the four that see one each (not in
-    the paper). Those are linear and move a peak with light and noise; this one can tell what moves
-    it. It works at 1/2 of the image, four logits a place. Its last convolution starts at zero, so
-    that a network which grows it begins as it was.
-    """
-
-    def __init__(self, widths: Sequence[int]) -> None:
-        super().__init__()
-        finest, *others = widths
-        self.gather = nn.Conv2d(finest, FINE_DIM, kernel_size=2, stride=2)
-        self.reduce = nn.ModuleList(nn.Conv2d(width, FINE_DIM, kernel_size=1) for width in others)
-        self.mix = conv3x3(FINE_DIM, FINE_DIM)
-        self.score = conv3x3(FINE_DIM, 4)
-
-    def takes(self) -> list[nn.Conv2d]:
-        """What it takes of c1 and of c2, by these convolutions."""
-        return [self.gather, cast(nn.Conv2d, self.reduce[0])]
-
-    def forward(self, fine: Sequence[Tensor], c3: Tensor, c4: Tensor) -> Tensor:
-        """What it takes of c1 and c2, c3 guided by the edges, and c4, to logits (B, 1, H, W)
-        float32."""
-        x = cast(Tensor, self.reduce[2](c4))
-        x = self.reduce[1](c3) + enlarge(x, 2).to(x.dtype)
-        x = fine[0] + fine[1] + enlarge(x, 2).to(x.dtype)
-        return F.pixel_shuffle(self.score(conv_relu(self.mix, F.relu(x))).float(), 2)
 
 
 class SAMFeat(nn.Module):

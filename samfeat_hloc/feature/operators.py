@@ -18,6 +18,11 @@ def only_inference(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.is_grad_enabled() and not exporting
 
 
+def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
+    """A 3x3 convolution that keeps the size."""
+    return nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
+
+
 def conv_relu(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """ReLU of a convolution."""
     fused = onednn.CONVOLUTION_RELU

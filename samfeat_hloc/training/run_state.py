@@ -20,7 +20,8 @@ from yaml import YAMLError
 
 from ..errors import SamfeatError, writing
 from ..feature import checkpoints
-from ..feature.network import SAMFeat, edge_attention_named
+from ..feature.edge_attention import edge_attention_named
+from ..feature.network import SAMFeat
 from ..feature.torch_files import read_torch
 from ..files.atomic import write_whole
 from .recipe import FORMER_KEYS, Recipe

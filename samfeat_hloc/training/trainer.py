@@ -24,8 +24,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..errors import SamfeatError, writing
 from ..feature.detection import sample
+from ..feature.edge_attention import edge_attention_named
 from ..feature.levels import half_precision
-from ..feature.network import Maps, SAMFeat, edge_attention_named
+from ..feature.network import Maps, SAMFeat
 from ..files.locks import sole_run
 from ..progress import tqdm
 from ..version import __version__
