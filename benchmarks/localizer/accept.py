@@ -38,7 +38,7 @@ from samfeat_hloc.feature.network import SAMFeat
 from samfeat_hloc.files.atomic import write_whole
 from samfeat_hloc.files.image_folders import list_images
 from samfeat_hloc.files.images import image_size
-from samfeat_hloc.localization.acceptance import least_inliers
+from samfeat_hloc.localization.acceptance import MIN_SQUARES, least_inliers
 from samfeat_hloc.localization.global_descriptors import vlad
 from samfeat_hloc.maps import saved_map
 from samfeat_hloc.maps.localizer import Localizer
@@ -193,7 +193,8 @@ def _record(
     return {
         "photo": str(photo.path), "map": name, "share": share, "keypoints": count,
         "stranger": photo.place != name, "right": right, "matched": found.num_matched,
-        "agreeing": found.num_agreeing, "correspondences": found.num_correspondences,
+        "agreeing": found.num_agreeing, "squares": found.num_squares,
+        "correspondences": found.num_correspondences,
         "inliers": found.num_inliers, "ransacs": found.num_ransacs,
         "accepted": found.refused is None,
     }  # fmt: skip
@@ -253,7 +254,7 @@ def _figures(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _times(line: dict[str, Any]) -> float:
     """How many times the least number of inliers a pose has."""
-    return float(line["agreeing"] / least_inliers(line["matched"]))
+    return min(line["agreeing"] / least_inliers(line["matched"]), line["squares"] / MIN_SQUARES)
 
 
 def _calibration(times: np.ndarray, good: np.ndarray) -> dict[str, Any]:

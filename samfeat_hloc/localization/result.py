@@ -64,7 +64,7 @@ class QueryResult:
     def weak(self) -> bool:
         """Whether its pose was found, but may be chance: see `acceptance`."""
         agreeing = len(np.unique(self.inlier_keypoints))
-        return self.localized and refusal(agreeing, self.num_matched) is not None
+        return self.localized and refusal(agreeing, self.num_matched, None) is not None
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,6 +31,8 @@ class Localization:
         num_matches: with keypoints of the images used that have a point.
         num_correspondences: different (keypoint, point) pairs among them.
         num_matched: different keypoints among them.
+        num_squares: places of the photo with keypoints that agree with the pose, see
+            :func:`samfeat_hloc.localization.acceptance.squares`.
         inlier_keypoints: (I, 2) float64 pixels, the corner of the photo at (0, 0).
         inlier_points: (I,) int64, ids of the map's points; of the weak pose where it is one.
         retrieved: names of the database images used, most similar first, and their matches;
@@ -51,6 +53,7 @@ class Localization:
     num_matches: int
     num_correspondences: int
     num_matched: int
+    num_squares: int
     inlier_keypoints: np.ndarray
     inlier_points: np.ndarray
     retrieved: list[tuple[str, int]]
@@ -68,7 +71,7 @@ class Localization:
         """From 0 to 1: how probable it is that the photo shows what the map shows, where half of
         the photos do. See :func:`samfeat_hloc.localization.acceptance.confidence`.
         """
-        return confidence(self.num_agreeing, self.num_matched)
+        return confidence(self.num_agreeing, self.num_matched, self.num_squares)
 
     @property
     def num_agreeing(self) -> int:

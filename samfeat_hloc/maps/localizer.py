@@ -32,7 +32,7 @@ from ..feature.options import ExtractOptions
 from ..files.image_forms import ImageLike
 from ..files.masks import MaskLike
 from ..files.orientation import keypoints_to_stored, to_upright, turned
-from ..localization.acceptance import refusal
+from ..localization.acceptance import refusal, squares
 from ..localization.correspondences import Correspondences
 from ..localization.global_descriptors import vlad
 from ..localization.matches import MatchConfig, match_many
@@ -280,7 +280,9 @@ class Localizer:
         found, inliers = posed.found, posed.inliers
         matched = len(np.unique(found.keypoints))
         agreeing = len(np.unique(found.keypoints[inliers]))
-        refused = refusal(agreeing, matched, self.settings.min_inliers)
+        agree = features.keypoints[found.keypoints[inliers]]
+        apart = squares(agree, self.settings.max_error)
+        refused = refusal(agreeing, matched, apart, self.settings.min_inliers)
         localization = Localization(
             pose=posed.pose if refused is None else None,
             refused=refused,
@@ -291,7 +293,8 @@ class Localizer:
             num_matches=sum(found.matches_per_image),
             num_correspondences=len(found.keypoints),
             num_matched=matched,
-            inlier_keypoints=features.keypoints[found.keypoints[inliers]],
+            num_squares=apart,
+            inlier_keypoints=agree,
             inlier_points=self.map.point_ids[found.points[inliers]],
             retrieved=list(zip(posed.names, found.matches_per_image, strict=True)),
             turned=0,

@@ -12,7 +12,7 @@ from ..colmap.cameras import Camera
 from ..colmap.poses import Pose
 from ..colmap.rig_pose import estimate_rig_pose
 from ..errors import SamfeatError
-from ..localization.acceptance import confidence, refusal
+from ..localization.acceptance import confidence, refusal, squares
 from ..localization.correspondences import ImageMatches, merged
 from .localization import Clock
 from .localizer_settings import LocalizerSettings
@@ -42,6 +42,8 @@ class RigLocalization:
         num_correspondences: different (keypoint, point) pairs of all photos.
         num_matched: different keypoints among them.
         num_agreeing: keypoints with an inlier, of each photo.
+        num_squares: places of all photos with such keypoints, see
+            :func:`samfeat_hloc.localization.acceptance.squares`.
         inlier_keypoints: of each photo (I, 2) float64 pixels, its corner at (0, 0).
         inlier_points: of each photo (I,) int64, ids of the map's points.
         retrieved: of each photo the names of the database images, and their matches.
@@ -57,6 +59,7 @@ class RigLocalization:
     num_correspondences: int
     num_matched: int
     num_agreeing: list[int]
+    num_squares: int
     inlier_keypoints: list[np.ndarray]
     inlier_points: list[np.ndarray]
     retrieved: list[list[tuple[str, int]]]
@@ -75,7 +78,7 @@ class RigLocalization:
     def confidence(self) -> float:
         """See :func:`samfeat_hloc.localization.acceptance.confidence`, which is calibrated on
         single photos."""
-        return confidence(sum(self.num_agreeing), self.num_matched)
+        return confidence(sum(self.num_agreeing), self.num_matched, self.num_squares)
 
     def as_json(self, *, weak: bool = False) -> dict[str, Any]:
         """All but the inliers themselves, as plain JSON values; weak: give a weak pose too."""
@@ -141,7 +144,12 @@ def solve(
     agree = np.split(inliers, np.cumsum(counts)[:-1])
     agreeing = [len(np.unique(one.keypoints[kept])) for one, kept in zip(found, agree, strict=True)]
     matched = sum(len(np.unique(one.keypoints)) for one in found)
-    refused = refusal(sum(agreeing), matched, settings.min_inliers)
+    inlier_keypoints = [
+        view.keypoints[one.keypoints[kept]]
+        for view, one, kept in zip(views, found, agree, strict=True)
+    ]
+    apart = sum(squares(keypoints, settings.max_error) for keypoints in inlier_keypoints)
+    refused = refusal(sum(agreeing), matched, apart, settings.min_inliers)
     return RigLocalization(
         pose=pose if refused is None else None,
         refused=refused,
@@ -152,10 +160,8 @@ def solve(
         num_correspondences=len(points),
         num_matched=matched,
         num_agreeing=agreeing,
-        inlier_keypoints=[
-            view.keypoints[one.keypoints[kept]]
-            for view, one, kept in zip(views, found, agree, strict=True)
-        ],
+        num_squares=apart,
+        inlier_keypoints=inlier_keypoints,
         inlier_points=[point_ids[one.points[kept]] for one, kept in zip(found, agree, strict=True)],
         retrieved=[[(image.name, len(image.keypoints)) for image in view.images] for view in views],
         seconds=clock.seconds,
