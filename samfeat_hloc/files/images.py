@@ -247,7 +247,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
                     f"its header claims {width} x {height} pixels, more than the "
                     f"{MAX_PIXELS // 1000000} megapixels allowed"
                 ),
-                "scale it down or remove it",
+                "scale it down, or leave it out",
             )
         yield image
 
@@ -268,18 +268,18 @@ def _decoding(path: object) -> Iterator[None]:
             raise SamfeatError(path, cause) from None
         why = in_one_line(error)
         raise BrokenImage(
-            path, f"the image is truncated or broken ({why})", "fetch it again or remove it"
+            path, f"the image is truncated or broken ({why})", "fetch it again, or leave it out"
         ) from None
 
 
 def _not_an_image(path: Path) -> SamfeatError:
     found = signature(path)
     if found is None:
-        what, mend = "this is not an image (whatever its name says)", "replace or remove it"
+        what, mend = "this is not an image (whatever its name says)", "replace it, or leave it out"
     elif found.photo in UNREAD:
         what, mend = f"this is {found.what}", UNREAD[found.photo]
     else:
-        what, mend = f"this is {found.what}", found.mend or "replace or remove it"
+        what, mend = f"this is {found.what}", found.mend or "replace it, or leave it out"
     return BrokenImage(path, what, mend)
 
 
