@@ -76,7 +76,7 @@ def test_padding_has_no_keypoints(network: SAMFeat, images: torch.Tensor) -> Non
 
 
 def test_images_are_filled_up_with_described_places(network: SAMFeat, images: torch.Tensor) -> None:
-    options = ExtractOptions(max_keypoints=2000, detection_threshold=0.2)
+    options = ExtractOptions(max_keypoints=2000, detection_threshold=0.9)
     with refused(problem="images with", mend="force_num_keypoints"):
         extract_stacked(network, images, options, sizes=SIZES)
     found = extract_stacked(network, images, options, sizes=SIZES, fill=True)
