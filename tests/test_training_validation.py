@@ -117,13 +117,13 @@ def test_states_of_earlier_versions_go_on(photos: Path, tmp_path: Path) -> None:
     """Without keys that came later, with a key that was renamed, with the recipe beside it."""
     run = tmp_path / "run"
     recipe = read_recipe(RECIPE, small(photos, run, "train.steps=1", "train.validate_every=9"))
-    train(recipe)
+    config = SAMFeat.from_pretrained(train(recipe), device="cpu").config
     path = run / "state.pt"
     whole = torch.load(path, weights_only=True)
 
     def differing(now: Recipe, before: object) -> str:
         torch.save({**whole, "recipe": before}, path)
-        model = SAMFeat(**SAMFeat.from_pretrained(device="cpu").config)
+        model = SAMFeat(**config)
         optimizer = torch.optim.Adam(model.parameters())
         try:
             load_state(run, now, model, optimizer, None, torch.device("cpu"))
