@@ -25,7 +25,8 @@ all of it on a small generated city and exits with 1 when anything is lost.
 - Features, matches, global descriptors, teachers' caches and keypoint labels: finished batches go
   as segments into `<output>.parts/`, each written under another name, flushed to the disk and
   renamed; the end merges them into `<output>` in one step. A kill costs what is not in a segment
-  yet, at most 10 seconds of work or 16 MB (the tests here make every batch a segment).
+  yet, or is being written: at most twice 10 seconds of work or 16 MB (the tests here make every
+  batch a segment).
 - Localizing keeps finished queries, and mapping verified pairs (in batches of 256), as such
   segments too (`poses.txt.queries.parts/`, `map.verified.parts/`) until the output is there. The
   triangulation of a map is one call of COLMAP: a kill in it means that it is done again, from the

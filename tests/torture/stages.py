@@ -20,7 +20,8 @@ NAMES = ("extract", "match", "map", "localize", "teach", "train")
 @dataclass(frozen=True)
 class Stage:
     """A stage. arguments: of its command, for an output folder. batch: the most that a kill may
-    cost, in the units that it counts (images, pairs, queries, photos, steps)."""
+    cost, in the units that it counts (images, pairs, queries, photos, steps): where they are quick,
+    a batch that is being written, and the next, which is computed meanwhile."""
 
     name: str
     arguments: Callable[[Path], list[str | Path]]
@@ -62,12 +63,12 @@ class City:
             Stage("match", lambda out: [
                 "matches", "--pairs", self.all_pairs, "--features", features,
                 "--output", out / "matches.h5", "--workers", "2",
-            ], 1, "pairs"),
+            ], 2, "pairs"),
             Stage("map", lambda out: [
                 "triangulate", "--reference-model", model, "--images", photos, "--pairs",
                 self.db_pairs, "--features", features, "--matches", matches, "--output",
                 out / "map",
-            ], VERIFIED_AT_ONCE, "pairs"),
+            ], 2 * VERIFIED_AT_ONCE, "pairs"),
             Stage("localize", lambda out: [
                 "poses", "--map", self.map, "--queries", lists[0], "--queries", lists[1],
                 "--pairs", self.query_pairs, "--features", features, "--matches", matches,
