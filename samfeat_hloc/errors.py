@@ -109,10 +109,11 @@ def _number_of(error: BaseException) -> int:
     text = str(error)  # libraries in C tell it in their text only
     if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
         return errno.ENOMEM
-    # So short of memory that not even the exception could be made, or a decoder that calls its own
-    # want of memory broken data.
+    # So short of memory that not even the exception could be made, a decoder that calls its own
+    # want of memory broken data, or oneDNN, which does not say why.
     unmade = isinstance(error, SystemError) and "exception set" in text
-    if (unmade or "broken data stream" in text) and _memory_is_short():
+    vague = ("broken data stream", "could not create a primitive")
+    if (unmade or any(words in text for words in vague)) and _memory_is_short():
         return errno.ENOMEM
     if "Failed to initialize cpuinfo" in text and _files_are_short():
         return errno.EMFILE  # torch reads /proc when it first needs it

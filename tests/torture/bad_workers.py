@@ -21,7 +21,7 @@ PROMISE = (
 )
 PATIENCE = 3  # seconds, instead of 10 minutes
 THREADS = {  # what a stage's threads do, one item after the other
-    "extract": ("features", "_read"), "match": ("matches", "_match"),
+    "extract": ("features", "_Photos.read"), "match": ("matches", "_match"),
     "localize": ("localize", "_localize_query"),
 }  # fmt: skip
 GOOD = 6  # items, before one goes wrong
@@ -66,26 +66,29 @@ class _sabotaged:
     def __init__(self, stage: str, act: Callable[[], None]) -> None:
         from importlib import import_module
 
-        module, self.name = THREADS[stage]
-        self.module = import_module(f"samfeat_hloc.localization.{module}")
+        module, name = THREADS[stage]
+        *within, self.name = name.split(".")
+        self.holder: Any = import_module(f"samfeat_hloc.localization.{module}")
+        for part in within:
+            self.holder = getattr(self.holder, part)
         self.act = act
 
     def __enter__(self) -> None:
-        work, act, begun = getattr(self.module, self.name), self.act, []
+        work, act, begun = getattr(self.holder, self.name), self.act, []
         self.work = work
 
-        def sabotaged(*arguments: Any) -> Any:
+        def sabotaged(*arguments: Any, **options: Any) -> Any:
             begun.append(1)
             if len(begun) == GOOD:
                 time.sleep(0.3)  # until the others are kept
                 act()
-            return work(*arguments)
+            return work(*arguments, **options)
 
-        setattr(self.module, self.name, sabotaged)
+        setattr(self.holder, self.name, sabotaged)
         os.environ["SAMFEAT_PATIENCE"] = str(PATIENCE)
 
     def __exit__(self, *_: object) -> None:
-        setattr(self.module, self.name, self.work)
+        setattr(self.holder, self.name, self.work)
         del os.environ["SAMFEAT_PATIENCE"]
 
 
