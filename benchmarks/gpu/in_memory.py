@@ -7,12 +7,12 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 from bench import DIM, NO_HLOC, Bench, photo
 from torch import Tensor
 
+from samfeat_hloc.evaluation.random_features import write_random_features
 from samfeat_hloc.feature.extraction import extract_batch
 from samfeat_hloc.feature.levels import half_precision
 from samfeat_hloc.feature.network import SAMFeat
@@ -25,19 +25,9 @@ from samfeat_hloc.localization.matches import MatchConfig
 
 def matching(bench: Bench) -> None:
     """All pairs of a few images: in memory, results on the host, and file to file."""
-    random = np.random.default_rng(0)
     keypoints, work = bench.size.keypoints, bench.work
     names = [f"db/{i}.jpg" for i in range(bench.size.images)]
-    scene = random.normal(size=(2 * keypoints, DIM)).astype(np.float32)
-    with h5py.File(work / "random.h5", "w") as file:
-        for name in names:
-            looks = scene[random.permutation(len(scene))[:keypoints]]
-            looks = looks + random.normal(scale=0.4, size=looks.shape).astype(np.float32)
-            looks /= np.linalg.norm(looks, axis=1, keepdims=True)
-            group = file.create_group(name)
-            group["descriptors"] = looks.T.astype(np.float16)
-            group["keypoints"] = random.uniform(0, 1000, (keypoints, 2)).astype(np.float32)
-            group["image_size"] = np.array([1024, 768])
+    write_random_features(work / "random.h5", names, keypoints, DIM)
     listed = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     pairs = work / "random-pairs.txt"
     pairs.write_text("".join(f"{a} {b}\n" for a, b in listed))

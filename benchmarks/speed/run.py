@@ -19,7 +19,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
-import h5py
 import numpy as np
 import pycolmap
 import torch
@@ -32,6 +31,7 @@ from samfeat_hloc.colmap import triangulation
 from samfeat_hloc.datasets.aachen import AachenDataset
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation import speed
+from samfeat_hloc.evaluation.random_features import write_random_features
 from samfeat_hloc.evaluation.record import measurement
 from samfeat_hloc.evaluation.speed import Row, Times
 from samfeat_hloc.feature.extraction import extract_batch
@@ -142,18 +142,8 @@ def main(
 
 def _matching(work: Path, repeats: int, keypoints: int) -> list[Row]:
     """All pairs of a few images of random descriptors: the kernel alone, and the stage."""
-    random = np.random.default_rng(0)
     names = [f"db/{i}.jpg" for i in range(MATCHED_IMAGES)]
-    scene = random.normal(size=(2 * keypoints, DIM)).astype(np.float32)
-    with h5py.File(work / "random.h5", "w") as file:
-        for name in names:
-            looks = scene[random.permutation(len(scene))[:keypoints]]
-            looks = looks + random.normal(scale=0.4, size=looks.shape).astype(np.float32)
-            looks /= np.linalg.norm(looks, axis=1, keepdims=True)
-            group = file.create_group(name)
-            group["descriptors"] = looks.T.astype(np.float16)
-            group["keypoints"] = random.uniform(0, 1000, (keypoints, 2)).astype(np.float32)
-            group["image_size"] = np.array([1024, 768])
+    write_random_features(work / "random.h5", names, keypoints, DIM)
     listed = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     pairs = work / "random-pairs.txt"
     pairs.write_text(pairs_text(listed))
