@@ -45,8 +45,7 @@ MaxKeypoints = Annotated[
     int, typer.Option("--max-keypoints", min=0, help="Keypoints an image at most; 0 for all.")
 ]
 Resize = Annotated[
-    int,
-    typer.Option("--resize", min=0, help="Longer side in pixels; 0 for the images' own."),
+    int, typer.Option("--resize", min=0, help="Longer side in pixels; 0 for the images' own.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Extract the features again.")]
 
@@ -59,24 +58,20 @@ def register(app: typer.Typer) -> None:
 
 
 def _hpatches(
-    dataset: Annotated[
-        Path, typer.Option("--dataset", help="Folder of the sequences, in HPatches' layout.")
-    ],
+    dataset: Annotated[Path, typer.Option(help="Folder of the sequences, in HPatches' layout.")],
     feature_type: FeatureTypes = None,
     features: FeatureFiles = None,
     npz: Annotated[
         list[str] | None,
         typer.Option(
-            "--npz",
             help="Measure the files 1.ppm.NAME beside the images, as D2-Net writes them; can be "
-            "repeated.",
+            "repeated."
         ),
     ] = None,
     curve: Annotated[
         list[str] | None,
         typer.Option(
-            "--curve",
-            help="NAME=FILE.npy: add a published curve to table and plot; can be repeated.",
+            help="NAME=FILE.npy: add a published curve to table and plot; can be repeated."
         ),
     ] = None,
     weights: Weights = None,
@@ -86,9 +81,7 @@ def _hpatches(
     short_side: Annotated[
         int,
         typer.Option(
-            "--short-side",
-            min=0,
-            help="Shorter side in pixels when measuring homographies; 0 for the images' own.",
+            min=0, help="Shorter side in pixels when measuring homographies; 0 for the images' own."
         ),
     ] = 480,
     max_error: MaxError = 3.0,
@@ -194,12 +187,7 @@ def _pairs(
     max_keypoints: MaxKeypoints = 2048,
     resize: Resize = 1600,
     estimator: Annotated[
-        str,
-        typer.Option(
-            "--estimator",
-            help="poselib or pycolmap.",
-            show_default="poselib where it is installed",
-        ),
+        str, typer.Option(help="poselib or pycolmap.", show_default="poselib where it is installed")
     ] = "",
     max_error: MaxError = 1.0,
     outputs: Outputs = Path("outputs/pairs"),

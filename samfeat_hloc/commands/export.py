@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _onnx(
-    output: Annotated[Path, typer.Option("--output", help="ONNX file to write.")],
+    output: Annotated[Path, typer.Option(help="ONNX file to write.")],
     weights: Weights = None,
     official_weights: OfficialWeights = False,
 ) -> None:

@@ -21,6 +21,8 @@ from .options import (
     MaxError,
     OfficialWeights,
     Weights,
+    max_keypoints_option,
+    resize_option,
 )
 
 if TYPE_CHECKING:
@@ -40,22 +42,19 @@ def register(app: typer.Typer) -> None:
 
 def _localize(
     photos: Annotated[
-        list[Path],
-        typer.Argument(metavar="PHOTO", help="Photos, and folders of photos."),
+        list[Path], typer.Argument(metavar="PHOTO", help="Photos, and folders of photos.")
     ],
     map_dir: Annotated[Path, typer.Option("--map", help="Folder of a saved map.")],
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output",
             help="Poses file to write, a line 'name qw qx qy qz tx ty tz' (world to camera) for "
-            "each photo that is localized; names are paths below a folder that is given.",
+            "each photo that is localized; names are paths below a folder that is given."
         ),
     ] = None,
     camera: Annotated[
         str | None,
         typer.Option(
-            "--camera",
             help='The photos\' camera, "MODEL width height params...".',
             show_default="from their EXIF",
         ),
@@ -67,16 +66,8 @@ def _localize(
             help="Find the focal length with the pose; by default unless --camera is given.",
         ),
     ] = None,
-    resize: Annotated[
-        int | None,
-        typer.Option("--resize", help="Longer side in pixels.", show_default="the map's"),
-    ] = None,
-    max_keypoints: Annotated[
-        int | None,
-        typer.Option(
-            "--max-keypoints", help="Keypoints an image at most.", show_default="the map's"
-        ),
-    ] = None,
+    resize: Annotated[int | None, resize_option("the map's")] = None,
+    max_keypoints: Annotated[int | None, max_keypoints_option("the map's")] = None,
     num_retrieved: MapImages = 20,
     max_error: MaxError = DEFAULT_MAX_ERROR,
     places: Annotated[
@@ -89,9 +80,8 @@ def _localize(
     min_inliers: Annotated[
         int,
         typer.Option(
-            "--min-inliers",
             help="Keypoints that have to agree with a pose, at least; a tenth of those matched, "
-            "where that is more.",
+            "where that is more."
         ),
     ] = 30,
     turns: Annotated[
@@ -106,9 +96,8 @@ def _localize(
     rig: Annotated[
         Path | None,
         typer.Option(
-            "--rig",
             help="COLMAP's rig_config.json: photos that its cameras took at once are localized "
-            "together. Its translations are in the units of the map.",
+            "together. Its translations are in the units of the map."
         ),
     ] = None,
     masks: MaskFolder = None,
@@ -146,11 +135,7 @@ def _localize(
         num_retrieved=num_retrieved, max_error=max_error, places=places, min_inliers=min_inliers,
         refine_focal=refine_focal, turns=turns,
     )  # fmt: skip
-    options = localizer.options
-    if resize is not None:
-        options = replace(options, resize=resize)
-    if max_keypoints is not None:
-        options = replace(options, max_keypoints=max_keypoints)
+    options = localizer.options.limited(resize, max_keypoints)
     localizer.settings = replace(localizer.settings, options=options)
     if rig is not None:
         poses, localized = localize_frames(

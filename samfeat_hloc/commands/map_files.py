@@ -16,6 +16,7 @@ from .options import (
     MaskFolder,
     OfficialWeights,
     Preset,
+    SavedMap,
     Weights,
 )
 
@@ -44,24 +45,20 @@ def _build(
     *,
     output: _Output,
     images: Annotated[
-        Path | None,
-        typer.Option("--images", help="Folder of the images of a COLMAP model or of --poses."),
+        Path | None, typer.Option(help="Folder of the images of a COLMAP model or of --poses.")
     ] = None,
     poses: Annotated[
         Path | None,
-        typer.Option("--poses", help="Known poses, 'name qw qx qy qz tx ty tz' (world to camera)."),
+        typer.Option(help="Known poses, 'name qw qx qy qz tx ty tz' (world to camera)."),
     ] = None,
     listed: Annotated[
         Path | None,
         typer.Option("--cameras", help="Intrinsics of --poses, 'name MODEL width height params'."),
     ] = None,
     camera: Annotated[
-        str | None,
-        typer.Option("--camera", help='One camera of all --poses, "MODEL width height params...".'),
+        str | None, typer.Option(help='One camera of all --poses, "MODEL width height params...".')
     ] = None,
-    num_matched: Annotated[
-        int, typer.Option("--num-matched", help="Images matched with each posed image.")
-    ] = 20,
+    num_matched: Annotated[int, typer.Option(help="Images matched with each posed image.")] = 20,
     preset: Preset = DEFAULT_PRESET,
     weights: Weights = None,
     official_weights: OfficialWeights = False,
@@ -142,13 +139,9 @@ def _cameras(poses: Path, listed: Path | None, camera: str | None) -> dict[str, 
 
 
 def _export(
-    map_dir: Annotated[Path, typer.Argument(metavar="MAP", help="Folder of a saved map.")],
-    output: Annotated[
-        Path, typer.Option("--output", help="Folder of the COLMAP model, or file, to write.")
-    ],
-    to: Annotated[
-        str, typer.Option("--to", help="colmap, ply (a point cloud), or nerfstudio.")
-    ] = "colmap",
+    map_dir: SavedMap,
+    output: Annotated[Path, typer.Option(help="Folder of the COLMAP model, or file, to write.")],
+    to: Annotated[str, typer.Option(help="colmap, ply (a point cloud), or nerfstudio.")] = "colmap",
 ) -> None:
     """Write a saved map for another program."""
     from ..maps import saved_map

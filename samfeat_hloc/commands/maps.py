@@ -17,10 +17,9 @@ from .options import (
     MapImages,
     MaskFolder,
     OfficialWeights,
+    SavedMap,
     Weights,
 )
-
-_Map = Annotated[Path, typer.Argument(metavar="MAP", help="Folder of a saved map.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -33,7 +32,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _add(
-    map_dir: _Map,
+    map_dir: SavedMap,
     images: Images,
     lists: Annotated[
         list[Path] | None,
@@ -47,13 +46,12 @@ def _add(
     poses: Annotated[
         Path | None,
         typer.Option(
-            "--poses",
             help="Known poses, a line 'name qw qx qy qz tx ty tz' (world to camera) each.",
             show_default="the photos are localized in the map",
         ),
     ] = None,
     min_inliers: Annotated[
-        int, typer.Option("--min-inliers", help="Leave out photos localized with fewer inliers.")
+        int, typer.Option(help="Leave out photos localized with fewer inliers.")
     ] = 30,
     masks: MaskFolder = None,
     weights: Weights = None,
@@ -102,7 +100,7 @@ def _add(
 
 
 def _remove(
-    map_dir: _Map,
+    map_dir: SavedMap,
     names: Annotated[
         list[str], typer.Argument(metavar="NAME", help="Names of images, such as db/1.jpg.")
     ],
@@ -114,7 +112,7 @@ def _remove(
     typer.echo(f"{map_dir}: {len(set(names))} images removed")
 
 
-def _info(map_dir: _Map) -> None:
+def _info(map_dir: SavedMap) -> None:
     """Verify the files of a map and list what it holds."""
     from ..maps import saved_map
 

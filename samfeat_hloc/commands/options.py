@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,7 +13,6 @@ from ..feature.presets import PRESETS
 DEFAULT_PRESET = "samfeat_aachen"
 DEFAULT_MAX_ERROR = 12.0
 DEFAULT_BENCHMARK = DEFAULT
-DEFAULT_PREFIXES = {"db": "db/", "query": "query/"}
 
 OWN_PHOTOS = "Your own photos"
 BENCHMARK_PANEL = "A benchmark"
@@ -37,8 +36,10 @@ Pairs = Annotated[Path, typer.Option("--pairs", help="List of pairs, a line 'nam
 ReferenceModel = Annotated[
     Path, typer.Option("--reference-model", help="COLMAP model with the known cameras and poses.")
 ]
+SavedMap = Annotated[Path, typer.Argument(metavar="MAP", help="Folder of a saved map.")]
 Dataset = Annotated[Path, typer.Option("--dataset", help="Dataset folder of the benchmark.")]
 Output = Annotated[Path, typer.Option("--output", help="File to write.")]
+PairsOutput = Annotated[Path, typer.Option("--output", help="List of pairs to write.")]
 JsonOutput = Annotated[
     Path | None, typer.Option("--output", help="Write the figures as JSON to this file too.")
 ]
@@ -90,8 +91,7 @@ Motion = Annotated[
     ),
 ]
 Benchmark = Annotated[
-    str,
-    typer.Option("--benchmark", help=f"Whose layout the dataset has: {', '.join(BENCHMARKS)}."),
+    str, typer.Option("--benchmark", help=f"Whose layout the dataset has: {', '.join(BENCHMARKS)}.")
 ]
 Scene = Annotated[
     str | None,
@@ -138,3 +138,13 @@ Device = Annotated[
         show_default="a GPU where there is one, else the CPU",
     ),
 ]
+
+
+def resize_option(default: str) -> Any:
+    """``--resize`` of features, in place of what ``default`` ("the preset's") is."""
+    return typer.Option("--resize", help="Longer side in pixels.", show_default=default)
+
+
+def max_keypoints_option(default: str) -> Any:
+    """``--max-keypoints`` of features, in place of what ``default`` ("the preset's") is."""
+    return typer.Option("--max-keypoints", help="Keypoints an image at most.", show_default=default)

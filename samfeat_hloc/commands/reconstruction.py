@@ -50,9 +50,8 @@ def _reconstruct(
     align: Annotated[
         str | None,
         typer.Option(
-            "--align",
             help="Bring the map to metres: gps for the photos' EXIF (x east, y north, z up), or a "
-            "list of known positions, 'name x y z' a line.",
+            "list of known positions, 'name x y z' a line."
         ),
     ] = None,
     turns: Annotated[
@@ -67,44 +66,33 @@ def _reconstruct(
     pairing: Annotated[
         str,
         typer.Option(
-            "--pairing",
             help="Which photos to match: exhaustive (all pairs), retrieval (those that look "
             "alike), sequence (those that follow each other by their names, and those that look "
             "alike), or auto (all pairs of up to 100 photos; of more, retrieval, and sequence for "
-            "a video).",
+            "a video)."
         ),
     ] = "auto",
     pairs: Annotated[
-        Path | None,
-        typer.Option("--pairs", help="List of the pairs to match, in place of --pairing."),
+        Path | None, typer.Option(help="List of the pairs to match, in place of --pairing.")
     ] = None,
-    num_retrieved: Annotated[
-        int, typer.Option("--num-retrieved", help="Photos retrieved for each photo.")
-    ] = 20,
+    num_retrieved: Annotated[int, typer.Option(help="Photos retrieved for each photo.")] = 20,
     overlap: Overlap = 10,
     motion: Motion = 0.1,
     camera_model: Annotated[
-        str, typer.Option("--camera-model", help="COLMAP's camera model of the photos.")
+        str, typer.Option(help="COLMAP's camera model of the photos.")
     ] = "SIMPLE_RADIAL",
     camera_mode: Annotated[
         str,
         typer.Option(
-            "--camera-mode",
             help="Which photos share a camera with one focal length: all (single), those of a "
-            "folder (folder), none (image), or neighbours of equal size and EXIF (auto).",
+            "folder (folder), none (image), or neighbours of equal size and EXIF (auto)."
         ),
     ] = "auto",
     camera: Annotated[
-        str | None,
-        typer.Option(
-            "--camera", help='Known camera of all photos, "MODEL width height params...".'
-        ),
+        str | None, typer.Option(help='Known camera of all photos, "MODEL width height params...".')
     ] = None,
     cameras: Annotated[
-        Path | None,
-        typer.Option(
-            "--cameras", help="Known cameras, 'name MODEL width height params...' a line."
-        ),
+        Path | None, typer.Option(help="Known cameras, 'name MODEL width height params...' a line.")
     ] = None,
     refine_focal: Annotated[
         bool | None,
@@ -123,8 +111,7 @@ def _reconstruct(
     mapper_threads: Annotated[
         int,
         typer.Option(
-            "--mapper-threads",
-            help="Threads of COLMAP's mapper; with more than 1 the model differs from run to run.",
+            help="Threads of COLMAP's mapper; with more than 1 the model differs from run to run."
         ),
     ] = 1,
     workers: LocalWorkers = 2,
@@ -192,8 +179,7 @@ def _evaluate(
     models: Annotated[
         list[Path],
         typer.Argument(
-            metavar="MODEL",
-            help="COLMAP models, or outputs folders of `samfeat reconstruct`.",
+            metavar="MODEL", help="COLMAP models, or outputs folders of `samfeat reconstruct`."
         ),
     ],
     output: JsonOutput = None,

@@ -26,39 +26,31 @@ def register(app: typer.Typer) -> None:
         ],
         dataset: Annotated[
             Path | None,
-            typer.Option(
-                "--dataset", help="The run's dataset.", show_default="where the run found it"
-            ),
+            typer.Option(help="The run's dataset.", show_default="where the run found it"),
         ] = None,
         images: Annotated[
             Path | None,
             typer.Option(
-                "--images",
                 help="Folder of the photos, of a reconstruction, a map or hloc's poses.",
                 show_default="where the reconstruction found them",
             ),
         ] = None,
         map_dir: Annotated[
-            Path | None,
-            typer.Option("--map", help="COLMAP model that hloc's poses file is of."),
+            Path | None, typer.Option("--map", help="COLMAP model that hloc's poses file is of.")
         ] = None,
         output: Annotated[
             Path | None,
             typer.Option(
-                "--output",
                 help="File to write.",
                 show_default="report.html in OUTPUTS; beside a map or a poses file, "
                 "OUTPUTS.report.html",
             ),
         ] = None,
         max_points: Annotated[
-            int, typer.Option("--max-points", min=1, help="Points in the 3-D view at most.")
+            int, typer.Option(min=1, help="Points in the 3-D view at most.")
         ] = 100_000,
         max_pictures: Annotated[
-            int,
-            typer.Option(
-                "--max-pictures", min=0, help="Queries or photos shown with their matches at most."
-            ),
+            int, typer.Option(min=0, help="Queries or photos shown with their matches at most.")
         ] = 60,
         workers: LocalWorkers = 2,
     ) -> None:

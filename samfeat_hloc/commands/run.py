@@ -62,8 +62,7 @@ def _run(
         Path | None, typer.Option(help="Folder of all results; a run goes on where it stopped.")
     ] = None,
     protocol: Annotated[
-        str,
-        typer.Option(help="full, or local-features for the benchmark's local-feature track."),
+        str, typer.Option(help="full, or local-features for the benchmark's local-feature track.")
     ] = "full",
     engine: _Engine = "native",
     preset: Preset = DEFAULT_PRESET,
@@ -114,7 +113,6 @@ def _run(
     max_error: Annotated[
         float | None,
         typer.Option(
-            "--max-error",
             help="Largest reprojection error of an inlier, in pixels.",
             show_default="as hloc on the benchmark: 12",
         ),

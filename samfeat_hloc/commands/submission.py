@@ -50,7 +50,7 @@ def _make(
         ),
     ],
     dataset: Dataset,
-    outputs: Annotated[Path, typer.Option("--outputs", help="Folder to write the file to.")],
+    outputs: Annotated[Path, typer.Option(help="Folder to write the file to.")],
     method: Method = "samfeat",
     benchmark: Benchmark = DEFAULT_BENCHMARK,
     scene: Scene = None,
@@ -95,8 +95,7 @@ def _evaluate(
     truth: Truth = None,
     output: JsonOutput = None,
     plot: Annotated[
-        Path | None,
-        typer.Option("--plot", help="Draw cumulative error curves to this .png, .pdf or .svg."),
+        Path | None, typer.Option(help="Draw cumulative error curves to this .png, .pdf or .svg.")
     ] = None,
 ) -> None:
     """Print the share of queries within the benchmark's thresholds, and why the others failed.

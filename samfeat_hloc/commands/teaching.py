@@ -25,36 +25,25 @@ def _teach(
     teacher: Annotated[
         str,
         typer.Option(
-            "--teacher",
             help="sam, dinov2, sam+dinov2, labels (your own label maps), regions (needs no "
-            "download), or one that another package brings.",
+            "download), or one that another package brings."
         ),
     ],
     output: _Output,
     weights: Annotated[
-        Path | None,
-        typer.Option("--weights", help="The teacher's checkpoint; SAM's for sam+dinov2."),
+        Path | None, typer.Option(help="The teacher's checkpoint; SAM's for sam+dinov2.")
     ] = None,
     dinov2_weights: Annotated[
-        Path | None, typer.Option("--dinov2-weights", help="DINOv2's checkpoint for sam+dinov2.")
+        Path | None, typer.Option(help="DINOv2's checkpoint for sam+dinov2.")
     ] = None,
     dinov2_model: Annotated[
-        str,
-        typer.Option(
-            "--dinov2-model", help="timm's name of the DINOv2 to download where no file is given."
-        ),
+        str, typer.Option(help="timm's name of the DINOv2 to download where no file is given.")
     ] = "vit_base_patch14_dinov2.lvd142m",
     label_maps: Annotated[
-        Path | None,
-        typer.Option("--label-maps", help="Folder of label maps, for the teacher labels."),
+        Path | None, typer.Option(help="Folder of label maps, for the teacher labels.")
     ] = None,
     points_per_side: Annotated[
-        int,
-        typer.Option(
-            "--points-per-side",
-            min=1,
-            help="SAM segments at a grid of this many points a side.",
-        ),
+        int, typer.Option(min=1, help="SAM segments at a grid of this many points a side.")
     ] = 32,
     skip_unlabelled: Annotated[
         bool, typer.Option("--skip-unlabelled", help="Leave out photos without a label map.")
@@ -62,12 +51,11 @@ def _teach(
     raw: Annotated[
         bool,
         typer.Option(
-            "--raw",
-            help="Keep embeddings with all their channels (float16; for SAM 2 MB a photo).",
+            "--raw", help="Keep embeddings with all their channels (float16; for SAM 2 MB a photo)."
         ),
     ] = False,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Photos in SAM's encoder at once.")
+        int | None, typer.Option(min=1, help="Photos in SAM's encoder at once.")
     ] = None,
     device: Device = None,
     overwrite: Overwrite = False,
@@ -94,9 +82,9 @@ def _probe(
     cache: Annotated[
         Path, typer.Argument(metavar="CACHE", help="A teacher's cache, of `samfeat teach`.")
     ],
-    label_maps: Annotated[Path, typer.Option("--label-maps", help="Folder of label maps.")],
+    label_maps: Annotated[Path, typer.Option(help="Folder of label maps.")],
     neighbours: Annotated[
-        int, typer.Option("--neighbours", min=1, help="Number of nearest neighbours that vote.")
+        int, typer.Option(min=1, help="Number of nearest neighbours that vote.")
     ] = 5,
     output: JsonOutput = None,
 ) -> None:
@@ -127,21 +115,16 @@ def _label(
     detector: Annotated[
         str,
         typer.Option(
-            "--detector",
-            help="Whose keypoints to teach: corners, dog, superpoint, aliked, disk or samfeat.",
+            help="Whose keypoints to teach: corners, dog, superpoint, aliked, disk or samfeat."
         ),
     ] = "corners",
-    weights: Annotated[
-        Path | None, typer.Option("--weights", help="The detector's checkpoint.")
-    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="The detector's checkpoint.")] = None,
     views: Annotated[
-        int, typer.Option("--views", min=1, help="Warped views of each photo to detect in.")
+        int, typer.Option(min=1, help="Warped views of each photo to detect in.")
     ] = 48,
-    max_keypoints: Annotated[
-        int, typer.Option("--max-keypoints", min=1, help="Keypoints a photo at most.")
-    ] = 1024,
+    max_keypoints: Annotated[int, typer.Option(min=1, help="Keypoints a photo at most.")] = 1024,
     resize: Annotated[
-        int, typer.Option("--resize", min=64, help="Longer side in pixels when detecting.")
+        int, typer.Option(min=64, help="Longer side in pixels when detecting.")
     ] = 480,
     device: Device = None,
     overwrite: Overwrite = False,

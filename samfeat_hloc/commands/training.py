@@ -11,8 +11,7 @@ from ..training.recipe_files import recipes
 from .options import TRAINING, Device, Images
 
 Recipe = Annotated[
-    Path,
-    typer.Option("--recipe", help=f"A recipe: {', '.join(recipes())}, or your own YAML file."),
+    Path, typer.Option("--recipe", help=f"A recipe: {', '.join(recipes())}, or your own YAML file.")
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -43,10 +42,10 @@ def register(app: typer.Typer) -> None:
         output: _Output,
         weights: _Trained,
         strength: Annotated[
-            float, typer.Option("--strength", help="How far to whiten, from 0.1 to 0.5 (fully).")
+            float, typer.Option(help="How far to whiten, from 0.1 to 0.5 (fully).")
         ] = 0.4,
         num_pairs: Annotated[
-            int, typer.Option("--num-pairs", min=8, help="Pairs of warped views to measure on.")
+            int, typer.Option(min=8, help="Pairs of warped views to measure on.")
         ] = 480,
         device: Device = None,
         overwrite: _Replace = False,
@@ -71,10 +70,9 @@ def register(app: typer.Typer) -> None:
         output: _Output,
         weights: _Trained,
         steps: Annotated[
-            int,
-            typer.Option("--steps", min=1, help="Optimizer steps, each of three pairs of views."),
+            int, typer.Option(min=1, help="Optimizer steps, each of three pairs of views.")
         ] = 270,
-        seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the random views.")] = 1,
+        seed: Annotated[int, typer.Option(min=0, help="Seed of the random views.")] = 1,
         device: Device = None,
         overwrite: _Replace = False,
     ) -> None:
@@ -93,24 +91,19 @@ def register(app: typer.Typer) -> None:
         arm: Annotated[
             list[str] | None,
             typer.Option(
-                "--arm",
-                help="An arm to train, such as baseline; can be repeated.",
-                show_default="all arms",
+                help="An arm to train, such as baseline; can be repeated.", show_default="all arms"
             ),
         ] = None,
-        seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each arm.")] = 1,
+        seeds: Annotated[int, typer.Option(min=1, help="Runs of each arm.")] = 1,
         measure: Annotated[
             list[Path] | None,
             typer.Option(
-                "--measure",
-                help="Folder in HPatches' layout to match after each run; can be repeated.",
+                help="Folder in HPatches' layout to match after each run; can be repeated."
             ),
         ] = None,
         results: Annotated[
             Path | None,
-            typer.Option(
-                "--results", help="Folder of the runs' results; runs that are in it are not done."
-            ),
+            typer.Option(help="Folder of the runs' results; runs that are in it are not done."),
         ] = None,
         device: Device = None,
     ) -> None:

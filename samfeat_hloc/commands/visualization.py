@@ -64,12 +64,10 @@ def _matches(
     image1: Annotated[Path, typer.Argument(metavar="PHOTO1", help="Another photo.")],
     output: _Output,
     homography: Annotated[
-        Path | None,
-        typer.Option("--homography", help="Text file of the 3x3 matrix from PHOTO0 to PHOTO1."),
+        Path | None, typer.Option(help="Text file of the 3x3 matrix from PHOTO0 to PHOTO1.")
     ] = None,
     features: Annotated[
-        Path | None,
-        typer.Option("--features", help="Match the features of this file, extract none."),
+        Path | None, typer.Option(help="Match the features of this file, extract none.")
     ] = None,
     image_dir: Annotated[
         Path | None,
@@ -79,7 +77,7 @@ def _matches(
     official_weights: OfficialWeights = False,
     max_keypoints: _MaxKeypoints = 1024,
     resize: _Resize = 1024,
-    lines: Annotated[int, typer.Option("--lines", min=1, help="Matches drawn at most.")] = 300,
+    lines: Annotated[int, typer.Option(min=1, help="Matches drawn at most.")] = 300,
     device: Device = None,
 ) -> None:
     """Draw the matches of two photos; with --homography, right and wrong ones in two colours."""
@@ -103,20 +101,16 @@ def _matches(
 
 def _relations(
     image: Annotated[Path, typer.Argument(metavar="PHOTO", help="A photo that the cache knows.")],
-    cache: Annotated[Path, typer.Option("--cache", help="A teacher's cache, of `samfeat teach`.")],
+    cache: Annotated[Path, typer.Option(help="A teacher's cache, of `samfeat teach`.")],
     output: _Output,
     name: Annotated[
         str | None,
-        typer.Option(
-            "--name", help="The photo's name in the cache, where several end like PHOTO's."
-        ),
+        typer.Option(help="The photo's name in the cache, where several end like PHOTO's."),
     ] = None,
     at: Annotated[
         tuple[float, float] | None,
         typer.Option(
-            "--at",
-            help="Pixel x y whose similarity to all others is drawn.",
-            show_default="the middle",
+            help="Pixel x y whose similarity to all others is drawn.", show_default="the middle"
         ),
     ] = None,
     weights: Weights = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypedDict
 
 from ..errors import SamfeatError
@@ -93,6 +93,18 @@ class ExtractOptions:
         if keywords.get("official"):
             keywords = {**RELEASE_DEFAULTS, **keywords}
         return cls(**keywords)
+
+    def limited(self, resize: int | None, max_keypoints: int | None) -> ExtractOptions:
+        """These options with another size and another number of keypoints; None keeps this one's.
+
+        Raises:
+            SamfeatError: an impossible value.
+        """
+        return replace(
+            self,
+            resize=self.resize if resize is None else resize,
+            max_keypoints=self.max_keypoints if max_keypoints is None else max_keypoints,
+        )
 
     def asdict(self) -> dict[str, Any]:
         """The options as plain values, for a configuration file."""
