@@ -36,12 +36,18 @@ def relight_day(views: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def relight_night(
-    views: Tensor, generator: torch.Generator, *, through_sensor: float = 0.0
+    views: Tensor,
+    generator: torch.Generator,
+    *,
+    through_sensor: float = 0.0,
+    lamplight: Tensor | None = None,
 ) -> Tensor:
     """A dark scene under a few lamps, photographed with a noisy sensor.
 
     Arguments:
         views: (B, 3, H, W) in [0, 1].
+        lamplight: (B, 3, H, W), linear, the light of the scene's own lamps; None: lamps anywhere in
+            the picture.
         through_sensor: share of the pictures that :func:`.sensor.photograph` makes of it, with
             noise as a camera leaves it, in place of white noise.
 
@@ -62,7 +68,7 @@ def relight_night(
         lamp = factor(0, 1) / (1 + distance2 / factor(0.01, 0.12))
         warmth = torch.cat([factor(0.9, 1.1), factor(0.6, 1.0), factor(0.25, 0.9)], dim=1)
         light = light + lamp * warmth
-    linear = linear * light
+    linear = linear * (light if lamplight is None else lamplight)
     linear = linear / linear.mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-4) * factor(0.04, 0.16)
     linear = _blur_some(linear, 0.5, generator)
     light = linear

@@ -7,7 +7,15 @@ points from one view to another; ``write_demo(folder)`` writes a whole localizat
 
 from .city import build_city
 from .demo import Shot, plan_shots, write_demo
-from .lighting import DAY, NIGHT, day_exposure, illuminate, night_exposure, photograph
+from .lighting import (
+    DAY,
+    NIGHT,
+    day_exposure,
+    illuminate,
+    light_in,
+    night_exposure,
+    photograph,
+)
 from .render import Rendering, TrueCorrespondences, correspond, lift, look_at, project, render
 from .surfaces import City
 
@@ -23,6 +31,7 @@ __all__ = [
     "day_exposure",
     "illuminate",
     "lift",
+    "light_in",
     "look_at",
     "night_exposure",
     "photograph",

@@ -7,12 +7,13 @@ adds what happens behind the lens: exposure, white balance, blur, bloom, noise.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
-from .render import rasterise
+from .render import Rendering, intrinsics, rasterise
 from .surfaces import City
 
 LIGHT_DENSITY = 7.0
@@ -142,7 +143,7 @@ def illuminate(city: City, light: Light, seed: int = 0) -> City:
             warm = np.array((1.0, 0.86, 0.58), np.float32) * np.float32(light.glow * 1.15 / 255)
             lit += paint[..., :3] * (paint[..., 3:].astype(np.float32) * warm)
         pyramids.append(build_pyramid(np.minimum(lit, 255).astype(np.uint8)))
-    return replace(city, pyramids=tuple(pyramids), sky=_panorama(light, seed))
+    return replace(city, pyramids=tuple(pyramids), sky=panorama(light, seed))
 
 
 def build_pyramid(texture: np.ndarray) -> list[np.ndarray]:
@@ -169,6 +170,15 @@ def _light_on(city: City, index: int, light: Light, shadow: _ShadowMap | None) -
         + down[:, None, None] * city.v[index]
         + 0.03 * normal
     )
+    return _light_at(points, normal, light, city.lamps, shadow)
+
+
+def _light_at(
+    points: np.ndarray, normal: np.ndarray, light: Light,
+    lamps: Sequence[tuple[np.ndarray, np.ndarray]], shadow: _ShadowMap | None,
+) -> np.ndarray:  # fmt: skip
+    """Linear RGB light float32 (h, w, 3) on points (h, w, 3) of a surface with this normal."""
+    rows, columns, _ = points.shape
     from_above = 0.5 + 0.5 * normal[2]
     ambient = from_above * np.array(light.sky) + (1 - from_above) * np.array(light.ground)
     total = np.broadcast_to(ambient, (rows, columns, 3)).astype(np.float32)
@@ -178,13 +188,52 @@ def _light_on(city: City, index: int, light: Light, shadow: _ShadowMap | None) -
             open_sky = shadow.lit(points.reshape(-1, 3)).reshape(rows, columns, 1)
             total = total + open_sky * np.array(light.sun, np.float32) * np.float32(facing)
     if light.lamps > 0:
-        for place, color in city.lamps:
+        for place, color in lamps:
             towards = place - points
             distance = np.einsum("rck,rck->rc", towards, towards)
             cosine = (towards @ normal) / np.sqrt(distance)
             fall = np.maximum(0.15 + 0.85 * cosine, 0) * (cosine > -0.1) / (distance + 0.8)
             total = total + (light.lamps * fall[..., None] * color).astype(np.float32)
     return np.clip(total, 0, 4)
+
+
+def light_in(
+    view: Rendering, city: City, light: Light, *, glow: np.ndarray | None = None, casting: int = 0
+) -> np.ndarray:
+    """Linear RGB light float32 (H, W, 3) on what a picture shows; 1 in the sky.
+
+    For pictures of a city whose textures have no light baked in: ``image * light ** (1 / 2.2)`` is
+    the picture under this light, without lighting what the picture does not show.
+
+    Arguments:
+        glow: float32 (S,), how strongly each surface shines by itself after dark; None: not.
+        casting: the first surface that casts a shadow; those before it do not.
+    """
+    shadow = None
+    if max(light.sun) > 0:
+        parts = (city.origins, city.u, city.v, city.extents, city.normals)
+        origins, u, v, extents, normals = (part[casting:] for part in parts)
+        solid = replace(city, origins=origins, u=u, v=v, extents=extents, normals=normals)
+        shadow = _ShadowMap(solid, light)
+    total = np.ones((*view.surface.shape, 3), np.float32)
+    height, width = view.surface.shape
+    pixels = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), -1)
+    rays = np.concatenate((pixels, np.ones((height, width, 1))), -1)
+    rays = rays @ np.linalg.inv(intrinsics(view.camera)).T * view.depth[..., None]
+    points = (rays - view.pose.tvec) @ view.pose.rotation
+    order = np.argsort(view.surface, axis=None, kind="stable")
+    labels = view.surface.ravel()[order]
+    for seen in np.split(order, np.flatnonzero(np.diff(labels)) + 1):
+        index = int(view.surface.ravel()[seen[0]])
+        if index < 0:
+            continue
+        normal = city.normals[index]
+        there = points.reshape(-1, 3)[seen] + 0.03 * normal
+        lit = _light_at(there[None], normal, light, city.lamps, shadow)[0]
+        if glow is not None and light.glow > 0:
+            lit = lit + light.glow * glow[index] * np.array((1.0, 0.8, 0.5), np.float32)
+        total.reshape(-1, 3)[seen] = lit
+    return total
 
 
 class _ShadowMap:
@@ -245,8 +294,9 @@ class _ShadowMap:
         return total / len(taps)
 
 
-def _panorama(light: Light, seed: int) -> np.ndarray:
-    """The sky, uint8 (256, 1024, 3): columns are azimuths, the top row the zenith."""
+def panorama(light: Light, seed: int) -> np.ndarray:
+    """The sky, uint8 (256, 1024, 3): columns are azimuths, the top row the zenith. ``seed`` shapes
+    the clouds."""
     rng = np.random.default_rng((seed, 77))
     height, width = 256, 1024
     climb = np.linspace(1, 0, height, dtype=np.float32)[:, None, None] ** np.float32(0.7)

@@ -79,6 +79,30 @@ def look_at(position: np.ndarray, yaw: float, pitch: float) -> Pose:
     return Pose(qvec, -turned.rotation @ np.asarray(position, np.float64))
 
 
+def rolled(pose: Pose, angle: float) -> Pose:
+    """The pose of a camera that is turned about its optical axis; what it sees turns by ``angle``
+    radians, from x towards y."""
+    turn = _times(np.array((np.cos(angle / 2), 0, 0, np.sin(angle / 2))), pose.qvec)
+    turn = turn * (1.0 if turn[0] >= 0 else -1.0)
+    turned = Pose(turn, np.zeros(3))
+    return Pose(turn, -turned.rotation @ pose.centre)
+
+
+def free_sight(city: City, place: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Which points (N, 3) nothing hides from a place (3,): bool (N,). What lies within a
+    hundredth of the distance to a point does not hide it."""
+    ways = points - place  # (N, 3)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ahead = np.einsum("sk,sk->s", city.normals, city.origins - place)
+        share = ahead[:, None] / (city.normals @ ways.T)  # (S, N) of the way
+        hits = place + share[..., None] * ways - city.origins[:, None]
+        along = np.einsum("snk,sk->sn", hits, city.u)
+        down = np.einsum("snk,sk->sn", hits, city.v)
+        inside = (along > 0) & (along < city.extents[:, :1])
+        inside &= (down > 0) & (down < city.extents[:, 1:])
+        return ~(inside & (share > 1e-3) & (share < 0.99)).any(0)
+
+
 def _times(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Product of two quaternions (w, x, y, z)."""
     a, p = left[0], left[1:]

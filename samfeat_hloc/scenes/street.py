@@ -54,19 +54,19 @@ def _line_of_furniture(site: Site, side: int) -> None:
     while x < LENGTH - 4.5:
         kind = rng.random()
         if kind < 0.14:
-            _van(site, _square(x, side * 4.55, side), float(rng.uniform(3.6, 4.4)))
+            stand_van(site, _square(x, side * 4.55, side), float(rng.uniform(3.6, 4.4)))
             x += 4.6
         elif kind < 0.36:
-            _car(site, _square(x, side * 4.6, side), float(rng.uniform(3.4, 3.9)))
+            stand_car(site, _square(x, side * 4.6, side), float(rng.uniform(3.4, 3.9)))
             x += 4.2
         elif kind < 0.56:
-            _planter(site, _square(x, side * 6.2, side))
+            stand_planter(site, _square(x, side * 6.2, side))
             x += 1.8
         elif kind < 0.74:
             _cabinet(site, _square(x, side * 6.3, side))
             x += 1.4
         elif kind < 0.84:
-            _kiosk(site, _square(x, side * 6.3, side))
+            stand_kiosk(site, _square(x, side * 6.3, side))
             x += 2.6
         else:
             _crates(site, _square(x, side * 6.2, side))
@@ -104,7 +104,7 @@ def _lamp_post(site: Site, frame: Frame) -> None:
     site.lamp(frame.at(0, 4.4, 0.5), float(site.rng.uniform(3.2, 5.0)))
 
 
-def _van(site: Site, frame: Frame, length: float) -> None:
+def stand_van(site: Site, frame: Frame, length: float) -> None:
     """A delivery van with lettering: a body and a cab, on wheels."""
     rng = site.rng
     color = LACQUERS[int(rng.integers(len(LACQUERS)))]
@@ -148,7 +148,7 @@ def _wheels(body: np.ndarray) -> None:
         cv2.circle(body, centre, 5, (60, 60, 64, 0), -1, cv2.LINE_AA)
 
 
-def _car(site: Site, frame: Frame, length: float) -> None:
+def stand_car(site: Site, frame: Frame, length: float) -> None:
     """A car in two boxes: a body with doors, a cabin with windows."""
     rng = site.rng
     color = LACQUERS[int(rng.integers(len(LACQUERS)))]
@@ -181,7 +181,7 @@ def _car(site: Site, frame: Frame, length: float) -> None:
     _all_round(site, frame, half, (0.87, 1.42), color, cabin, cabin)
 
 
-def _planter(site: Site, frame: Frame) -> None:
+def stand_planter(site: Site, frame: Frame) -> None:
     rng = site.rng
     tub = textures.masonry(rng, *quad(84, 1.4, 0.5), (150, 140, 126), (20, 42), joint=2)
     textures.weather(rng, tub, 84.0)
@@ -216,7 +216,7 @@ def _cabinet(site: Site, frame: Frame) -> None:
     _all_round(site, frame, (wide / 2, 0.25), up, (138, 146, 140), faces[0], faces[1])
 
 
-def _kiosk(site: Site, frame: Frame) -> None:
+def stand_kiosk(site: Site, frame: Frame) -> None:
     """A newsstand: covered in bills below a projecting roof."""
     rng = site.rng
     faces = []

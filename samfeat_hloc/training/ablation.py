@@ -44,10 +44,13 @@ ARMS: dict[str, tuple[str, ...]] = {
     "all, release": ("psrd", "wsc", "edge", "rows"),
     "+edges": ("edge",),
     "+gradients": ("edge", "gradients"),
+    "+scenes": ("scenes",),
+    "+scenes, unseen": ("scenes", "unseen"),
 }
 PARTS = ("asrd", "psrd", "wsc", "wsc_margin", "edge")
 OPTIONS = ExtractOptions(resize=1024, max_keypoints=2048)
 LIMITS = (1, 3, 5)  # pixels
+UNSEEN = 64  # keypoints a view that the other cannot see, in the arm of their name
 # What of a recipe changes neither weights nor figures.
 _NOT_SETTINGS = ("output", "data.packed", "data.licence", "train.log_every", "train.save_every",
                  "train.validate_every", "train.keep")  # fmt: skip
@@ -58,8 +61,12 @@ def variant(recipe: Recipe, arm: str, seed: int) -> Recipe:
 
     EAG is the edge attention together with the loss of the edges; ``+edges`` is that loss alone,
     ``+gradients`` the same loss with the image's gradients in place of the teacher's edges.
+    ``+scenes`` takes half of the pairs from generated house fronts of the same photos, ``unseen``
+    has keypoints that the other view cannot see as negatives.
     """
-    parts = ARMS[arm]
+    parts, mix = ARMS[arm], recipe.data.mix
+    if "scenes" in parts:
+        mix = replace(mix, scenes=mix.homographies + (mix.taught or 0.0))
     weights: dict[str, Any] = {
         name: (getattr(recipe.losses, name) or 1.0) if name in parts else 0.0 for name in PARTS
     }
@@ -68,10 +75,14 @@ def variant(recipe: Recipe, arm: str, seed: int) -> Recipe:
         recipe,
         output=recipe.output / f"{file_name(arm)}-{seed}",
         # All runs train on the same photos: one file holds their pixels.
-        data=replace(recipe.data, packed=recipe.data.packed or recipe.output / PACKED),
+        data=replace(recipe.data, mix=mix, packed=recipe.data.packed or recipe.output / PACKED),
         losses=replace(recipe.losses, **weights),
         network=replace(recipe.network, edge_attention=kind),
-        pairs=replace(recipe.pairs, taught_edges="gradients" not in parts),
+        pairs=replace(
+            recipe.pairs,
+            taught_edges="gradients" not in parts,
+            unseen=UNSEEN if "unseen" in parts else recipe.pairs.unseen,
+        ),
         train=replace(recipe.train, seed=seed),
     )
 

@@ -70,6 +70,22 @@ def common_corners(
     return refine(response[:, 0], whole), (values > 0).to(response.dtype)
 
 
+def corners_within(
+    views: Tensor, mask: Tensor, limit: int, *, radius: int = 3, least: float = 0.01
+) -> Tensor:
+    """The strongest corners of views (B, 3, S, S) where a mask (B, S, S) is 1.
+
+    Returns:
+        (B, limit, 3): whole pixels xy, and 1 where there is such a corner, else 0.
+    """
+    side = views.shape[-1]
+    response = corner_response(views)
+    kept = (response >= local_maximum(response, radius)) & (response > least)
+    kept = clear_border(kept & (mask[:, None] > 0), 4, width=side, height=side)
+    values, order = torch.where(kept, response, -1.0).flatten(1).topk(limit, dim=1)
+    return torch.stack([order % side, order // side, values > 0], dim=-1).to(views.dtype)
+
+
 def splat(points: Tensor, present: Tensor, side: int) -> Tensor:
     """Labels (B, side, side) in [0, 1]: each point shared among its four pixels.
 

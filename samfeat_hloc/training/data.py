@@ -21,6 +21,7 @@ from .pairs import PairSource
 from .photos import PackedPhotos, PhotoFolder, Photos, pack
 from .posed_pairs import PosedSource
 from .recipe import Recipe
+from .scene_pairs import SceneSource
 from .sources import MixedSource
 from .synthetic_pairs import SyntheticSource
 from .validation import PlanarPairs, Validation
@@ -56,7 +57,7 @@ def open_data(recipe: Recipe, device: torch.device) -> TrainingData:
     taught_by = [teacher.teacher] if teacher else []
     sources: list[tuple[PairSource, float]] = []
     held_back: Photos | None = PhotoFolder.open(data.validation) if data.validation else None
-    if data.images and (mix.homographies or mix.taught or held_back is None):
+    if data.images and (mix.homographies or mix.taught or mix.scenes or held_back is None):
         photos = PhotoFolder.open(data.images)
         if held_back is None:
             photos, held_back = photos.split()
@@ -77,9 +78,9 @@ def open_data(recipe: Recipe, device: torch.device) -> TrainingData:
         made = SyntheticSource.open(data.synthetic, recipe.train.seed, options=recipe.posed)
         sources.append((made, mix.synthetic))
         taught_by.append("the generated scenes' geometry")
-    if data.images and (mix.homographies or mix.taught):
+    if data.images and (mix.homographies or mix.taught or mix.scenes):
         # Last, as packing takes longest, but the first among the sources.
-        sources[:0] = _homographies(recipe, photos, teacher, labels)
+        sources[:0] = _of_photos(recipe, photos, teacher, labels)
     if not sources:
         raise SamfeatError("data.mix", "no source of pairs is left", "give one a weight above 0")
     fixed = None
@@ -95,11 +96,12 @@ def open_data(recipe: Recipe, device: torch.device) -> TrainingData:
     )
 
 
-def _homographies(
+def _of_photos(
     recipe: Recipe, photos: PhotoFolder, teacher: TeacherCache | None, labels: KeypointLabels | None
 ) -> list[tuple[PairSource, float]]:
-    """The sources of the recipe's photos under homographies with their weights, their pixels
-    packed: one of all photos, or one of those that the teacher knows and one of the others."""
+    """The sources of the recipe's photos with their weights, their pixels packed: homographies of
+    all photos, or of those that the teacher knows and of the others; scenes whose walls they are.
+    """
     mix, known = recipe.data.mix, photos.names
     if teacher is not None:
         known = tuple(name for name in photos.names if name in teacher)
@@ -128,7 +130,12 @@ def _homographies(
     path = recipe.data.packed or recipe.output / PACKED
     with processes.first_alone():
         pack(photos.folder, path)
-    return [
+    sources: list[tuple[PairSource, float]] = [
         (HomographySource(PackedPhotos(path, names), recipe.homographies, teacher, labels), weight)
         for names, weight in drawn
+        if weight
     ]
+    if mix.scenes:
+        walls = [name for names, weight in drawn if weight for name in names] or photos.names
+        sources.append((SceneSource(PackedPhotos(path, walls), recipe.posed), mix.scenes))
+    return sources

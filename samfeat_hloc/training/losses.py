@@ -114,6 +114,8 @@ def matching_loss(
     too_close: Tensor,
     *,
     temperature: float = 0.05,
+    unseen0: Tensor | None = None,
+    unseen1: Tensor | None = None,
 ) -> Tensor:
     """Cross entropy of the matches that mutual nearest neighbours would take (not in the paper).
 
@@ -122,6 +124,8 @@ def matching_loss(
     matching does, where the triplet loss looks at one and weights them by attention.
 
     Arguments: as in :func:`triplet_loss`; ``temperature`` divides the cosine similarities.
+        unseen0, unseen1: (U, D) and (V, D), descriptors of unit length of keypoints of the first
+        and the second images that have no match: further negatives of the others' points.
 
     Returns:
         Scalar: the mean over both directions and all valid points.
@@ -134,7 +138,9 @@ def matching_loss(
     blocked = blocked & ~torch.eye(pairs * points, device=valid.device, dtype=torch.bool)
     similarity = similarity.masked_fill(blocked, -torch.inf)
     target = torch.arange(pairs * points, device=valid.device)
-    forward = F.cross_entropy(similarity, target, reduction="none")
+    forward = F.cross_entropy(
+        _beside(similarity, descriptors0, unseen1, temperature), target, reduction="none"
+    )
     # Columns are the same problem seen from the other image; blocked entries stay blocked.
     similarity = similarity.masked_fill(~(valid.flatten() > 0)[:, None], -torch.inf)
     similarity = torch.where(
@@ -142,9 +148,20 @@ def matching_loss(
         torch.nan_to_num(similarity, neginf=0.0),
         similarity,
     )
-    backward = F.cross_entropy(similarity.t(), target, reduction="none")
+    backward = F.cross_entropy(
+        _beside(similarity.t(), descriptors1, unseen0, temperature), target, reduction="none"
+    )
     counted = valid.flatten()
     return ((forward + backward) * counted).sum() / (2 * counted.sum()).clamp(min=1)
+
+
+def _beside(
+    similarity: Tensor, descriptors: Tensor, unseen: Tensor | None, temperature: float
+) -> Tensor:
+    """Similarities (R, C) of descriptors (B, N, D), R in all, with those to unseen ones beside."""
+    if unseen is None:
+        return similarity
+    return torch.cat([similarity, descriptors.flatten(0, 1) @ unseen.t() / temperature], dim=1)
 
 
 def relations(maps: Tensor) -> Tensor:

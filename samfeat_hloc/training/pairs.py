@@ -8,7 +8,7 @@ all: labels, descriptor points, relighting.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..geometry.homographies import pixel_grid, uniform
 from ..geometry.photometric import relight_day, relight_night
-from .corners import common_corners, gaussian_blur, splat
+from .corners import common_corners, corners_within, gaussian_blur, splat
 
 Move = Callable[[Tensor], Tensor]
 
@@ -31,7 +31,8 @@ class PairOptions:
     descriptor points a pair, half of them on keypoints. keypoints: labels a view at most.
     too_close: radius around a match within which nothing is a negative, pixels. taught_edges:
     where there is a teacher its edges are the edge map's target; false takes image gradients, as
-    where there is none.
+    where there is none. unseen: so many keypoints of each view that the other cannot see are
+    negatives of the matching loss, where it is known that it cannot (generated scenes).
     """
 
     crop: int = 192
@@ -41,6 +42,7 @@ class PairOptions:
     keypoints: int = 224
     too_close: float = 8.0
     taught_edges: bool = True
+    unseen: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class PairBatch:
     groups0, groups1: (B, N) int64, the teacher's semantic group at the points, -1 where none.
     teacher0, teacher1: (B, C, h, w), the teacher's embedding of the views; None without teacher.
     taught: (B,), 1 where the pair has a teacher (its edges, groups and embedding).
+    unseen0, unseen1: (B, M, 3), keypoints xy of a view that the other does not show, and 1 where
+    there is one; None where that is not known.
     """
 
     image0: Tensor
@@ -78,6 +82,8 @@ class PairBatch:
     matrix01: Tensor | None = None
     teacher0: Tensor | None = None
     teacher1: Tensor | None = None
+    unseen0: Tensor | None = None
+    unseen1: Tensor | None = None
 
     @property
     def network_input(self) -> Tensor:
@@ -122,6 +128,7 @@ def complete_pairs(
     labelled: tuple[Tensor, Tensor] | None = None,
     taught: tuple[TeacherViews, TeacherViews] | None = None,
     matrix01: Tensor | None = None,
+    hidden: tuple[Tensor, Tensor] | None = None, lamplight: Tensor | None = None,
 ) -> PairBatch:  # fmt: skip
     """Everything the losses need, from two views and the correspondence between them.
 
@@ -133,6 +140,9 @@ def complete_pairs(
             that both views show.
         taught: what a teacher says of the two views; None takes image gradients as edges.
         matrix01: (B, 3, 3), where ``move01`` is a homography.
+        hidden: (B, S, S) each, 1 where a pixel's content is known not to be in the other view.
+        lamplight: (B, 3, S, S), linear, what lights view 1 at night, as a factor of its light; None
+            for lamps anywhere.
     """
     side = view0.shape[-1]
     if labelled is None:
@@ -144,10 +154,17 @@ def complete_pairs(
     points0 = _descriptor_points(corners0, present, seen0, options.points, generator)
     points1 = move01(points0)
     valid = _at(seen0, points0) * _within(points1, side)
-    return finish_pairs(
+    batch = finish_pairs(
         (view0, view1), (seen0, seen1), (corners0, corners1, present), (points0, points1, valid),
-        options, generator, taught=taught, matrix01=matrix01,
+        options, generator, taught=taught, matrix01=matrix01, lamplight=lamplight,
     )  # fmt: skip
+    if hidden is None or not options.unseen:
+        return batch
+    unseen0, unseen1 = (
+        corners_within(view, mask, options.unseen)
+        for view, mask in zip((view0, view1), hidden, strict=True)
+    )
+    return replace(batch, unseen0=unseen0, unseen1=unseen1)
 
 
 def finish_pairs(
@@ -160,11 +177,12 @@ def finish_pairs(
     *,
     taught: tuple[TeacherViews, TeacherViews] | None = None,
     matrix01: Tensor | None = None,
+    lamplight: Tensor | None = None,
 ) -> PairBatch:
     """A batch of pairs whose labels and descriptor points are known: the rest of the batch.
 
     Arguments:
-        views, seen, taught, matrix01: as in :func:`complete_pairs`.
+        views, seen, taught, matrix01, lamplight: as in :func:`complete_pairs`.
         corners: the labels' places in either view (B, K, 2), and which are there (B, K).
         points: descriptor points in either view (B, N, 2), and which count (B, N).
     """
@@ -193,7 +211,7 @@ def finish_pairs(
 
     night = uniform((count, 1, 1, 1), 0, 1, generator) < options.night
     image0 = relight_day(view0, generator)
-    dark = relight_night(view1, generator, through_sensor=options.sensor)
+    dark = relight_night(view1, generator, through_sensor=options.sensor, lamplight=lamplight)
     image1 = torch.where(night, dark, relight_day(view1, generator))
     return PairBatch(
         image0, image1,

@@ -37,7 +37,8 @@ _LEAST = {
         "train.learning_rate", "train.warmup", "train.weight_decay", "train.clip", "train.keep",
         "train.seed", "pairs.too_close", "homographies.rotation", "homographies.perspective",
         "homographies.shift", "posed.rotation", "data.mix.homographies", "data.mix.model",
-        "data.mix.megadepth", "data.mix.mtldesc", "data.mix.synthetic",
+        "data.mix.megadepth", "data.mix.mtldesc", "data.mix.synthetic", "data.mix.scenes",
+        "pairs.unseen",
     ),
     64: ("posed.longest",),
 }  # fmt: skip
@@ -49,7 +50,8 @@ class MixOptions:
 
     taught: homographies of those of the photos in ``images`` that the teacher knows;
     ``homographies`` are then those of the others. None: all photos are drawn alike, the teacher
-    says what it knows.
+    says what it knows. scenes: generated house fronts whose walls are photos in ``images``, those
+    that homographies are drawn of, or all if none are.
     """
 
     taught: float | None = None
@@ -58,6 +60,7 @@ class MixOptions:
     megadepth: float = 1.0
     mtldesc: float = 1.0
     synthetic: float = 1.0
+    scenes: float = 0.0
 
 
 @dataclass
@@ -259,6 +262,8 @@ def _check(recipe: Recipe, path: Path) -> None:
             refuse("data.mix.taught", data.mix.taught, "a number from 0")
         if not (data.teacher and data.images):
             refuse("data.mix.taught", data.mix.taught, "data.images and data.teacher as well")
+    if data.mix.scenes and not data.images:
+        refuse("data.mix.scenes", data.mix.scenes, "data.images as well, the photos of the walls")
     if loop.schedule not in SCHEDULES:
         refuse("train.schedule", loop.schedule, " or ".join(SCHEDULES))
     if loop.precision not in PRECISIONS:
@@ -298,8 +303,9 @@ def _check(recipe: Recipe, path: Path) -> None:
     if data.depth and not data.model:
         raise SamfeatError(path, "data.model is missing", "data.depth holds its depth maps")
     if recipe.losses.agreement and (
-        data.model or data.megadepth or data.mtldesc or data.synthetic or not data.images
-    ):
+        data.model or data.megadepth or data.mtldesc or data.synthetic or data.mix.scenes
+        or not data.images
+    ):  # fmt: skip
         refuse("losses.agreement", recipe.losses.agreement, "0, or homographies of photos alone")
     needing = recipe.losses.needs_teacher()
     if needing and not (data.teacher or data.mtldesc or data.synthetic):

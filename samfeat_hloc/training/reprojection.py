@@ -27,19 +27,37 @@ class Reprojection:
 
     inverse_depth: (B, S, S) of the first views, 0 where unknown. matrix: (B, 3, 3) and offset:
     (B, 3): a pixel (x, y, 1) of inverse depth w goes to matrix @ (x, y, 1) + offset * w.
+    slope: (B, S, S, 2), how the inverse depth of what a pixel shows changes a pixel to the right
+    and down, where that is known: points between pixels then have the exact depth of what the
+    pixel nearest to them shows. Without, depth is interpolated.
     """
 
     inverse_depth: Tensor
     matrix: Tensor
     offset: Tensor
+    slope: Tensor | None = None
 
     def __call__(self, points: Tensor) -> Tensor:
         """Points (B, N, 2) in the other view; ``NOWHERE`` where depth is unknown."""
         return self.project(points)[0]
 
+    def sample(self, points: Tensor) -> Tensor:
+        """Inverse depth (B, N) of the first views at points (B, N, 2); 0 outside and unknown."""
+        if self.slope is None:
+            return sample_inverse_depth(self.inverse_depth, points)
+        height, width = self.inverse_depth.shape[-2:]
+        near = points.round()
+        inside = ((near >= 0) & (near <= near.new_tensor([width - 1, height - 1]))).all(-1)
+        near = torch.where(inside[..., None], near, 0.0)
+        index = (near[..., 1] * width + near[..., 0]).long()
+        at = self.inverse_depth.flatten(1).gather(1, index)
+        slope = self.slope.flatten(1, 2).gather(1, index[..., None].expand(-1, -1, 2))
+        known = inside & (at > 0)
+        return torch.where(known, at + (slope * (points - near)).sum(-1), 0.0)
+
     def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Points (B, N, 2) in the other view, and their inverse depth there (B, N), 0 unknown."""
-        inverse = sample_inverse_depth(self.inverse_depth, points)
+        inverse = self.sample(points)
         moved = points @ self.matrix[:, :, :2].transpose(1, 2) + self.matrix[:, None, :, 2]
         moved = moved + self.offset[:, None] * inverse[..., None]
         ahead = (inverse > 0) & (moved[..., 2] > 1e-6)
@@ -95,7 +113,7 @@ def mutually_seen(
     )
     moved, expected = there.project(pixels)
     returned, _ = back.project(moved)
-    found = sample_inverse_depth(back.inverse_depth, moved)
+    found = back.sample(moved)
     same = (expected > 0) & (found > 0) & ((found - expected).abs() < tolerance * expected)
     same &= (returned - pixels).norm(dim=-1) < most_error
     return same.view(batch, side, side).float()

@@ -99,9 +99,17 @@ def batch_losses(maps: Maps, batch: PairBatch, options: LossOptions) -> dict[str
             temperature=options.triplet_temperature,
         )  # fmt: skip
     if options.matching:
+        unseen0, unseen1 = (
+            _described(maps.descriptors[half], unseen, side)
+            for half, unseen in zip(
+                (slice(None, len(batch.valid)), slice(len(batch.valid), None)),
+                (batch.unseen0, batch.unseen1), strict=True,
+            )
+        )  # fmt: skip
         parts["matching"] = losses.matching_loss(
-            descriptors0, descriptors1, batch.valid, batch.too_close
-        )
+            descriptors0, descriptors1, batch.valid, batch.too_close,
+            unseen0=unseen0, unseen1=unseen1,
+        )  # fmt: skip
     if batch.teacher0 is not None and batch.teacher1 is not None:
         teacher = torch.cat([batch.teacher0, batch.teacher1])
         if options.asrd:
@@ -120,6 +128,14 @@ def batch_losses(maps: Maps, batch: PairBatch, options: LossOptions) -> dict[str
         target = torch.cat([batch.edges0, batch.edges1])
         parts["edge"] = losses.edge_loss(maps.edges, target, kind=options.edge_kind)
     return parts
+
+
+def _described(descriptors: Tensor, points: Tensor | None, side: int) -> Tensor | None:
+    """Unit-length descriptors (M, D) of the points (B, N, 3) that are there, of all images."""
+    if points is None:
+        return None
+    found = F.normalize(sample(descriptors, points[..., :2], side, side), dim=-1)
+    return found[points[..., 2] > 0]
 
 
 def total_loss(parts: dict[str, Tensor], options: LossOptions) -> Tensor:
@@ -316,6 +332,7 @@ def describe(recipe: Recipe, progress: Any, teacher: str, world: int) -> dict[st
     data = recipe.data
     used = {
         "random homographies of photos": data.images if data.mix.homographies else None,
+        "generated house fronts of photos": data.images if data.mix.scenes else None,
         "a COLMAP model": data.model,
         "MegaDepth": data.megadepth,
         "MegaDepth as MTLDesc released it": data.mtldesc,
