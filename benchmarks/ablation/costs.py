@@ -67,7 +67,7 @@ def main(
 def _steps(recipe: Any, device: torch.device, repeats: int) -> dict[str, float]:
     source = open_data(recipe, device).source
     arms = {}
-    for arm in ablation.ARMS:
+    for arm in ablation.TEACHERS_ARMS:
         chosen = ablation.variant(recipe, arm, 1)
         torch.manual_seed(1)
         model = SAMFeat(edge_attention=chosen.network.edge_attention).train().to(device)

@@ -77,8 +77,8 @@ def main(
             f"train.steps={pairs // batch}", f"train.batch={batch}", f"pairs.crop={crop}",
         ])  # fmt: skip
         ablation.ablate(
-            recipe, arms=arm or list(ablation.ARMS), seeds=range(1, seeds + 1), measured=measure,
-            results=results,
+            recipe, arms=arm or list(ablation.TEACHERS_ARMS), seeds=range(1, seeds + 1),
+            measured=measure, results=results,
         )  # fmt: skip
     text = ablation.tables(ablation.read_results(results))
     typer.echo(text)

@@ -91,7 +91,8 @@ def register(app: typer.Typer) -> None:
         arm: Annotated[
             list[str] | None,
             typer.Option(
-                help="An arm to train, such as baseline; can be repeated.", show_default="all arms"
+                help="An arm to train, such as baseline; can be repeated.",
+                show_default="all of the teacher's",
             ),
         ] = None,
         seeds: Annotated[int, typer.Option(min=1, help="Runs of each arm.")] = 1,
@@ -115,7 +116,7 @@ def register(app: typer.Typer) -> None:
         read = read_recipe(recipe, overrides or [])
         first = read.train.seed
         found = ablation.ablate(
-            read, arms=arm or list(ablation.ARMS), seeds=range(first, first + seeds),
+            read, arms=arm or list(ablation.TEACHERS_ARMS), seeds=range(first, first + seeds),
             measured=measure or [], results=results, device=device,
         )  # fmt: skip
         table = ablation.tables(found)

@@ -22,6 +22,9 @@ LIGHT_DENSITY = 7.0
 SHADOW_STEP = 0.05
 """Metres between the samples of the sun's shadow map."""
 
+OUTSIDE = 3
+"""Samples beyond the shadow map from which on nothing is hidden from the sun."""
+
 
 @dataclass(frozen=True)
 class Light:
@@ -291,7 +294,9 @@ class _ShadowMap:
             column = np.clip(column, 0, self.reach.shape[1] - 1)
             row = np.clip(row, 0, self.reach.shape[0] - 1)
             total += self.reach[row, column] > far - 0.08
-        return total / len(taps)
+        low, high = -OUTSIDE, np.array(self.reach.shape[::-1]) + OUTSIDE
+        beyond = ((where < low) | (where > high)).any(1)
+        return np.where(beyond, np.float32(1), total / len(taps))
 
 
 def panorama(light: Light, seed: int) -> np.ndarray:

@@ -88,7 +88,8 @@ class Pieces:
         self.glow += thing.glow
 
     def finish(self, sky: np.ndarray) -> City:
-        """The surfaces as a city, whose textures are the pictures as they are."""
+        """The surfaces as a city whose textures are the pictures as they are, and its paints too:
+        it is lit by :func:`.lighting.light_in`."""
         corner, u, v, wide, high = zip(*self.rectangles, strict=True)
         us, vs = np.array(u), np.array(v)
         return City(
@@ -137,13 +138,9 @@ def build_front(
     density = wall.shape[1] / rng.uniform(8.0, 15.0)
     wide, high = wall.shape[1] / density, wall.shape[0] / density
     cloth = Cloth(other, density * 0.8, rng)
-    pieces.lay(
-        np.array((-0.7 * wide, 0.0, 0.0)), X, OUT, (2.4 * wide, STREET), paving
-    )  # fmt: skip
+    pieces.lay(np.array((-0.7 * wide, 0.0, 0.0)), X, OUT, (2.4 * wide, STREET), paving)
     behind = float(rng.uniform(15, 30))
-    pieces.lay(
-        np.array((-3 * wide, behind, 14.0)), X, -UP, (7 * wide, 14.0), distance
-    )  # fmt: skip
+    pieces.lay(np.array((-3 * wide, behind, 14.0)), X, -UP, (7 * wide, 14.0), distance)
     _house(pieces, Frame(np.zeros(3), X, OUT), wall, density, cloth, lit=0.25)
     for side in (-1, 1):
         if rng.random() < 0.8:
@@ -305,16 +302,17 @@ def _tree(rng: np.random.Generator) -> Pieces:
     high, half = float(rng.uniform(2.2, 3.2)), float(rng.uniform(0.08, 0.16))
     frame = Frame(np.zeros(3), X, OUT)
     tree.block(frame, (-half, half), (0.0, high), (-half, half), cloth.cut(2 * half, high), cloth)
-    green = np.array((rng.uniform(50, 110), rng.uniform(80, 130), rng.uniform(30, 60)))
+    leaf = np.array((rng.uniform(50, 110), rng.uniform(80, 130), rng.uniform(30, 60)))
     for _ in range(28):
         place = rng.standard_normal(3)
         place *= rng.uniform(0.3, 1.0) / np.linalg.norm(place) * np.array((1.3, 1.3, 1.1))
         u, v, _ = np.linalg.qr(rng.standard_normal((3, 3)))[0].T
         size = rng.uniform(0.3, 0.75, 2)
-        shade = (green * rng.uniform(0.6, 1.3)).clip(0, 255).astype(int).tolist()
-        leaves = textures.rough(rng, *(round(60 * m) for m in size[::-1]), tuple(shade), 30.0)
+        red, green, blue = (leaf * rng.uniform(0.6, 1.3)).clip(0, 255).astype(int).tolist()
+        columns, rows = (round(60 * m) for m in size)
+        leaves = textures.rough(rng, rows, columns, (red, green, blue), 30.0)
         leaves = cv2.GaussianBlur(np.ascontiguousarray(leaves[..., :3]), (0, 0), 0.7)
-        corner = place + (0, 0, high + 0.8) - (u * size[0] + v * size[1]) / 2
+        corner = place + (high + 0.8) * UP - (u * size[0] + v * size[1]) / 2
         wide, tall = (float(m) for m in size)
         tree.lay(corner, u, v, (wide, tall), leaves)
         tree.lay(corner + u * size[0], -u, v, (wide, tall), leaves[:, ::-1])  # from behind

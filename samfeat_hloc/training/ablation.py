@@ -47,6 +47,8 @@ ARMS: dict[str, tuple[str, ...]] = {
     "+scenes": ("scenes",),
     "+scenes, unseen": ("scenes", "unseen"),
 }
+# Those that are trained where none is named: scenes are no part of the teacher's.
+TEACHERS_ARMS = tuple(arm for arm, parts in ARMS.items() if "scenes" not in parts)
 PARTS = ("asrd", "psrd", "wsc", "wsc_margin", "edge")
 OPTIONS = ExtractOptions(resize=1024, max_keypoints=2048)
 LIMITS = (1, 3, 5)  # pixels
@@ -64,10 +66,16 @@ def variant(recipe: Recipe, arm: str, seed: int) -> Recipe:
     ``+scenes`` takes half of the pairs from generated house fronts of the same photos, ``unseen``
     has keypoints that the other view cannot see as negatives.
     """
-    parts, mix = ARMS[arm], recipe.data.mix
+    parts, data = ARMS[arm], recipe.data
+    mix = data.mix
     if "scenes" in parts:
-        mix = replace(mix, scenes=mix.homographies + (mix.taught or 0.0))
-    weights: dict[str, Any] = {
+        others = {
+            "taught": data.images, "homographies": data.images, "model": data.model,
+            "megadepth": data.megadepth, "mtldesc": data.mtldesc, "synthetic": data.synthetic,
+        }  # fmt: skip
+        weights = [getattr(mix, name) or 0.0 for name, given in others.items() if given]
+        mix = replace(mix, scenes=sum(weights))
+    counts: dict[str, Any] = {
         name: (getattr(recipe.losses, name) or 1.0) if name in parts else 0.0 for name in PARTS
     }
     kind = next((part for part in parts if part in ("rows", "pixels")), "none")
@@ -75,8 +83,8 @@ def variant(recipe: Recipe, arm: str, seed: int) -> Recipe:
         recipe,
         output=recipe.output / f"{file_name(arm)}-{seed}",
         # All runs train on the same photos: one file holds their pixels.
-        data=replace(recipe.data, mix=mix, packed=recipe.data.packed or recipe.output / PACKED),
-        losses=replace(recipe.losses, **weights),
+        data=replace(data, mix=mix, packed=data.packed or recipe.output / PACKED),
+        losses=replace(recipe.losses, **counts),
         network=replace(recipe.network, edge_attention=kind),
         pairs=replace(
             recipe.pairs,
@@ -93,7 +101,7 @@ def file_name(arm: str) -> str:
 
 
 def ablate(
-    recipe: Recipe, *, arms: Sequence[str] = tuple(ARMS), seeds: Sequence[int] = (1,),
+    recipe: Recipe, *, arms: Sequence[str] = TEACHERS_ARMS, seeds: Sequence[int] = (1,),
     measured: Sequence[Path] = (), results: Path | None = None,
     device: str | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
@@ -132,6 +140,8 @@ def ablate(
         )
     if unknown := [arm for arm in arms if arm not in ARMS]:
         raise SamfeatError(f"--arm {unknown[0]}", "no such arm", f"choose from {'; '.join(ARMS)}")
+    if not data.images and (of_photos := [arm for arm in arms if "scenes" in ARMS[arm]]):
+        raise SamfeatError(f"--arm {of_photos[0]}", "its walls are photos", "give data.images")
     for folder in measured:
         hpatches.read_pairs(folder)  # what is wrong with them is said before the first step
     results = results or recipe.output / "results"
