@@ -16,7 +16,16 @@ from refusals import refused
 from samfeat_hloc.colmap.cameras import Camera
 from samfeat_hloc.feature.network import SAMFeat
 from samfeat_hloc.scenes import (
-    DAY, NIGHT, City, correspond, illuminate, light_in, look_at, project, render, textures,
+    DAY,
+    NIGHT,
+    City,
+    correspond,
+    illuminate,
+    light_in,
+    look_at,
+    project,
+    render,
+    textures,
 )  # fmt: skip
 from samfeat_hloc.scenes.relief import BACKGROUND, Front, build_front, street_things
 from samfeat_hloc.scenes.render import free_sight, rolled
@@ -209,7 +218,7 @@ def test_light_on_a_picture_is_the_light_on_the_city() -> None:
     front, _ = drawn(1)
     city = front.city
     camera = Camera("PINHOLE", 120, 90, (110.0, 110.0, 60.0, 45.0))
-    wide, high = front.size
+    wide, _ = front.size
     pose = look_at(np.array((wide / 2, -9.0, 1.6)), np.pi / 2, 0.1)
     plain = render(city, camera, pose)
     alike = {}
@@ -251,7 +260,7 @@ def test_walls_are_photos_and_things_stand_on_the_ground() -> None:
     assert len(parts) > 8 and sum(len(p) * p.shape[1] for p in parts) > 0.8 * wall[..., 0].size
     for thing in street_things():
         corners = np.array([corner for corner, *_ in thing.rectangles])
-        assert -0.01 < corners[:, 2].min() and corners[:, 2].max() < 6
+        assert corners[:, 2].min() > -0.01 and corners[:, 2].max() < 6
         assert np.abs(corners[:, :2]).max() < 5
 
 

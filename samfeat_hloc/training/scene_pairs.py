@@ -31,6 +31,7 @@ from .reprojection import Reprojection, mutually_seen
 PHOTOS = 5  # of a scene
 TRIES = 12  # pairs of cameras drawn until both see the same part of the front
 SAME = 2e-3  # share by which the depth of what is the same place may differ
+NIGHT_SKY = 0.01  # of the day's light
 WIDEST = 55.0  # degrees between the directions in which the two cameras look at the front
 
 
@@ -103,6 +104,7 @@ def picture(
     views = [render(front.city, *seen) for seen in draw_cameras(front, side, rng, options)]
     day = [_shine(view, front, _daylight(rng)) for view in views]
     night = _shine(views[1], front, NIGHT)
+    night[views[1].surface < 0] = NIGHT_SKY
     lit = [
         (view.image / np.float32(255) * light ** np.float32(1 / 2.2)).clip(0, 1)
         for view, light in zip(views, day, strict=True)
