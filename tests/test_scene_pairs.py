@@ -15,6 +15,7 @@ from refusals import refused
 
 from samfeat_hloc.colmap.cameras import Camera
 from samfeat_hloc.feature.network import SAMFeat
+from samfeat_hloc.geometry.photometric import relight_night
 from samfeat_hloc.scenes import (
     DAY,
     NIGHT,
@@ -118,7 +119,8 @@ def test_points_go_where_rays_through_the_scene_say(seed: int) -> None:
     # At an edge the pixel's centre may show another surface than the point beside it.
     centre_rays = np.c_[(keypoints.round() + 0.5 - (cx, cy)) / (fx, fy), np.ones(600)]
     centre = first_hit(front.city, view0.pose.centre, centre_rays @ view0.pose.rotation)
-    inner = np.isfinite(depth) & (np.abs(centre - depth) < 0.01 * depth)
+    inner = np.isfinite(depth) & np.isfinite(centre)
+    inner[inner] = np.abs(centre[inner] - depth[inner]) < 0.01 * depth[inner]
     assert inner.sum() > 300
     expected, ahead = project(view1.camera, view1.pose, points[inner])
     error = np.linalg.norm(expected - 0.5 - moved[inner], axis=1)[ahead > 0]
@@ -237,6 +239,21 @@ def test_light_on_a_picture_is_the_light_on_the_city() -> None:
     glowing = light_in(plain, city, dark, glow=front.glow)
     added = (glowing - light_in(plain, city, dark)).sum(-1)
     assert np.array_equal(added > 1e-3, (front.glow[plain.surface] > 0) & (plain.surface >= 0))
+
+
+def test_by_night_the_lamps_of_the_scene_light_the_second_view() -> None:
+    views = torch.full((2, 3, 32, 32), 0.5)
+    lamplight = torch.full((2, 3, 32, 32), 0.02)
+    lamplight[..., :16] = 1.0
+    dark = relight_night(views, torch.Generator().manual_seed(0), lamplight=lamplight)
+    assert float(dark[..., :16].mean()) > 2 * float(dark[..., 16:].mean())
+    for seed in range(1, 9):
+        _, pictures = drawn(seed)
+        sky = pictures.views[1].surface < 0
+        assert np.isfinite(pictures.lamplight).all() and (pictures.lamplight >= 0).all()
+        if sky.mean() > 0.05:
+            break
+    assert pictures.lamplight[sky].max() < 0.05  # and the sky is dark
 
 
 def test_a_rolled_camera_turns_its_picture() -> None:
