@@ -15,6 +15,7 @@ from refusals import refused
 
 from samfeat_hloc.colmap.cameras import Camera
 from samfeat_hloc.feature.network import SAMFeat
+from samfeat_hloc.geometry.homographies import HomographyOptions, transform
 from samfeat_hloc.geometry.photometric import relight_night
 from samfeat_hloc.scenes import (
     DAY,
@@ -33,7 +34,7 @@ from samfeat_hloc.scenes.render import free_sight, rolled
 from samfeat_hloc.training import ablation, losses, scene_pairs
 from samfeat_hloc.training.data import open_data
 from samfeat_hloc.training.homography_pairs import HomographySource
-from samfeat_hloc.training.pairs import PairOptions
+from samfeat_hloc.training.pairs import PairOptions, hidden_from
 from samfeat_hloc.training.photos import PhotoSet
 from samfeat_hloc.training.posed_views import PosedOptions
 from samfeat_hloc.training.recipe import LossOptions, read_recipe
@@ -166,7 +167,8 @@ def test_what_is_hidden_is_not_matched() -> None:
         occluded = shown & ~sight & before
         hidden_ones += occluded.sum()
         assert not seen[0].numpy().ravel()[occluded].any()
-        far = scene_pairs.hidden_from(seen, there, OPTIONS.too_close)[0].numpy().ravel() > 0
+        shows = (there.inverse_depth > 0).float()
+        far = hidden_from(seen, shows, OPTIONS.too_close)[0].numpy().ravel() > 0
         assert not (far & found.visible).any() and not far[found.surface < 0].any()
     assert hidden_ones > 200
 
@@ -214,6 +216,23 @@ def test_unseen_descriptors_are_negatives_of_the_other_images_points() -> None:
     target = torch.arange(3)
     expected = (F.cross_entropy(rows, target) + F.cross_entropy(columns, target)) / 2
     torch.testing.assert_close(found, expected)
+
+
+def test_of_homographies_what_lies_outside_the_other_view_is_unseen() -> None:
+    pairs = HomographySource(source().photos, HomographyOptions(shift=0.4))
+    made, plain = (
+        pairs.batch(6, replace(OPTIONS, unseen=count), torch.Generator().manual_seed(2))
+        for count in (16, 0)
+    )
+    assert plain.unseen0 is None and torch.equal(made.image1, plain.image1)
+    for points, matrix in (
+        (made.unseen0, made.matrix01), (made.unseen1, torch.linalg.inv(made.matrix01)),
+    ):  # fmt: skip
+        there = transform(matrix, points[..., :2])
+        beyond = (there < -1).any(-1) | (there > SIDE).any(-1)
+        present = points[..., 2] > 0
+        # The others lie beyond the edge of the photo, which the second view shows.
+        assert present.sum() > 20 and beyond[present].float().mean() > 0.8
 
 
 def test_light_on_a_picture_is_the_light_on_the_city() -> None:

@@ -76,7 +76,7 @@ def make_pairs(
         )
     return complete_pairs(
         view0, view1, seen0, seen1, move01, options, generator,
-        labelled=labelled, taught=taught, matrix01=matrix01,
+        labelled=labelled, taught=taught, matrix01=matrix01, shown=(inside0, inside1),
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ all: labels, descriptor points, relighting.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..feature.detection import local_maximum
 from ..geometry.homographies import pixel_grid, uniform
 from ..geometry.photometric import relight_day, relight_night
 from .corners import common_corners, corners_within, gaussian_blur, splat
@@ -32,7 +34,8 @@ class PairOptions:
     too_close: radius around a match within which nothing is a negative, pixels. taught_edges:
     where there is a teacher its edges are the edge map's target; false takes image gradients, as
     where there is none. unseen: so many keypoints of each view that the other cannot see are
-    negatives of the matching loss, where it is known that it cannot (generated scenes).
+    negatives of the matching loss, where it is known that it cannot (homographies of photos,
+    generated scenes).
     """
 
     crop: int = 192
@@ -128,7 +131,7 @@ def complete_pairs(
     labelled: tuple[Tensor, Tensor] | None = None,
     taught: tuple[TeacherViews, TeacherViews] | None = None,
     matrix01: Tensor | None = None,
-    hidden: tuple[Tensor, Tensor] | None = None, lamplight: Tensor | None = None,
+    shown: tuple[Tensor, Tensor] | None = None, lamplight: Tensor | None = None,
 ) -> PairBatch:  # fmt: skip
     """Everything the losses need, from two views and the correspondence between them.
 
@@ -140,7 +143,8 @@ def complete_pairs(
             that both views show.
         taught: what a teacher says of the two views; None takes image gradients as edges.
         matrix01: (B, 3, 3), where ``move01`` is a homography.
-        hidden: (B, S, S) each, 1 where a pixel's content is known not to be in the other view.
+        shown: (B, S, S) each, 1 where the view shows something; what is not seen of it is known not
+            to be in the other view. None where that is not known.
         lamplight: (B, 3, S, S), linear, what lights view 1 at night, as a factor of its light; None
             for lamps anywhere.
     """
@@ -158,13 +162,22 @@ def complete_pairs(
         (view0, view1), (seen0, seen1), (corners0, corners1, present), (points0, points1, valid),
         options, generator, taught=taught, matrix01=matrix01, lamplight=lamplight,
     )  # fmt: skip
-    if hidden is None or not options.unseen:
+    if shown is None or not options.unseen:
         return batch
     unseen0, unseen1 = (
-        corners_within(view, mask, options.unseen)
-        for view, mask in zip((view0, view1), hidden, strict=True)
+        corners_within(view, hidden_from(seen, there, options.too_close), options.unseen)
+        for view, seen, there in zip((view0, view1), (seen0, seen1), shown, strict=True)
     )
     return replace(batch, unseen0=unseen0, unseen1=unseen1)
+
+
+def hidden_from(seen: Tensor, shown: Tensor, apart: float) -> Tensor:
+    """What a view shows (B, S, S) and the other does not: outside of it, or behind something there.
+
+    Pixels ``apart`` or less from what both show are left out, as they look alike.
+    """
+    near = local_maximum(seen[:, None], math.ceil(apart))[:, 0]
+    return shown * (1 - near)
 
 
 def finish_pairs(

@@ -17,7 +17,6 @@ import torch
 
 from ..colmap.cameras import Camera
 from ..colmap.poses import Pose
-from ..feature.detection import local_maximum
 from ..scenes import DAY, NIGHT, Rendering, light_in, look_at, render
 from ..scenes.lighting import Light, panorama
 from ..scenes.relief import BACKGROUND, Front, Pieces, build_front, street_things
@@ -76,14 +75,12 @@ class SceneSource:
         there, back = (_reprojection([p.views for p in drawn], k, device) for k in (0, 1))
         seen0 = mutually_seen(there, back, tolerance=SAME)
         seen1 = mutually_seen(back, there, tolerance=SAME)
-        hidden = tuple(
-            hidden_from(seen, move, options.too_close)
-            for seen, move in ((seen0, there), (seen1, back))
-        )
+        # Nothing is said of the sky.
+        shown0, shown1 = ((move.inverse_depth > 0).float() for move in (there, back))
         lamplight = stacked([p.lamplight for p in drawn], device).permute(0, 3, 1, 2)
         return complete_pairs(
             lit[0], lit[1], seen0, seen1, there, options, generator,
-            hidden=(hidden[0], hidden[1]), lamplight=lamplight,
+            shown=(shown0, shown1), lamplight=lamplight,
         )  # fmt: skip
 
     def _draw(self, seed: tuple[int, int], side: int) -> Pictures:
@@ -151,15 +148,6 @@ def draw_cameras(
         if (seen[0] & seen[1]).sum() >= 3:
             break
     return cameras
-
-
-def hidden_from(seen: torch.Tensor, move: Reprojection, apart: float) -> torch.Tensor:
-    """Pixels (B, S, S) of a view that the other view does not show, of 0 and 1: outside of it, or
-    behind something there; nothing is said of the sky, nor of what is ``apart`` pixels or less
-    from what both show, as it looks alike.
-    """
-    near = local_maximum(seen[:, None], int(np.ceil(apart)))[:, 0]
-    return (move.inverse_depth > 0).float() * (1 - near)
 
 
 def _shine(view: Rendering, front: Front, light: Light) -> np.ndarray:
