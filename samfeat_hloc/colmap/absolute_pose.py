@@ -57,14 +57,25 @@ def estimate_pose(
             return None
         spot = np.median(keypoints[agree], axis=0)
         if np.median(_distance(keypoints[agree], spot)) > 2 * max_error:
-            pose = Pose.from_rigid3d(found["cam_from_world"])
-            if not (np.isfinite(pose.qvec).all() and np.isfinite(pose.tvec).all()):
-                return None
-            inliers = np.zeros(len(keypoints), dtype=bool)
-            inliers[agree] = True
-            return pose, inliers
+            return pose_and_inliers(found["cam_from_world"], agree, len(keypoints))
         candidates = candidates[_distance(keypoints[candidates], spot) > 3 * max_error]
     return None
+
+
+def pose_and_inliers(rigid: Any, agree: np.ndarray, count: int) -> tuple[Pose, np.ndarray] | None:
+    """A pose that COLMAP found and its inliers, (count,) bool; None where it is not finite.
+
+    Args:
+        rigid: a `pycolmap.Rigid3d`.
+        agree: which correspondences agree with it, their indices.
+        count: of all correspondences.
+    """
+    pose = Pose.from_rigid3d(rigid)
+    if not (np.isfinite(pose.qvec).all() and np.isfinite(pose.tvec).all()):
+        return None
+    inliers = np.zeros(count, dtype=bool)
+    inliers[agree] = True
+    return pose, inliers
 
 
 def _distance(keypoints: np.ndarray, point: np.ndarray) -> np.ndarray:

@@ -68,6 +68,13 @@ class Verified:
     verified_pairs: int
     inliers: int
 
+    def in_words(self, listed: int) -> str:
+        """How many matches are verified, and in how many of the pairs that were listed."""
+        return (
+            f"{self.inliers} of {self.matches} matches verified, "
+            f"in {self.verified_pairs} of {listed} pairs"
+        )
+
 
 def write_model(database: pycolmap.Database, model: pycolmap.Reconstruction) -> None:
     """Write a model's cameras, rigs, frames and images, under the ids that they have in it."""

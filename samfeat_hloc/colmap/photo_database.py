@@ -67,9 +67,7 @@ def main(
             **asdict(verification),
         },
         {
-            "pairs": provenance.file_hash(pairs),
-            "features": provenance.file_hash(features),
-            "matches": provenance.file_hash(matches),
+            **provenance.file_hashes(pairs=pairs, features=features, matches=matches),
             **({"cameras": provenance.names_hash(listed_cameras)} if cameras else {}),
         },
     )
@@ -97,10 +95,7 @@ def main(
                 counts = write_features(opened, images, feature_file)
                 matched = write_matches(opened, images, listed, match_file, counts)
         found = verify(database, matched, verification)
-        logger.info(
-            "database: %d of %d matches verified, in %d of %d pairs",
-            found.inliers, found.matches, found.verified_pairs, len(listed),
-        )  # fmt: skip
+        logger.info("database: %s", found.in_words(len(listed)))
         if not found.verified_pairs:
             raise SamfeatError(
                 matches,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .absolute_pose import ransac_options
+from .absolute_pose import pose_and_inliers, ransac_options
 from .cameras import Camera
 from .library import pycolmap
 from .poses import Pose
@@ -63,11 +63,6 @@ def estimate_rig_pose(
             spots[camera] = np.median(keypoints[agree[of_camera[agree] == camera]], axis=0)
         away = np.hypot(*(keypoints - spots[of_camera]).T)
         if np.median(away[agree]) > 2 * max_error:
-            pose = Pose.from_rigid3d(found["rig_from_world"])
-            if not (np.isfinite(pose.qvec).all() and np.isfinite(pose.tvec).all()):
-                return None
-            inliers = np.zeros(len(keypoints), dtype=bool)
-            inliers[agree] = True
-            return pose, inliers
+            return pose_and_inliers(found["rig_from_world"], agree, len(keypoints))
         candidates = candidates[away[candidates] > 3 * max_error]
     return None

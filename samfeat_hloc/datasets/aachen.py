@@ -44,16 +44,14 @@ class AachenDataset(Dataset):
         queries = read_lists(root / "queries")
         reference_model = find_model(root / "3D-models")
         content = read_content(reference_model)
-        db_names = list(content.poses)
         check_files(image_dir, [query.name for query in queries], root / "queries")
-        check_files(image_dir, db_names, reference_model)
+        check_files(image_dir, content.poses, reference_model)
         truth_file = root / "queries" / "ground_truth.txt"
         return cls(
             root=root,
             image_dir=image_dir,
             reference_model=reference_model,
             queries=queries,
-            db_names=db_names,
             ground_truth=read_truth(truth_file, queries),
             db_poses=content.poses,
             num_points=content.num_points,

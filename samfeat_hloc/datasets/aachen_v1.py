@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from ..colmap.cameras import Camera
@@ -55,15 +56,11 @@ def open_dataset(root: Path) -> Dataset:
     check_files(image_dir, model.images, nvm)
     truth_file = root / "queries" / "ground_truth.txt"
 
-    def write(folder: Path) -> None:
-        write_model(model, folder)
-
     return Dataset(
         root=root,
         image_dir=image_dir,
         reference_model=nvm,
         queries=queries,
-        db_names=sorted(model.images),
         ground_truth=read_truth(truth_file, queries),
         db_poses=sorted_poses({name: image.pose for name, image in model.images.items()}),
         num_points=len(model.point_ids),
@@ -71,5 +68,5 @@ def open_dataset(root: Path) -> Dataset:
         benchmark="aachen-v1",
         form=FORM,
         retrieval=Retrieval(20, 50),
-        write_reference=write,
+        write_reference=partial(write_model, model),
     )

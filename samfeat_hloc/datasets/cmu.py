@@ -81,7 +81,6 @@ def open_dataset(root: Path, scene: str) -> Dataset:
         image_dir=image_dir,
         reference_model=model,
         queries=queries,
-        db_names=list(db_poses),
         ground_truth=truth or None,
         db_poses=db_poses,
         num_points=content.num_points,

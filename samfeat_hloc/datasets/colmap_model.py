@@ -114,7 +114,6 @@ def split_model(
         image_dir=image_dir,
         reference_model=model,
         queries=listed,
-        db_names=list(db_poses),
         ground_truth=_truth(truth, content.poses, left_out, listed),
         db_poses=db_poses,
         num_points=content.num_points,

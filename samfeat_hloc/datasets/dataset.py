@@ -91,7 +91,7 @@ class Dataset:
         reference_model: folder of the COLMAP model of the database photos, or the file that it
             is made from (see `reference_in`).
         queries: in the order of the lists.
-        db_names: names of the reference model's images, sorted.
+        db_names: names of the reference model's images, sorted; unless given, those of `db_poses`.
         db_poses: their poses (world to camera) by name, sorted.
         ground_truth: true poses by full query name, or None when the dataset has none.
         truth_file: where they are, or would be.
@@ -116,7 +116,7 @@ class Dataset:
     image_dir: Path
     reference_model: Path
     queries: list[Query]
-    db_names: list[str]
+    db_names: list[str] = field(default_factory=list)
     ground_truth: dict[str, Pose] | None = None
     db_poses: dict[str, Pose] = field(default_factory=dict, repr=False)
     num_points: int = 0
@@ -129,9 +129,12 @@ class Dataset:
     retrieval: Retrieval = Retrieval()
     thresholds: tuple[tuple[float, float], ...] = (*FINE, *LONG_TERM)
     max_error: float = 12.0
-    write_reference: Callable[[Path], None] | None = field(default=None, repr=False)
+    write_reference: Callable[[Path], object] | None = field(default=None, repr=False)
     depth_maps: Callable[[str], Path] | None = field(default=None, repr=False)
     scan_of: Callable[[str], tuple[np.ndarray, np.ndarray]] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "db_names", self.db_names or list(self.db_poses))
 
     @property
     def query_names(self) -> list[str]:

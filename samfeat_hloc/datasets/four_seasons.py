@@ -141,7 +141,6 @@ def open_dataset(root: Path, scene: str) -> Dataset:
         image_dir=root,
         reference_model=reference / "poses.txt",
         queries=list(queries.values()),
-        db_names=sorted(db_poses),
         ground_truth=truth or None,
         db_poses=sorted_poses(db_poses),
         truth_file=files[0],

@@ -19,6 +19,7 @@ localized and evaluated too; they are not submitted.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -89,15 +90,11 @@ def open_dataset(root: Path) -> Dataset:
     model = changed(read_nvm(nvm, camera_of), rename=as_jpg)
     check_files(image_dir, model.images, nvm)
 
-    def write(folder: Path) -> None:
-        write_model(model, folder)
-
     return Dataset(
         root=root,
         image_dir=image_dir,
         reference_model=nvm,
         queries=queries,
-        db_names=sorted(model.images),
         ground_truth=train or None,
         db_poses=sorted_poses({name: image.pose for name, image in model.images.items()}),
         num_points=len(model.point_ids),
@@ -107,7 +104,7 @@ def open_dataset(root: Path) -> Dataset:
         withheld=frozenset(test),
         retrieval=Retrieval(20, 20),
         thresholds=LONG_TERM,
-        write_reference=write,
+        write_reference=partial(write_model, model),
     )
 
 

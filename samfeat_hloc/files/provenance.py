@@ -39,7 +39,7 @@ def made_by(
     Arguments:
         stage: the stage's name, such as ``"features"``.
         config: every option that changes the result.
-        inputs: a hash for each input, by its name; see :func:`file_hash`, :func:`names_hash`.
+        inputs: a hash for each input, by its name; see :func:`file_hashes`, :func:`names_hash`.
         weights_sha256: digest of the network's weights where one took part.
     """
     record: dict[str, Any] = {"stage": stage, "config": dict(config), "inputs": dict(inputs)}
@@ -196,6 +196,15 @@ def file_hash(path: Path) -> str:
     except OSError as error:
         raise SamfeatError(path, f"cannot be read ({error})", "make it again") from None
     return digest.hexdigest()
+
+
+def file_hashes(**files: Path) -> dict[str, str]:
+    """The :func:`file_hash` of each file, by the name that it has as an input.
+
+    Raises:
+        SamfeatError: a file is missing or cannot be read.
+    """
+    return {name: file_hash(path) for name, path in files.items()}
 
 
 def _changed(name: str, old: Any, new: Any, is_input: bool) -> str:

@@ -103,7 +103,7 @@ class HlocEngine:
     ) -> Path:
         """``hloc.match_features`` with its nearest-neighbour matcher; see :func:`.matches.main`."""
         config = config or MatchConfig()
-        inputs = {"pairs": provenance.file_hash(pairs), "features": provenance.file_hash(features)}
+        inputs = provenance.file_hashes(pairs=pairs, features=features)
         _check_counts(features, [name for pair in read_pairs(pairs) for name in pair])
         conf = configurations.matcher(config.distance_threshold)
         conf["model"]["do_mutual_check"] = config.mutual

@@ -44,7 +44,9 @@ class MappingInputs:
                 f"reference_{part}": provenance.file_hash(file_of(self.reference_model, part))
                 for part in ("cameras", "images")
             },
-            **_hashes(self.pairs, self.features, self.matches),
+            **provenance.file_hashes(
+                pairs=self.pairs, features=self.features, matches=self.matches
+            ),
         }
 
 
@@ -70,7 +72,9 @@ class LocalizationInputs:
         return {
             "map": _map_hash(self.map_dir),
             "queries": hashlib.sha256(listed.encode()).hexdigest(),
-            **_hashes(self.pairs, self.features, self.matches),
+            **provenance.file_hashes(
+                pairs=self.pairs, features=self.features, matches=self.matches
+            ),
         }
 
     @contextmanager
@@ -147,11 +151,3 @@ def _map_hash(map_dir: Path) -> str:
         files = [file_of(map_dir, "images"), file_of(map_dir, "points3D")]
     parts = [provenance.file_hash(path) for path in files]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
-
-
-def _hashes(pairs: Path, features: Path, matches: Path) -> dict[str, str]:
-    return {
-        "pairs": provenance.file_hash(pairs),
-        "features": provenance.file_hash(features),
-        "matches": provenance.file_hash(matches),
-    }

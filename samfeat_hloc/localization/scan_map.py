@@ -37,7 +37,7 @@ def enough_matches(
     Raises:
         SamfeatError: a file is damaged, or `output` was made differently.
     """
-    inputs = {"pairs": provenance.file_hash(pairs), "matches": provenance.file_hash(matches)}
+    inputs = provenance.file_hashes(pairs=pairs, matches=matches)
     made_by = provenance.made_by("enough_matches", {"least": least}, inputs)
     result = Output(output, made_by, overwrite=overwrite)
     if result.is_there():
@@ -79,15 +79,8 @@ def main(
         SamfeatError: a scan is damaged or of another size than its image, no matched keypoint
             has a place, or `output` was made differently.
     """
-    made_by = provenance.made_by(
-        "scan_map",
-        {},
-        {
-            "pairs": provenance.file_hash(pairs),
-            "features": provenance.file_hash(features),
-            "matches": provenance.file_hash(matches),
-        },
-    )
+    inputs = provenance.file_hashes(pairs=pairs, features=features, matches=matches)
+    made_by = provenance.made_by("scan_map", {}, inputs)
     result = Output(output, made_by, overwrite=overwrite)
     if result.is_there():
         return output

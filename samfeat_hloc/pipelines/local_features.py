@@ -202,7 +202,7 @@ def _make_pairs(
     made_by = provenance.made_by(
         "pairs",
         {"from": "covisibility and retrieval" if dataset.num_points else "poses and retrieval"},
-        {"db": provenance.file_hash(of_database), "query": provenance.file_hash(retrieved)},
+        provenance.file_hashes(db=of_database, query=retrieved),
     )
     result = Output(output, made_by, **again)
     if result.is_there():
@@ -283,9 +283,7 @@ def _map(
         {
             "images": provenance.names_hash(cameras),
             "poses": provenance.names_hash(known_poses),
-            "pairs": provenance.file_hash(pairs_file),
-            "features": provenance.file_hash(feature_file),
-            "matches": provenance.file_hash(match_file),
+            **provenance.file_hashes(pairs=pairs_file, features=feature_file, matches=match_file),
         },
     )
     model = empty_model(entries, poses)
@@ -300,10 +298,7 @@ def _map(
             found = fill_database(
                 work / "database.db", entries, model, unique, features_of, matches_of, verification
             )
-            logger.info(
-                "database: %d of %d matches verified, in %d of %d pairs",
-                found.inliers, found.matches, found.verified_pairs, len(unique),
-            )  # fmt: skip
+            logger.info("database: %s", found.in_words(len(unique)))
             result.put(work / "database.db")
 
     map_made_by = provenance.made_by(
