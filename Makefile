@@ -12,9 +12,10 @@ test: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest --durations=10
 
 # Some 15 minutes on any machine (a slow one tries less): kills, faults, bad files, nothing silent;
-# writes docs/reliability.md.
+# writes docs/reliability.md. Then the tests of minutes, which `make test` leaves out.
 torture: $(VENV)/.installed-dev
 	$(BIN)/python tests/torture/run.py
+	$(BIN)/python -m pytest -m torture
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

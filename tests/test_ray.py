@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import uuid
@@ -22,6 +23,7 @@ from test_h5store import assert_equal
 
 from samfeat_hloc.feature.network import SAMFeat
 from samfeat_hloc.feature.options import ExtractOptions
+from samfeat_hloc.files.h5arrays import InUse
 from samfeat_hloc.localization import features, localize, mapping, matches
 from samfeat_hloc.parallel import cluster
 from samfeat_hloc.parallel.cluster import Cluster
@@ -176,6 +178,27 @@ def test_errors_are_one_line(address: str, files: Files, tmp_path: Path) -> None
             broken, DB[:3], tmp_path / "f.h5",
             model=SAMFeat().eval(), options=OPTIONS, batch_size=1, cluster=Cluster(),
         )  # fmt: skip
+
+
+def test_an_error_names_the_machine(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here.h5", tmp_path / "there.h5"
+    here.touch()
+
+    def read(path: Path) -> None:
+        raise InUse(path, "cannot be read", "copy it")
+
+    with refused(here, "cannot be read") as caught:
+        list(Cluster().map(read, [here]))
+    assert caught.value.problem == "cannot be read"  # this machine needs no name
+    machine = socket.gethostname()
+    monkeypatch.setattr(socket, "gethostname", lambda: "the driver's")
+    for path, words in ((here, machine), (there, (machine, "same paths"))):
+        with refused(path, words, "copy it") as caught:
+            list(Cluster().map(read, [path]))
+        assert isinstance(caught.value, InUse)
+        assert ("same paths" in caught.value.problem) == (path == there)
 
 
 def test_a_batch_that_always_kills_ends_the_run(address: str, tmp_path: Path) -> None:

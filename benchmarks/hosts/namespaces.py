@@ -23,12 +23,17 @@ read -r pid rest < /proc/self/stat  # outside's, as this /proc is
 mount -t proc none /proc
 hostname "$1"
 for folder in /dev/shm /tmp/ray; do mount -t tmpfs none $folder; done
-if [ -n "$2" ]; then mount -t tmpfs none "$2"; mount --bind "$3" "$3"; mount -o remount,bind,ro "$3"; fi
+if [ -n "$2" ]; then
+    mount -t tmpfs none "$2"
+    mount --bind "$3" "$3"
+    mount -o remount,bind,ro "$3"
+fi
 ip link set lo up
 ip address add "$4" dev lo  # stays where the cable goes with the other host
 echo "up $pid"
 read
-"""  # fmt: skip
+"""
+_TRY = "mount -t tmpfs none /dev/shm; ip link add one type veth peer name other"
 
 
 def check() -> None:
@@ -36,8 +41,9 @@ def check() -> None:
     for tool, package in _TOOLS.items():
         if shutil.which(tool) is None:
             raise SamfeatError("two hosts", f"there is no {tool}", f"on Linux install {package}")
-    tried = subprocess.run([*_UNSHARE, "mount", "-t", "tmpfs", "none", "/mnt"],
-                           capture_output=True, text=True, check=False)  # fmt: skip
+    tried = subprocess.run(
+        [*_UNSHARE, "bash", "-ec", _TRY], capture_output=True, text=True, check=False
+    )
     if tried.returncode != 0:
         why = tried.stderr.strip().splitlines()[-1:] or ["unshare fails"]
         raise SamfeatError(
@@ -71,7 +77,7 @@ class Host:
         assert self._process.stdout is not None and self._process.stderr is not None
         said = self._process.stdout.readline().split()
         if said[:1] != ["up"]:
-            raise SamfeatError(name, f"does not start: {self._process.stderr.read().strip()}")
+            raise SamfeatError(name, f"does not start: {self._process.stderr.read().strip()}", "")
         self.pid = int(said[1])
 
     def path(self, path: str) -> Path:
@@ -104,6 +110,14 @@ class Host:
             host.run(["ip", "link", "set", end, "up"])
             host.run(["ip", "route", "add", f"{to.address}/32", "dev", end, "src", host.address])
 
+    def traffic(self, other: Host) -> tuple[int, int]:
+        """Bytes that have come from the other host by the cable and gone to it."""
+        for line in Path(f"/proc/{self.pid}/net/dev").read_text().splitlines():
+            name, _, figures = line.partition(":")
+            if name.strip() == f"to-{other.name}":
+                return int(figures.split()[0]), int(figures.split()[8])
+        raise SamfeatError(self.name, f"has no cable to {other.name}")
+
     def unplug(self, other: Host) -> None:
         """Take the cable out: from now on neither hears of the other."""
         self.run(["ip", "link", "set", f"to-{other.name}", "down"])
@@ -118,4 +132,4 @@ class Host:
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode != 0:
             said = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]
-            raise SamfeatError(self.name, f"`{' '.join(command)}` fails: {said}")
+            raise SamfeatError(self.name, f"`{' '.join(command)}` fails: {said}", "")

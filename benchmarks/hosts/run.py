@@ -85,10 +85,11 @@ def line(record: dict[str, Any]) -> str:
     delivered, before = record["delivered"], record["before_the_kill"]
     return (
         f"{record['stage']}: {record['items']} {STAGES[record['stage']]} in {record['batches']} "
-        f"batches; the second host killed after {before.get(FIRST, 0)} batches of the first and "
-        f"{before[SECOND]} of its own, with one computed and lost; {delivered[FIRST]} of the first "
-        f"in the end, {record['seconds_after_the_kill']:.1f} s later; "
-        f"{record['equal']} arrays and files equal"
+        f"batches. First host {before.get(FIRST, 0)}, second host {before[SECOND]} and one computed "
+        f"when it is killed ({record['bytes_sent'] / 1e6:.2f} MB sent to it, "
+        f"{record['bytes_received'] / 1e6:.2f} MB received); first host {delivered[FIRST]} "
+        f"{record['seconds_after_the_kill']:.1f} s later. "
+        f"All {record['equal']} arrays, attributes and files equal."
     )
 
 
@@ -134,22 +135,24 @@ class TwoHosts:
         )  # fmt: skip
         assert driver.stdin is not None and driver.stdout is not None
         delivered: Counter[str] = Counter()
-        before: dict[str, int] = {}
-        killed = 0.0
+        killed: dict[str, Any] = {}
         for told in map(json.loads, driver.stdout):
-            if "delivered" in told:
+            if "begin" in told:
+                delivered.clear()
+                killed, began = {}, self._traffic()
+            elif "delivered" in told:
                 delivered[told["delivered"]] += 1
-                if not before and delivered[SECOND]:
-                    self._kill(unplug)
-                    before, killed = dict(delivered), time.monotonic()
-            elif not before:
+                if not killed and delivered[SECOND]:
+                    killed = {"before_the_kill": dict(delivered), **self._kill(began, unplug)}
+                    since = time.monotonic()
+            elif not killed:
                 raise SamfeatError(told["stage"], "was done before the second host had a batch")
             else:
-                yield {**told, "delivered": dict(delivered), "before_the_kill": before,
-                       "seconds_after_the_kill": round(time.monotonic() - killed, 2)}  # fmt: skip
-                delivered.clear()
-                before = {}
-                self._join()
+                after = round(time.monotonic() - since, 2)
+                yield {**told, "delivered": dict(delivered), **killed,
+                       "seconds_after_the_kill": after}  # fmt: skip
+                if told["stage"] != list(STAGES)[-1]:
+                    self._join()
             driver.stdin.write("\n")
             driver.stdin.flush()
         if driver.wait() != 0:
@@ -163,16 +166,23 @@ class TwoHosts:
         self.first.cable(self.second)
         self._ray(self.second, f"--address={HEAD}")
 
-    def _kill(self, unplug: bool) -> None:
+    def _traffic(self) -> tuple[int, int]:
+        assert self.second is not None
+        return self.first.traffic(self.second)
+
+    def _kill(self, began: tuple[int, int], unplug: bool) -> dict[str, int]:
+        """Kill the second host; what went by the cable since ``began``."""
         assert self.second is not None
         held, end = self.second.path(MARKS) / HELD, time.monotonic() + WAIT
         while not held.exists():
             if time.monotonic() > end:
                 raise SamfeatError("the second host", "got only one batch of the stage")
             time.sleep(0.01)
+        received, sent = (now - then for now, then in zip(self._traffic(), began, strict=True))
         if unplug:
             self.first.unplug(self.second)
         self.second.kill()
+        return {"bytes_received": received, "bytes_sent": sent}
 
     def _ray(self, host: Host, *role: str) -> None:
         host.run(

@@ -28,7 +28,7 @@ from samfeat_hloc.pipelines.run import run
 from samfeat_hloc.pipelines.run_options import RunOptions
 from samfeat_hloc.scenes import write_demo
 
-STAGES = {"features": "image", "matches": "pair", "localization": "query"}
+STAGES = {"features": "images", "matches": "pairs", "localization": "queries"}
 OPTIONS = ExtractOptions(resize=320, max_keypoints=512)
 MARKS = "/tmp/ray"  # of each host its own
 outside = sys.stdout
@@ -50,7 +50,7 @@ class City:
 
     def write(self) -> None:
         """Generate it and run everything once, for the map and the inputs of each stage."""
-        write_demo(self.private / "dataset", num_db=12, num_queries=4, size=(320, 240))
+        write_demo(self.private / "dataset", num_db=10, num_queries=4, size=(320, 240))
         dataset = self.dataset
         self.shared.mkdir()
         run(dataset.root, self.made, RunOptions(preset="samfeat_fast", workers=1))
@@ -155,6 +155,7 @@ def main(folder: Path, address: str, mortal: str) -> None:
         for stage in STAGES:
             cluster.warm_up(2)
             cluster.hosts.clear()
+            tell({"begin": stage})
             began = time.monotonic()
             items = city.compute(stage, city.outputs(stage, "spread"), cluster)
             tell({"stage": stage, "items": items, "batches": len(cluster.hosts),

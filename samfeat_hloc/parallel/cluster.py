@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import SamfeatError
@@ -88,13 +89,15 @@ class Cluster:
             device: "cuda" for a GPU a task, "cpu" for a processor.
 
         Raises:
-            SamfeatError: one raised by ``work``, as it is; a batch whose worker died too often.
+            SamfeatError: one raised by ``work``, with the machine's name where that is not this
+                one; a batch whose worker died too often.
         """
         ray = self._connect()
         perform = ray.remote(_perform).options(
             num_cpus=1, num_gpus=int(device == "cuda"), max_retries=_RETRIES
         )
-        held = [ray.put(work)]  # in a list a reference stays one: it is not sent with every task
+        # In a list a reference stays one: it is not sent with every task.
+        held = [ray.put(work), socket.gethostname()]
         key = held[0].hex()
         left = iter(tasks)
         waiting: list[Any] = []
@@ -203,7 +206,16 @@ def _perform(key: str, held: list[Any], task: Any) -> Any:
     if _held[0] != key:
         _held = ("", None)  # frees the last stage's before the next is there
         _held = (key, import_module(RAY).get(held[0]))
-    return _held[1](task)
+    try:
+        return _held[1](task)
+    except SamfeatError as error:
+        machine = socket.gethostname()
+        if machine == held[1]:
+            raise
+        where = f"on {machine}"
+        if Path(error.subject).is_absolute() and not Path(error.subject).exists():
+            where += ", which has to see the same files under the same paths"
+        raise type(error)(error.subject, f"{error.problem} ({where})", error.mend) from None
 
 
 def _reach(address: str) -> None:
