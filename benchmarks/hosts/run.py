@@ -40,6 +40,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 FIRST, SECOND = "first", "second"
 ADDRESS = {FIRST: "10.213.77.1", SECOND: "10.213.77.2"}
 HEAD = f"{ADDRESS[FIRST]}:6379"
+TRIES = 3  # to start Ray on the second host
 WAIT = 60.0  # seconds for the second host to have computed its second batch
 
 
@@ -85,8 +86,8 @@ def line(record: dict[str, Any]) -> str:
     delivered, before = record["delivered"], record["before_the_kill"]
     return (
         f"{record['stage']}: {record['items']} {STAGES[record['stage']]} in {record['batches']} "
-        f"batches. First host {before.get(FIRST, 0)}, second host {before[SECOND]} and one computed "
-        f"when it is killed ({record['bytes_sent'] / 1e6:.2f} MB sent to it, "
+        f"batches. First host {before.get(FIRST, 0)}, second host {before[SECOND]} and one more "
+        f"computed when it is killed ({record['bytes_sent'] / 1e6:.2f} MB sent to it, "
         f"{record['bytes_received'] / 1e6:.2f} MB received); first host {delivered[FIRST]} "
         f"{record['seconds_after_the_kill']:.1f} s later. "
         f"All {record['equal']} arrays, attributes and files equal."
@@ -160,11 +161,17 @@ class TwoHosts:
 
     def _join(self) -> None:
         """A second host, as a machine that is started anew."""
-        self.second = Host(
-            SECOND, ADDRESS[SECOND], hidden=self.city.private, read_only=self.city.shared
-        )
-        self.first.cable(self.second)
-        self._ray(self.second, f"--address={HEAD}")
+        for tries_left in reversed(range(TRIES)):
+            self.second = Host(
+                SECOND, ADDRESS[SECOND], hidden=self.city.private, read_only=self.city.shared
+            )
+            self.first.cable(self.second)
+            try:
+                return self._ray(self.second, f"--address={HEAD}")
+            except SamfeatError:  # busy: Ray waits for itself for half a minute alone
+                self.second.kill()
+                if not tries_left:
+                    raise
 
     def _traffic(self) -> tuple[int, int]:
         assert self.second is not None
