@@ -21,6 +21,7 @@ from samfeat_hloc.datasets.aachen import AachenDataset
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.feature.network import SAMFeat
 from samfeat_hloc.feature.options import ExtractOptions
+from samfeat_hloc.files.pair_lists import read_pairs, unique_pairs
 from samfeat_hloc.localization import features, localize, matches
 from samfeat_hloc.localization.inputs import LocalizationInputs
 from samfeat_hloc.parallel.cluster import Cluster
@@ -80,7 +81,7 @@ class City:
         if stage == "matches":
             pairs = next(self.made.glob("pairs-db-*.txt"))
             matches.main(pairs, feature_file, output / "matches.h5", cluster=cluster)
-            return len(pairs.read_text().splitlines())
+            return len(unique_pairs(read_pairs(pairs)))
         inputs = LocalizationInputs(
             self.made / "map", dataset.queries, self.made / "pairs-query-places.txt",
             feature_file, self.shared / "matches-query.h5",
