@@ -226,6 +226,7 @@ def contents(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.rglob("*")):
         if path.suffix == ".h5":
             with h5py.File(path) as file:
+                add(path.name, file)
                 file.visititems(add)
         elif path.is_file():
             found[path.name] = path.read_bytes()
