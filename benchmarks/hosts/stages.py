@@ -152,7 +152,8 @@ def main(folder: Path, address: str, mortal: str) -> None:
     outside = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what Ray prints
     city = City(folder)
-    with Watched(address, mortal) as cluster:
+    cluster = Watched(address, mortal)
+    with cluster:
         for stage in STAGES:
             cluster.warm_up(2)
             cluster.hosts.clear()
