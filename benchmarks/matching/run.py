@@ -31,6 +31,7 @@ from samfeat_hloc.commands.evaluation import (
     OfficialWeights,
     Overwrite,
     Resize,
+    ShortSide,
 )
 from samfeat_hloc.commands.measured_features import METHODS, named_files, open_methods
 from samfeat_hloc.commands.options import Outputs
@@ -79,13 +80,7 @@ def main(
     official_weights: OfficialWeights = False,
     max_keypoints: MaxKeypoints = 2048,
     resize: Resize = 1024,
-    short_side: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Shorter side in pixels when measuring homographies; 0 for the images' own.",
-        ),
-    ] = 0,
+    short_side: ShortSide = 0,
     outputs: Outputs = Path("outputs/matching"),
     overwrite: Overwrite = False,
 ) -> None:

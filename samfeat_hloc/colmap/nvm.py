@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import SamfeatError
 from ..files.images import check_name
-from ..files.textlines import data_lines, parse_number
+from ..files.textlines import data_lines, in_line, parse_number
 from ..progress import tqdm
 from .cameras import Camera
 from .model import Model, ModelImage
@@ -43,7 +43,7 @@ def read_nvm(path: Path, camera_of: Callable[[str, float, float], Camera]) -> Mo
     place = iter(lines[1:])
     images: dict[str, tuple[Camera, Pose]] = {}
     for number, tokens in _section(path, place, "images"):
-        try:
+        with in_line(path, number, "write 'NAME FOCAL QW QX QY QZ CX CY CZ RADIAL 0'"):
             name = check_name(tokens[0].removeprefix("./"))
             values = [parse_number(token) for token in tokens[1:]]
             if len(values) != 10:
@@ -55,12 +55,6 @@ def read_nvm(path: Path, camera_of: Callable[[str, float, float], Camera]) -> Mo
             if name in images:
                 raise ValueError(f"'{name}' is in it twice")
             camera = camera_of(name, values[0], values[8])
-        except SamfeatError as error:
-            raise SamfeatError(f"{path}:{number}", error) from None
-        except ValueError as error:
-            raise SamfeatError(
-                f"{path}:{number}", error, "write 'NAME FOCAL QW QX QY QZ CX CY CZ RADIAL 0'"
-            ) from None
         pose = Pose(qvec / norm, np.zeros(3))
         images[name] = camera, Pose(pose.qvec, -pose.rotation @ centre)
     if not images:

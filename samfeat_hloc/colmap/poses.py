@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import SamfeatError
 from ..files.atomic import write_atomically
 from ..files.images import check_name
-from ..files.textlines import data_lines, parse_number
+from ..files.textlines import data_lines, in_line, parse_number
 
 # Rounded to three decimals a quaternion keeps its norm within this; beyond it, the columns are
 # rather not a quaternion, and normalising them would hide that.
@@ -84,6 +84,14 @@ class Pose:
         return pycolmap.Rigid3d(pycolmap.Rotation3d(self.qvec[[1, 2, 3, 0]]), self.tvec)
 
 
+def pose_json(pose: Pose | None, prefix: str = "") -> dict[str, list[float] | None]:
+    """``qvec`` and ``tvec``, with a prefix, as plain JSON values; None where there is no pose."""
+    return {
+        f"{prefix}qvec": None if pose is None else pose.qvec.tolist(),
+        f"{prefix}tvec": None if pose is None else pose.tvec.tolist(),
+    }
+
+
 def read_poses(path: Path) -> dict[str, Pose]:
     """Read a poses file; names are taken as they are (full or base names), order is kept.
 
@@ -103,15 +111,9 @@ def read_poses(path: Path) -> dict[str, Pose]:
                 f"{len(tokens)} values where 8 are needed",
                 "write 'name qw qx qy qz tx ty tz', and no white space in names",
             )
-        try:
+        with in_line(path, number, "write 'name qw qx qy qz tx ty tz' in numbers"):
             name = check_name(tokens[0])
             values = np.array([parse_number(token) for token in tokens[1:]])
-        except SamfeatError as error:
-            raise SamfeatError(where, error) from None
-        except ValueError as error:
-            raise SamfeatError(
-                where, error, "write 'name qw qx qy qz tx ty tz' in numbers"
-            ) from None
         if name in poses:
             raise SamfeatError(
                 where,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import typer
@@ -66,6 +66,14 @@ class Application(typer.Typer):
 
     def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:  # type: ignore[override]
         return super().command(name, **{"cls": Command, **options})
+
+
+def add_commands(
+    app: typer.Typer, commands: Mapping[str, Callable[..., None]], panel: str | None = None
+) -> None:
+    """Add functions as commands of these names, in one panel of the help."""
+    for name, function in commands.items():
+        app.command(name, rich_help_panel=panel)(function)
 
 
 def group(app: typer.Typer, name: str, purpose: str, panel: str) -> typer.Typer:

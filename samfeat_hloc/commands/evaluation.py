@@ -47,6 +47,14 @@ MaxKeypoints = Annotated[
 Resize = Annotated[
     int, typer.Option("--resize", min=0, help="Longer side in pixels; 0 for the images' own.")
 ]
+ShortSide = Annotated[
+    int,
+    typer.Option(
+        "--short-side",
+        min=0,
+        help="Shorter side in pixels when measuring homographies; 0 for the images' own.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Extract the features again.")]
 
 
@@ -78,12 +86,7 @@ def _hpatches(
     official_weights: OfficialWeights = False,
     max_keypoints: MaxKeypoints = 2048,
     resize: Resize = 0,
-    short_side: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Shorter side in pixels when measuring homographies; 0 for the images' own."
-        ),
-    ] = 480,
+    short_side: ShortSide = 480,
     max_error: MaxError = 3.0,
     partial: Annotated[
         bool,

@@ -63,15 +63,13 @@ def chosen_names(
 def names_in(lists: list[Path]) -> list[str]:
     """The first words of the lines of lists; lists of queries with intrinsics are such lists."""
     from ..files.images import check_name
-    from ..files.textlines import data_lines
+    from ..files.textlines import data_lines, in_line
 
     names = []
     for path in lists:
         for number, tokens in data_lines(path):
-            try:
+            with in_line(path, number):
                 names.append(check_name(tokens[0]))
-            except SamfeatError as error:
-                raise SamfeatError(f"{path}:{number}", error) from None
     if not names:
         raise SamfeatError(lists[0], "it has no image name", "check the list")
     return names

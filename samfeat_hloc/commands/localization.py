@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .application import add_commands
 from .options import (
     DEFAULT_MAX_ERROR,
     STAGES,
@@ -41,9 +42,7 @@ _Queries = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    app.command("triangulate", rich_help_panel=STAGES)(_triangulate)
-    app.command("places", rich_help_panel=STAGES)(_places)
-    app.command("poses", rich_help_panel=STAGES)(_poses)
+    add_commands(app, {"triangulate": _triangulate, "places": _places, "poses": _poses}, STAGES)
 
 
 def _triangulate(

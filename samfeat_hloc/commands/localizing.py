@@ -20,6 +20,7 @@ from .options import (
     MaskFolder,
     MaxError,
     OfficialWeights,
+    OverwriteOutput,
     Weights,
     max_keypoints_option,
     resize_option,
@@ -104,7 +105,7 @@ def _localize(
     weights: Weights = None,
     official_weights: OfficialWeights = False,
     device: Device = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --output.")] = False,
+    overwrite: OverwriteOutput = False,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print JSON: an object, or a list of them for several photos."),

@@ -98,18 +98,17 @@ def _localize(
 def _as_json(
     frame: Frame, found: RigLocalization, poses: Mapping[str, Pose], *, weak: bool
 ) -> dict[str, Any]:
-    photos = []
-    for row, (_, name) in enumerate(frame.photos):
-        pose = poses.get(name)
-        photos.append(
-            {
-                "photo": name,
-                "qvec": None if pose is None else pose.qvec.tolist(),
-                "tvec": None if pose is None else pose.tvec.tolist(),
-                "num_agreeing": found.num_agreeing[row],
-                "retrieved": found.retrieved[row],
-            }
-        )
+    from ..colmap.poses import pose_json
+
+    photos = [
+        {
+            "photo": name,
+            **pose_json(poses.get(name)),
+            "num_agreeing": found.num_agreeing[row],
+            "retrieved": found.retrieved[row],
+        }
+        for row, (_, name) in enumerate(frame.photos)
+    ]
     return {"frame": frame.name, **found.as_json(weak=weak), "photos": photos}
 
 

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import SamfeatError
 from . import map_files
-from .application import group
+from .application import add_commands, group
 from .options import (
     OWN_PHOTOS,
     Device,
@@ -26,9 +26,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     maps = group(app, "map", "Save a map in one folder, look into it, change it.", OWN_PHOTOS)
     map_files.register(maps)
-    maps.command("add")(_add)
-    maps.command("remove")(_remove)
-    maps.command("info")(_info)
+    add_commands(maps, {"add": _add, "remove": _remove, "info": _info})
 
 
 def _add(

@@ -47,6 +47,10 @@ Outputs = Annotated[Path, typer.Option("--outputs", help="Folder of all results.
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what was created with other settings.")
 ]
+OverwriteStages = Annotated[
+    bool, typer.Option("--overwrite", help="Do every stage again, also what is finished.")
+]
+OverwriteOutput = Annotated[bool, typer.Option("--overwrite", help="Replace --output.")]
 Preset = Annotated[
     str, typer.Option("--preset", help=f"How features are extracted: {', '.join(PRESETS)}.")
 ]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import SamfeatError
-from .application import group
+from .application import add_commands, group
 from .image_lists import (
     DbLists,
     DbPrefix,
@@ -24,11 +24,16 @@ from .options import STAGES, Overlap, Overwrite, PairsOutput, ReferenceModel
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
     pairs = group(app, "pairs", "List pairs of images to match.", STAGES)
-    pairs.command("covisibility")(_covisibility)
-    pairs.command("retrieval")(_retrieval)
-    pairs.command("poses")(_near)
-    pairs.command("exhaustive")(_exhaustive)
-    pairs.command("sequence")(_sequence)
+    add_commands(
+        pairs,
+        {
+            "covisibility": _covisibility,
+            "retrieval": _retrieval,
+            "poses": _near,
+            "exhaustive": _exhaustive,
+            "sequence": _sequence,
+        },
+    )
 
 
 def _covisibility(

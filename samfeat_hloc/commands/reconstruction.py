@@ -23,6 +23,7 @@ from .options import (
     OfficialWeights,
     Outputs,
     Overlap,
+    OverwriteStages,
     Preset,
     Weights,
 )
@@ -116,9 +117,7 @@ def _reconstruct(
     ] = 1,
     workers: LocalWorkers = 2,
     device: Device = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Do every stage again, also what is finished.")
-    ] = False,
+    overwrite: OverwriteStages = False,
 ) -> None:
     """Find where photos, or a video's frames, were taken, and what points they show.
 

@@ -21,6 +21,7 @@ from .options import (
     Method,
     OfficialWeights,
     Outputs,
+    OverwriteStages,
     Preset,
     Queries,
     RayAddress,
@@ -38,9 +39,6 @@ PROTOCOLS = ("full", "local-features")
 DEMO = Path("outputs/demo")
 
 _Engine = Annotated[str, typer.Option(help="native, or hloc for hloc's own stages.")]
-_Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Do every stage again, also what is finished.")
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -134,7 +132,7 @@ def _run(
     pictures: Annotated[
         bool, typer.Option("--pictures", help="Draw matches, keypoints and the map.")
     ] = False,
-    overwrite: _Overwrite = False,
+    overwrite: OverwriteStages = False,
     demo: Annotated[bool, typer.Option("--demo", hidden=True)] = False,
 ) -> None:
     """Localize a benchmark's queries: map, poses, submission, and recalls where poses are known.
@@ -238,7 +236,7 @@ def _demo(
     ] = (640, 480),
     workers: LocalWorkers = 2,
     device: Device = None,
-    overwrite: _Overwrite = False,
+    overwrite: OverwriteStages = False,
 ) -> None:
     """Generate a small city, photograph it by day and by night, and run everything on that.
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import SamfeatError
+from .application import add_commands
 from .image_lists import DbLists, DbPrefix, Lists, QueryLists, QueryPrefix, chosen_names, names_in
 from .options import (
     DEFAULT_PRESET,
@@ -31,10 +32,16 @@ from .options import (
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    app.command("frames", rich_help_panel=STAGES)(_frames)
-    app.command("features", rich_help_panel=STAGES)(_features)
-    app.command("global-descriptors", rich_help_panel=STAGES)(_global_descriptors)
-    app.command("matches", rich_help_panel=STAGES)(_matches)
+    add_commands(
+        app,
+        {
+            "frames": _frames,
+            "features": _features,
+            "global-descriptors": _global_descriptors,
+            "matches": _matches,
+        },
+        STAGES,
+    )
 
 
 def _features(

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from .application import add_commands
 from .options import TRAINING, Device, Images, JsonOutput, Overwrite
 
 _Output = Annotated[Path, typer.Option("--output", help="The HDF5 file to write.")]
@@ -15,9 +16,7 @@ _Output = Annotated[Path, typer.Option("--output", help="The HDF5 file to write.
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    app.command("teach", rich_help_panel=TRAINING)(_teach)
-    app.command("probe", rich_help_panel=TRAINING)(_probe)
-    app.command("label", rich_help_panel=TRAINING)(_label)
+    add_commands(app, {"teach": _teach, "probe": _probe, "label": _label}, TRAINING)
 
 
 def _teach(

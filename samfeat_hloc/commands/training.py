@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..training.recipe_files import recipes
-from .options import TRAINING, Device, Images
+from .options import TRAINING, Device, Images, OverwriteOutput
 
 Recipe = Annotated[
     Path, typer.Option("--recipe", help=f"A recipe: {', '.join(recipes())}, or your own YAML file.")
@@ -19,7 +19,6 @@ Overrides = Annotated[
 ]
 _Output = Annotated[Path, typer.Option("--output", help="The checkpoint to write.")]
 _Trained = Annotated[Path, typer.Option("--weights", help="A trained checkpoint.")]
-_Replace = Annotated[bool, typer.Option("--overwrite", help="Replace --output.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -48,7 +47,7 @@ def register(app: typer.Typer) -> None:
             int, typer.Option(min=8, help="Pairs of warped views to measure on.")
         ] = 480,
         device: Device = None,
-        overwrite: _Replace = False,
+        overwrite: OverwriteOutput = False,
     ) -> None:
         """Whiten a trained checkpoint's descriptors by how they change from view to view."""
         from ..training import whitening
@@ -74,7 +73,7 @@ def register(app: typer.Typer) -> None:
         ] = 270,
         seed: Annotated[int, typer.Option(min=0, help="Seed of the random views.")] = 1,
         device: Device = None,
-        overwrite: _Replace = False,
+        overwrite: OverwriteOutput = False,
     ) -> None:
         """Learn a linear map of a trained checkpoint's descriptors; whiten them first."""
         from ..training import projection

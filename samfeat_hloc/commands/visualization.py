@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .application import group
+from .application import add_commands, group
 from .measured_features import extract_options
 from .options import LOOK, Device, OfficialWeights, Weights
 
@@ -30,9 +30,7 @@ _Resize = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands to the application's ``viz`` group."""
     pictures = group(app, "viz", "Draw keypoints, matches, and what a teacher sees.", LOOK)
-    pictures.command("keypoints")(_keypoints)
-    pictures.command("matches")(_matches)
-    pictures.command("relations")(_relations)
+    add_commands(pictures, {"keypoints": _keypoints, "matches": _matches, "relations": _relations})
 
 
 def _keypoints(

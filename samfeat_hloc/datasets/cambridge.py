@@ -32,7 +32,7 @@ from ..colmap.nvm import read_nvm
 from ..colmap.poses import Pose
 from ..errors import SamfeatError
 from ..files.images import check_name, image_size
-from ..files.textlines import data_lines, parse_number
+from ..files.textlines import data_lines, in_line, parse_number
 from .dataset import (
     INDOORS,
     Dataset,
@@ -176,19 +176,13 @@ def read_release_poses(path: Path) -> dict[str, Pose]:
     """
     poses: dict[str, Pose] = {}
     for number, tokens in data_lines(path)[_HEADER:]:
-        try:
+        with in_line(path, number, "write 'name X Y Z QW QX QY QZ'"):
             name = check_name(tokens[0])
             values = np.array([parse_number(token) for token in tokens[1:]])
             if len(values) != 7 or abs(np.linalg.norm(values[3:]) - 1) > 1e-2:
                 raise ValueError("not a position and a unit quaternion")
             if name in poses:
                 raise ValueError(f"'{name}' is in it twice")
-        except SamfeatError as error:
-            raise SamfeatError(f"{path}:{number}", error) from None
-        except ValueError as error:
-            raise SamfeatError(
-                f"{path}:{number}", error, "write 'name X Y Z QW QX QY QZ'"
-            ) from None
         qvec = values[3:] / np.linalg.norm(values[3:])
         poses[name] = Pose(qvec, -Pose(qvec, np.zeros(3)).rotation @ values[:3])
     if not poses:

@@ -25,7 +25,7 @@ from ..colmap.model import read_content, read_model
 from ..colmap.model_changes import changed, write_model
 from ..colmap.poses import Pose, read_poses
 from ..errors import SamfeatError
-from ..files.textlines import data_lines
+from ..files.textlines import data_lines, in_line
 from .dataset import LONG_TERM, Dataset, Retrieval, SubmissionForm, check_files, check_folder
 from .names import read_names
 from .queries import Query
@@ -103,10 +103,8 @@ def _of_centre(given: Pose) -> Pose:
 def _cameras(path: Path) -> dict[str, Camera]:
     cameras = {}
     for number, tokens in data_lines(path):
-        try:
+        with in_line(path, number):
             cameras[tokens[0]] = parse_camera(tokens[1:])
-        except ValueError as error:
-            raise SamfeatError(f"{path}:{number}", error) from None
     if not cameras:
         raise SamfeatError(path, "no cameras in it", "copy it again")
     return cameras

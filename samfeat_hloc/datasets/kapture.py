@@ -30,7 +30,7 @@ from ..colmap.poses import Pose
 from ..errors import SamfeatError
 from ..files.feature_readers import pair_name
 from ..files.images import check_name
-from ..files.textlines import parse_number, read_text
+from ..files.textlines import in_line, parse_number, read_text
 
 _SUFFIX = {"keypoints": ".kpt", "descriptors": ".desc"}
 
@@ -85,10 +85,8 @@ def read_kapture(root: Path) -> Kapture:
                 placed[values[0], sensor] = from_rig @ pose
     found = Kapture(root, [], {}, {})
     for number, (time, sensor, name, *_) in _rows(records, 3):
-        try:
+        with in_line(records, number):
             found.images.append(check_name(name))
-        except SamfeatError as error:
-            raise SamfeatError(f"{records}:{number}", error) from None
         if sensor in cameras:
             found.cameras[name] = cameras[sensor]
         if (time, sensor) in placed:

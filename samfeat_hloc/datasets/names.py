@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import SamfeatError
 from ..files.images import check_name
-from ..files.textlines import data_lines
+from ..files.textlines import data_lines, in_line
 
 
 def read_names(path: Path) -> list[str]:
@@ -17,10 +17,8 @@ def read_names(path: Path) -> list[str]:
     """
     first_line: dict[str, int] = {}
     for number, tokens in data_lines(path):
-        try:
+        with in_line(path, number):
             name = check_name(tokens[0])
-        except SamfeatError as error:
-            raise SamfeatError(f"{path}:{number}", error) from None
         if name in first_line:
             raise SamfeatError(
                 f"{path}:{number}",

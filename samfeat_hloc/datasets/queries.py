@@ -10,7 +10,7 @@ from typing import TypeVar
 from ..colmap.cameras import Camera, parse_camera
 from ..errors import SamfeatError
 from ..files.images import check_name
-from ..files.textlines import data_lines
+from ..files.textlines import data_lines, in_line
 
 V = TypeVar("V")
 
@@ -45,15 +45,13 @@ def read_queries(path: Path, condition: str) -> list[Query]:
     queries: dict[str, Query] = {}
     first_line: dict[str, int] = {}
     for number, tokens in data_lines(path):
-        try:
+        with in_line(path, number):
             name = check_name(tokens[0])
             if name in queries:
                 raise ValueError(
                     f"'{name}' is on line {first_line[name]} already; keep one line for each query"
                 )
             queries[name] = Query(name, condition, parse_camera(tokens[1:]))
-        except (SamfeatError, ValueError) as error:
-            raise SamfeatError(f"{path}:{number}", error) from None
         first_line[name] = number
     if not queries:
         raise SamfeatError(

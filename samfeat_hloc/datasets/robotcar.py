@@ -30,7 +30,7 @@ from ..colmap.nvm import read_nvm
 from ..colmap.poses import Pose
 from ..errors import SamfeatError
 from ..files.images import check_name, image_size
-from ..files.textlines import data_lines, parse_number
+from ..files.textlines import data_lines, in_line, parse_number
 from .dataset import (
     LONG_TERM,
     Dataset,
@@ -161,7 +161,7 @@ def read_matrices(path: Path) -> dict[str, Pose]:
     """
     poses: dict[str, Pose] = {}
     for number, tokens in data_lines(path):
-        try:
+        with in_line(path, number, "write 'name' and 16 numbers"):
             name = as_jpg(check_name(tokens[0]))
             matrix = np.array([parse_number(token) for token in tokens[1:]])
             if len(matrix) != 16:
@@ -172,9 +172,5 @@ def read_matrices(path: Path) -> dict[str, Pose]:
                 raise ValueError("the matrix is no rotation and translation")
             if name in poses:
                 raise ValueError(f"'{name}' is in it twice")
-        except SamfeatError as error:
-            raise SamfeatError(f"{path}:{number}", error) from None
-        except ValueError as error:
-            raise SamfeatError(f"{path}:{number}", error, "write 'name' and 16 numbers") from None
         poses[name] = Pose.from_matrix(rotation, matrix[:3, 3]).inverse()
     return poses

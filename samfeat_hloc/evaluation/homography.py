@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from ..errors import SamfeatError
-from ..files.textlines import data_lines, parse_number
+from ..files.textlines import data_lines, in_line, parse_number
 
 RANSAC_THRESHOLD = 3.0  # pixels
 RANSAC_ITERATIONS = 10_000
@@ -38,12 +38,10 @@ def read_homography(path: Path) -> np.ndarray:
             path, f"{len(lines)} lines of numbers where a homography has 3", "write a 3x3 matrix"
         )
     for number, tokens in lines:
-        try:
+        with in_line(path, number, "write a 3x3 matrix"):
             if len(tokens) != 3:
                 raise ValueError(f"{len(tokens)} numbers where a homography has 3")
             rows.append([parse_number(token) for token in tokens])
-        except ValueError as error:
-            raise SamfeatError(f"{path}:{number}", error, "write a 3x3 matrix") from None
     return check_homography(np.array(rows), str(path))
 
 

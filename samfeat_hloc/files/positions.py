@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import SamfeatError
 from ..progress import tqdm
 from .images import check_name, exif_of
-from .textlines import data_lines, parse_number
+from .textlines import data_lines, in_line, parse_number
 
 _GPS = 0x8825  # EXIF's block of it, and its tags
 _LATITUDE_REF, _LATITUDE, _LONGITUDE_REF, _LONGITUDE, _ALTITUDE_REF, _ALTITUDE = range(1, 7)
@@ -74,15 +73,13 @@ def read_positions(path: Path) -> dict[str, np.ndarray]:
     """
     found: dict[str, np.ndarray] = {}
     for number, tokens in data_lines(path):
-        try:
+        with in_line(path, number):
             name = check_name(tokens[0])
             if len(tokens) != 4:
                 raise ValueError(f"{len(tokens)} values; write 'name x y z'")
             if name in found:
                 raise ValueError(f"'{name}' is listed twice; keep one line")
             found[name] = np.array([parse_number(token) for token in tokens[1:]])
-        except (SamfeatError, ValueError) as error:
-            raise SamfeatError(f"{path}:{number}", error) from None
     return found
 
 

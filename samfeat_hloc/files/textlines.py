@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import SamfeatError
@@ -42,6 +44,24 @@ def data_lines(path: Path) -> list[tuple[int, list[str]]]:
     lines = read_text(path).removeprefix("\ufeff").split("\n")
     numbered = ((number, line.strip()) for number, line in enumerate(lines, start=1))
     return [(number, line.split()) for number, line in numbered if line and line[0] != "#"]
+
+
+@contextmanager
+def in_line(path: Path, number: int, form: str | None = None) -> Iterator[None]:
+    """Name the line of the file in the errors of the block.
+
+    Arguments:
+        form: how such a line is written, the mend of a ValueError; None where its text has one.
+
+    Raises:
+        SamfeatError: in place of a SamfeatError, whose mend it keeps, and of a ValueError.
+    """
+    try:
+        yield
+    except SamfeatError as error:
+        raise SamfeatError(f"{path}:{number}", error) from None
+    except ValueError as error:
+        raise SamfeatError(f"{path}:{number}", error, form) from None
 
 
 def parse_number(token: str) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..colmap.cameras import Camera
-from ..colmap.poses import Pose
+from ..colmap.poses import Pose, pose_json
 from ..localization.acceptance import confidence
 
 
@@ -88,8 +88,7 @@ class Localization:
         return {
             "localized": self.pose is not None,
             "refused": self.refused,
-            "qvec": None if pose is None else pose.qvec.tolist(),
-            "tvec": None if pose is None else pose.tvec.tolist(),
+            **pose_json(pose),
             "camera": {
                 "model": self.camera.model,
                 "width": self.camera.width,

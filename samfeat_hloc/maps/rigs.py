@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..colmap.cameras import Camera
-from ..colmap.poses import Pose
+from ..colmap.poses import Pose, pose_json
 from ..colmap.rig_pose import estimate_rig_pose
 from ..errors import SamfeatError
 from ..localization.acceptance import confidence, refusal, squares
@@ -86,8 +86,7 @@ class RigLocalization:
         return {
             "localized": self.pose is not None,
             "refused": self.refused,
-            "rig_qvec": None if pose is None else pose.qvec.tolist(),
-            "rig_tvec": None if pose is None else pose.tvec.tolist(),
+            **pose_json(pose, "rig_"),
             "confidence": self.confidence,
             "num_correspondences": self.num_correspondences,
             "num_matched": self.num_matched,

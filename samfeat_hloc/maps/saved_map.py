@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from ..colmap.cameras import CAMERA_MODELS, Camera
-from ..colmap.poses import Pose
+from ..colmap.poses import Pose, pose_json
 from ..errors import SamfeatError, in_one_line, writing
 from ..feature.options import ExtractOptions
 from ..files.atomic import write_whole
@@ -315,8 +315,7 @@ def _write_segment(folder: Path, images: Sequence[FrozenImage]) -> None:
             "name": image.name,
             "camera": [image.camera.model, image.camera.width, image.camera.height,
                        *image.camera.params],
-            "qvec": image.pose.qvec.tolist(),
-            "tvec": image.pose.tvec.tolist(),
+            **pose_json(image.pose),
             "added": image.added,
         }
         for image in images
