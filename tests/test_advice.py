@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import pkgutil
 import re
 import shlex
 from collections.abc import Iterator
@@ -128,3 +129,51 @@ def test_commands_and_options_in_messages_and_docstrings() -> None:
                 if option in names and option not in ALL_OPTIONS | OTHERS:
                     problems.append(f"{where}: no option {option}")
     assert not problems, "\n".join(problems)
+
+
+def is_there(name: str) -> bool:
+    """Whether a dotted name is a module of this package or something in one."""
+    path = ROOT / name.replace(".", "/")
+    if path.is_dir() or path.with_suffix(".py").exists():
+        return True  # it may need a package that is not installed
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def missing_imports(code: str) -> list[str]:
+    """What code imports of this package that is not there."""
+    imported = [
+        f"{node.module}.{name.name}"
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("samfeat_hloc")
+        for name in node.names
+    ]
+    return [name for name in imported if not is_there(name)]
+
+
+def missing_places(text: str) -> list[str]:
+    """Files and dotted names of this package in backticks that are not there."""
+    files = re.findall(r"`(samfeat_hloc(?:/[a-z_0-9]+)+\.[a-z]+)`", text)
+    names = re.findall(r"`(samfeat_hloc(?:\.[A-Za-z_0-9]+)+)`", text)
+    missing = [name for name in files if not (ROOT / name).exists()]
+    return missing + [name for name in names if not is_there(name)]
+
+
+def test_missing_imports_and_places_are_found() -> None:
+    assert missing_imports("from samfeat_hloc import match, mach") == ["samfeat_hloc.mach"]
+    assert missing_imports("from samfeat_hloc.no import more") == ["samfeat_hloc.no.more"]
+    text = "`samfeat_hloc/cli.py`, `samfeat_hloc/no.py`, `samfeat_hloc.match`, `samfeat_hloc.no`"
+    assert missing_places(text) == ["samfeat_hloc/no.py", "samfeat_hloc.no"]
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.suffix == ".md"], ids=lambda path: path.name
+)
+def test_code_and_names_in_documents(page: Path) -> None:
+    text = page.read_text()
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        assert not missing_imports(code)
+    assert not missing_places(text)
