@@ -131,14 +131,16 @@ def test_reward_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     e = float(np.e)
     earned = (e / (e + 1)) ** 2
     cost = 3 * 0.5 / (e + 1) - 0.5 / (e + 1) + 0.25
-    reward = projection.expected_reward(first, second, right, ~right)
-    assert reward.item() == pytest.approx(earned - projection.PENALTY * cost, abs=1e-6)
+    reward = projection.expected_reward(first, second, right, ~right, 1.5)
+    assert reward.item() == pytest.approx(earned - 1.5 * cost, abs=1e-6)
     # What is neither right nor wrong neither earns nor costs.
     none = torch.zeros_like(right)
-    assert projection.expected_reward(first, second, right, none).item() == pytest.approx(earned)
+    assert projection.expected_reward(first, second, right, none, 1.5).item() == pytest.approx(
+        earned
+    )
     # A match that cannot be found is not counted twice.
     twice = torch.ones_like(right)
-    both = projection.expected_reward(first, second, twice, none).item()
+    both = projection.expected_reward(first, second, twice, none, 1.5).item()
     assert both == pytest.approx((earned + cost) / 2)
 
 
@@ -175,7 +177,7 @@ def test_what_is_learned_matches_better(small: None, photos: Path, trained: Path
         views0, views1, moved = step
         pairs = range(projection.PAIRS)
         return torch.stack(
-            [projection.pair_reward(learned, views0, views1, moved[p], p, same) for p in pairs]
+            [projection.pair_reward(learned, views0, views1, moved[p], p, 0.5, same) for p in pairs]
         ).mean()
 
     before = reward().item()

@@ -5,7 +5,8 @@
 Photographs the demo's city from a few places, each time twice from the very same spot, so that a
 homography relates the two exactly: rolled by more and more, zoomed in by more and more, or by
 night. Prints the share of mutual nearest neighbours within 3 pixels beside RootSIFT's, and writes
-the curves and a picture of the matches where SAMFeat does worst.
+the curves and a picture of the matches where SAMFeat does worst. "Turned" is
+``samfeat_hloc.match(..., turned=True)``, which turns one of the two photos by quarters.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from samfeat_hloc.evaluation.matching import (
     mutual_nearest,
     reprojection_errors,
 )
+from samfeat_hloc.evaluation.palette import BLUE, GREEN, SKY, VERMILION
 from samfeat_hloc.evaluation.record import measurement
 from samfeat_hloc.feature.extraction import extract_batch
 from samfeat_hloc.feature.local_features import FeatureArrays
@@ -36,6 +38,7 @@ from samfeat_hloc.feature.network import SAMFeat
 from samfeat_hloc.feature.options import ExtractOptions
 from samfeat_hloc.feature.presets import MULTISCALE
 from samfeat_hloc.feature.rootsift import extract_rootsift
+from samfeat_hloc.feature.two_images import match
 from samfeat_hloc.files.atomic import write_atomically
 from samfeat_hloc.pictures.pairs import RIGHT_WITHIN, matches_figure
 from samfeat_hloc.progress import tqdm
@@ -58,6 +61,12 @@ SWEEPS = {
     "night": (0, 1),
 }
 KEYPOINTS = 2048
+WAYS = {  # colour and line of each
+    "SAMFeat": (BLUE, "-"),
+    "SAMFeat, turned": (GREEN, "-."),
+    "SAMFeat, multiscale": (SKY, "--"),
+    "RootSIFT": (VERMILION, ":"),
+}
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -95,12 +104,17 @@ def main(
     worst: dict[str, tuple[float, Pair, str]] = {}
     with tqdm(total=total, desc="pairs", unit="pair") as bar:
         for sweep, values in SWEEPS.items():
-            found = shares[sweep] = {"SAMFeat": [], "SAMFeat, multiscale": [], "RootSIFT": []}
+            found = shares[sweep] = {name: [] for name in WAYS}
             for value in values:
                 results: dict[str, list[float]] = {name: [] for name in found}
                 for index, (shot, plain_view) in enumerate(zip(shots, by_day, strict=True)):
                     rng = np.random.default_rng((seed, index))
                     pair = take(lit, shot, plain_view, sweep, value, rng)
+                    turned = match(*pair.images, preset=plain, model=model, turned=True)
+                    keypoints = turned.keypoints0, turned.keypoints1
+                    results["SAMFeat, turned"].append(
+                        share_within(*keypoints, turned.matches, pair.homography)
+                    )
                     ways = {
                         "SAMFeat": _samfeat(model, pair, plain),
                         "SAMFeat, multiscale": _samfeat(model, pair, several),
@@ -167,7 +181,14 @@ def share_right(features: tuple[CachedFeatures, CachedFeatures], homography: np.
     """Share of the mutual nearest neighbours within :data:`RIGHT_WITHIN` pixels."""
     first, second = features
     matches = mutual_nearest(first.descriptors, second.descriptors)
-    errors = reprojection_errors(first.keypoints, second.keypoints, matches, homography)
+    return share_within(first.keypoints, second.keypoints, matches, homography)
+
+
+def share_within(
+    keypoints0: np.ndarray, keypoints1: np.ndarray, matches: np.ndarray, homography: np.ndarray
+) -> float:
+    """Share of matches (K, 2) of keypoints (N, 2) and (M, 2) within :data:`RIGHT_WITHIN` pixels."""
+    errors = reprojection_errors(keypoints0, keypoints1, matches, homography)
     return float(accuracy(errors, (RIGHT_WITHIN,))[0])
 
 
@@ -191,11 +212,9 @@ def draw(shares: dict[str, dict[str, list[float]]]) -> Figure:
     """One panel a sweep: share of right matches against what is swept."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     axes = figure.subplots(1, len(shares), sharey=True, width_ratios=(3, 3, 1))
-    styles = {"SAMFeat": ("#0072B2", "-"), "SAMFeat, multiscale": ("#56B4E9", "--"),
-              "RootSIFT": ("#D55E00", ":")}  # fmt: skip
     for panel, (sweep, found) in zip(axes, shares.items(), strict=True):
         for name, row in found.items():
-            colour, line = styles[name]
+            colour, line = WAYS[name]
             panel.plot(SWEEPS[sweep], row, color=colour, linestyle=line, marker=".", label=name)
         panel.set(xlabel=sweep, ylim=(0, 100))
         panel.grid(alpha=0.3)

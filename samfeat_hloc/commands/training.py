@@ -72,6 +72,14 @@ def register(app: typer.Typer) -> None:
             int, typer.Option(min=1, help="Optimizer steps, each of three pairs of views.")
         ] = 270,
         seed: Annotated[int, typer.Option(min=0, help="Seed of the random views.")] = 1,
+        penalty: Annotated[
+            float,
+            typer.Option(
+                min=0,
+                help="What a wrong match costs, where a right one earns 1. More leaves fewer wrong "
+                "matches, and fewer right ones.",
+            ),
+        ] = 0.5,
         device: Device = None,
         overwrite: OverwriteOutput = False,
     ) -> None:
@@ -79,8 +87,9 @@ def register(app: typer.Typer) -> None:
         from ..training import projection
 
         projection.main(
-            weights, images, output, steps=steps, seed=seed, device=device, overwrite=overwrite
-        )
+            weights, images, output, steps=steps, seed=seed, penalty=penalty, device=device,
+            overwrite=overwrite,
+        )  # fmt: skip
         typer.echo(f"weights: {output}")
 
     @app.command("ablate", rich_help_panel=TRAINING)

@@ -8,7 +8,7 @@ are each other's nearest neighbours with the probability
 
     P_ij = softmax_j(s_ij / T) softmax_i(s_ij / T),
 
-s their cosine; a right match earns P_ij, a wrong one costs PENALTY times as much. (Not in the
+s their cosine; a right match earns P_ij, a wrong one costs a penalty times as much. (Not in the
 paper; the reward is that of DISK, NeurIPS 2020, with gradients through P itself.)
 """
 
@@ -45,7 +45,7 @@ HOMOGRAPHIES = HomographyOptions(scale=2.2, perspective=0.3, shift=0.6, zoom=[0.
 SCALES = ((1.0,), (0.5, 0.7, 1.0, 1.2, 1.7), (1.0,), (0.35, 0.5, 0.7, 1.0))
 KEYPOINTS = 900
 TEMPERATURE = 0.02
-PENALTY = 1.5
+PENALTY = 0.5  # 1.5 leaves fewer wrong matches and fewer right ones, which thin maps pay for
 RIGHT = 2.5  # pixels
 WRONG = 4.0  # pixels; between the two, a match neither earns nor costs
 _AMONG_OTHERS = 0.7  # share of the pairs that get keypoints of other photos
@@ -89,6 +89,7 @@ def main(
     *,
     steps: int = STEPS,
     seed: int = 1,
+    penalty: float = PENALTY,
     device: str | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -100,6 +101,7 @@ def main(
         output: the checkpoint to write.
         steps: of the optimizer, three pairs each.
         seed: of the views.
+        penalty: what a wrong match costs, where a right one earns 1.
         device: where to compute; see :func:`samfeat_hloc.parallel.devices.device_of`.
         overwrite: replace a file that is there.
 
@@ -128,7 +130,7 @@ def main(
             optimizer = torch.optim.Adam(groups)
             decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 1 - done / steps)
         rewards = [
-            pair_reward(projection, views0, views1, moved[pair], pair, generator)
+            pair_reward(projection, views0, views1, moved[pair], pair, penalty, generator)
             for pair in range(PAIRS)
         ]
         reward = torch.stack(rewards).mean()
@@ -145,7 +147,8 @@ def main(
         logger.warning(
             "project: %d of %d steps did nothing, a view had no keypoints", steps - taken, steps
         )
-    facts = {"steps": taken, "pairs": taken * PAIRS, "photos": images.name, "seed": seed}
+    facts = {"steps": taken, "pairs": taken * PAIRS, "photos": images.name, "seed": seed,
+             "penalty": penalty}  # fmt: skip
     return write(model, output, "projected", facts)
 
 
@@ -179,7 +182,7 @@ def describe(model: SAMFeat, images: Tensor, scales: Sequence[float]) -> list[De
 
 def pair_reward(
     projection: Projection, views0: Sequence[DescribedView], views1: Sequence[DescribedView],
-    moved: Tensor, pair: int, generator: torch.Generator,
+    moved: Tensor, pair: int, penalty: float, generator: torch.Generator,
 ) -> Tensor:  # fmt: skip
     """The reward of a pair's matches, often among keypoints of two other photos.
 
@@ -197,15 +200,17 @@ def pair_reward(
         second = torch.cat([second, projection(others1)])
         more = (0, len(second) - apart.shape[1], 0, len(first) - apart.shape[0])
         apart = F.pad(apart, more, value=np.inf)
-    return expected_reward(first, second, apart <= RIGHT, apart > WRONG)
+    return expected_reward(first, second, apart <= RIGHT, apart > WRONG, penalty)
 
 
-def expected_reward(first: Tensor, second: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
+def expected_reward(
+    first: Tensor, second: Tensor, right: Tensor, wrong: Tensor, penalty: float
+) -> Tensor:
     """Expected reward of mutual nearest neighbours, for each right match that is possible.
 
     Arguments:
         first, second: descriptors (N, 128) and (M, 128) of unit length.
-        right, wrong: (N, M) bool, which matches earn and which cost.
+        right, wrong: (N, M) bool, which matches earn 1 and which cost the penalty.
 
     Returns:
         Scalar, at most 1.
@@ -213,7 +218,7 @@ def expected_reward(first: Tensor, second: Tensor, right: Tensor, wrong: Tensor)
     similarity = first @ second.t() / TEMPERATURE
     mutual = torch.softmax(similarity, dim=1) * torch.softmax(similarity, dim=0)
     possible = right.any(dim=1).sum().clamp(min=_LEAST_POSSIBLE)
-    return ((mutual * right).sum() - PENALTY * (mutual * wrong).sum()) / possible
+    return ((mutual * right).sum() - penalty * (mutual * wrong).sum()) / possible
 
 
 def _some(view: DescribedView, generator: torch.Generator) -> DescribedView:
