@@ -30,10 +30,10 @@ NEEDS = {
 }
 STEPS = 18
 SMALL = [
-    "losses.asrd=1", "losses.wsc=1", "pairs.crop=64", "pairs.points=48", "pairs.keypoints=32",
-    "pairs.too_close=8", f"train.steps={STEPS}", "train.batch=2", "train.warmup=1",
-    "train.log_every=1", "train.save_every=50", "train.validate_every=50", "train.clip=5",
-    "train.decay=0.1", "train.learning_rate=0.0007",
+    "losses.asrd=1", "losses.wsc=1", "losses.edge=1", "pairs.crop=64", "pairs.points=48",
+    "pairs.keypoints=32", "pairs.too_close=8", f"train.steps={STEPS}",
+    "train.batch=2", "train.warmup=1", "train.log_every=1", "train.save_every=50",
+    "train.validate_every=50", "train.clip=5", "train.decay=0.1", "train.learning_rate=0.0007",
 ]  # fmt: skip
 
 
