@@ -5,7 +5,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Annotated
 
@@ -114,3 +114,10 @@ def run(command: typer.Typer, arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on from here", err=True)
         sys.exit(130)
+
+
+def run_program(main: Callable[..., None]) -> None:
+    """Run a function as a program whose options are its parameters, with :func:`run`'s errors."""
+    program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    program.command()(main)
+    run(program)

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from samfeat_hloc.cli import run as run_application
+from samfeat_hloc.cli import run_program
 from samfeat_hloc.evaluation.record import measurement
 from samfeat_hloc.feature.levels import half_precision
 from samfeat_hloc.feature.network import SAMFeat
@@ -33,10 +33,7 @@ from samfeat_hloc.training.trainer import Clock, training_step
 RECIPE = Path(__file__).resolve().parents[2] / "configs" / "ablation.yaml"
 SIZES = ((640, 480), (1024, 768))
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-
-@app.command()
 def main(
     photos: Annotated[Path, typer.Option(help="Folder of photos.")],
     teacher: Annotated[Path, typer.Option(help="A teacher's cache of them.")],
@@ -125,4 +122,4 @@ def _lines(seconds: dict[str, float]) -> list[str]:
 
 
 if __name__ == "__main__":
-    run_application(app)
+    run_program(main)

@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from samfeat_hloc.cli import run as run_application
+from samfeat_hloc.cli import run_program
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.files.atomic import write_atomically
 from samfeat_hloc.teachers import teach
@@ -29,10 +29,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 START = HERE / "start.safetensors"
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-
-@app.command()
 def main(
     photos: Annotated[Path | None, typer.Option(help="Folder of photos.")] = None,
     label_maps: Annotated[
@@ -86,4 +83,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_application(app)
+    run_program(main)

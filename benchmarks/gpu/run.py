@@ -26,7 +26,7 @@ from bench import QUICK, Bench, Size, presets, table
 from in_memory import extraction, matching
 from whole_stages import city, stage, training
 
-from samfeat_hloc.cli import run as run_application
+from samfeat_hloc.cli import run_program
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation.record import measurement
 from samfeat_hloc.files.atomic import write_atomically
@@ -34,7 +34,6 @@ from samfeat_hloc.hloc_plugin import hloc_installed
 from samfeat_hloc.parallel.devices import device_of
 from samfeat_hloc.progress import tqdm
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 ROWS: dict[str, Callable[[Bench], None]] = {
     "matching": matching,
     "extraction": extraction,
@@ -44,7 +43,6 @@ ROWS: dict[str, Callable[[Bench], None]] = {
 }
 
 
-@app.command()
 def main(
     device: Annotated[
         str | None, typer.Option(help="Such as cuda:1, mps or cpu; a GPU where there is one.")
@@ -85,4 +83,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_application(app)
+    run_program(main)

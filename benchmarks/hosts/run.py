@@ -30,13 +30,12 @@ import typer
 from namespaces import Host, check
 from stages import HELD, MARKS, STAGES, City
 
-from samfeat_hloc.cli import run as run_application
+from samfeat_hloc.cli import run_program
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation.record import measurement
 from samfeat_hloc.files.atomic import write_atomically
 from samfeat_hloc.parallel.cluster import Cluster
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 FIRST, SECOND = "first", "second"
 ADDRESS = {FIRST: "10.213.77.1", SECOND: "10.213.77.2"}
 HEAD = f"{ADDRESS[FIRST]}:6379"
@@ -44,7 +43,6 @@ TRIES = 3  # to start Ray on the second host
 WAIT = 60.0  # seconds for the second host to have computed its second batch
 
 
-@app.command()
 def main(
     unplug: Annotated[
         bool,
@@ -234,4 +232,4 @@ def contents(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_application(app)
+    run_program(main)

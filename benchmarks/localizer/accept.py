@@ -27,7 +27,7 @@ import typer
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from samfeat_hloc.cli import run as run_application
+from samfeat_hloc.cli import run_program
 from samfeat_hloc.colmap.cameras import Camera
 from samfeat_hloc.colmap.poses import Pose
 from samfeat_hloc.datasets.aachen import AachenDataset
@@ -46,7 +46,6 @@ from samfeat_hloc.maps.query import QueryFeatures
 from samfeat_hloc.maps.saved_map import FrozenMap
 from samfeat_hloc.progress import tqdm
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _SHARES = (1.0, 1 / 4, 1 / 16, 1 / 32)  # of the keypoints, the best first
 _GUESSED_FOCAL = 1.2  # times the longer side, where nothing is known
 _RIGHT = 0.05, 5.0  # of the distance to what is seen; degrees
@@ -63,7 +62,6 @@ class Photo:
     truth: Pose | None = None
 
 
-@app.command()
 def main(
     places: Annotated[
         list[str], typer.Option("--place", help="MAP=PHOTOS; repeat. Photos or a dataset.")
@@ -339,4 +337,4 @@ def _draw(found: Sequence[dict[str, Any]], figures: dict[str, Any], path: Path) 
 
 
 if __name__ == "__main__":
-    run_application(app)
+    run_program(main)

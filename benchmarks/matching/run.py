@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 import typer
 
-from samfeat_hloc.cli import run as run_application
+from samfeat_hloc.cli import run_program
 from samfeat_hloc.commands.evaluation import (
     FeatureFiles,
     FeatureTypes,
@@ -49,10 +49,7 @@ DEFAULT = "default"  # --weights
 POSED_KEYPOINTS = 4096  # as maps are made
 PAPER = "published for the 108 sequences: SAMFeat MMA@3 82.1 (its paper)"
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-
-@app.command()
 def main(
     folders: Annotated[list[Path] | None, typer.Argument(help="HPatches-layout folders.")] = None,
     photos: Annotated[
@@ -246,4 +243,4 @@ def _measure_posed(
 
 
 if __name__ == "__main__":
-    run_application(app)
+    run_program(main)

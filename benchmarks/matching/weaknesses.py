@@ -20,7 +20,7 @@ import numpy as np
 import typer
 from matplotlib.figure import Figure
 
-from samfeat_hloc.cli import run as run_application
+from samfeat_hloc.cli import run_program
 from samfeat_hloc.colmap.cameras import Camera
 from samfeat_hloc.colmap.poses import Pose
 from samfeat_hloc.evaluation import curves
@@ -68,8 +68,6 @@ WAYS = {  # colour and line of each
     "RootSIFT": (VERMILION, ":"),
 }
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
 
 @dataclass(frozen=True)
 class Pair:
@@ -79,7 +77,6 @@ class Pair:
     homography: np.ndarray
 
 
-@app.command()
 def main(
     outputs: Annotated[Path, typer.Option(help="Folder of all results.")] = Path(
         "outputs/weaknesses"
@@ -225,4 +222,4 @@ def draw(shares: dict[str, dict[str, list[float]]]) -> Figure:
 
 
 if __name__ == "__main__":
-    run_application(app)
+    run_program(main)

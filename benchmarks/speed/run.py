@@ -26,7 +26,7 @@ import torch.nn.functional as F
 import typer
 from tqdm import tqdm
 
-from samfeat_hloc.cli import run as run_application
+from samfeat_hloc.cli import run_program
 from samfeat_hloc.colmap import triangulation
 from samfeat_hloc.datasets.aachen import AachenDataset
 from samfeat_hloc.errors import SamfeatError
@@ -53,14 +53,12 @@ from samfeat_hloc.maps.sources import sources_in
 from samfeat_hloc.pipelines import run
 from samfeat_hloc.pipelines.run_options import RunOptions
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 NO_HLOC = {"hloc": "hloc is not installed"}
 ROWS = ("matching", "verification", "localization", "localizer", "extraction", "run")
 DIM = 128
 MATCHED_IMAGES = 8
 
 
-@app.command()
 def main(
     dataset: Annotated[
         Path | None, typer.Option(help="Dataset in Aachen's layout, for all rows but matching.")
@@ -385,4 +383,4 @@ def _whole_run(dataset: Path, work: Path, preset: str, repeats: int) -> Row:
 
 
 if __name__ == "__main__":
-    run_application(app)
+    run_program(main)

@@ -30,7 +30,7 @@ import numpy as np
 import pycolmap
 import typer
 
-from samfeat_hloc.cli import run as run_application
+from samfeat_hloc.cli import run_program
 from samfeat_hloc.colmap import triangulation
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation import speed
@@ -44,7 +44,6 @@ from samfeat_hloc.localization import global_descriptors, localize, matches, pai
 from samfeat_hloc.localization.inputs import LocalizationInputs
 from samfeat_hloc.progress import tqdm
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 DIM = 128
 CLUSTERS = 16
 CACHE_BYTES = 32 << 20  # of matching: less than the smallest city has
@@ -61,7 +60,6 @@ OUTPUTS = {
 STAGES = tuple(name for name in OUTPUTS if name != "map")
 
 
-@app.command()
 def main(
     aachen: Annotated[Path, typer.Option(help="Folder of Aachen v1.1's metadata.")],
     outputs: Annotated[Path, typer.Option(help="Folder for the generated cities.")],
@@ -253,4 +251,4 @@ def _localize(features: Path, work: Path) -> tuple[int, str]:
 
 
 if __name__ == "__main__":
-    run_application(app)
+    run_program(main)

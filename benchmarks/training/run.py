@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import typer
 
-from samfeat_hloc.cli import run as run_application
+from samfeat_hloc.cli import run_program
 from samfeat_hloc.evaluation.record import measurement
 from samfeat_hloc.evaluation.tables import aligned
 from samfeat_hloc.feature.network import SAMFeat
@@ -35,10 +35,7 @@ from samfeat_hloc.training.sources import batches_ahead
 from samfeat_hloc.training.stepping import Clock, adam
 from samfeat_hloc.training.trainer import training_step
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-
-@app.command()
 def main(
     images: Annotated[Path | None, typer.Option(help="A folder of photos.")] = None,
     teacher: Annotated[
@@ -141,4 +138,4 @@ def textures(count: int = 64, side: int = 480) -> PhotoSet:
 
 
 if __name__ == "__main__":
-    run_application(app)
+    run_program(main)
