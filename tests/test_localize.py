@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import mapped_scene
@@ -295,25 +296,27 @@ def test_a_run_that_was_stopped_goes_on(
 ) -> None:
     whole, output = tmp_path / "whole" / "poses.txt", tmp_path / "out" / "poses.txt"
     run(files, whole)
-    solve, solved = localize._localize_query, []
+    solve, solved = localize._localize, []
 
-    def stop_at_the_last(map_model: object, query: Query, *rest: object) -> object:
+    def stop_at_the_last(map_model: object, task: Any, *rest: object) -> object:
+        ((query, _),) = task.photos
         if query.name == files.queries[-1].name:
             raise KeyboardInterrupt
         solved.append(query.name)
-        return solve(map_model, query, *rest)  # type: ignore[arg-type]
+        return solve(map_model, task, *rest)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(localize, "_localize_query", stop_at_the_last)
+        patch.setattr(localize, "_localize", stop_at_the_last)
         run(files, output, workers=1)
     assert len(solved) == len(files.queries) - 1
     assert [path.name for path in output.parent.iterdir()] == ["poses.txt.queries.parts"]
 
-    def note(map_model: object, query: Query, *rest: object) -> object:
+    def note(map_model: object, task: Any, *rest: object) -> object:
+        ((query, _),) = task.photos
         solved.append(query.name)
-        return solve(map_model, query, *rest)  # type: ignore[arg-type]
+        return solve(map_model, task, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(localize, "_localize_query", note)
+    monkeypatch.setattr(localize, "_localize", note)
     run(files, output)
     assert sorted(solved) == sorted(query.name for query in files.queries)  # each once
     names = sorted(path.name for path in whole.parent.iterdir())
@@ -331,10 +334,8 @@ def test_what_was_kept_for_other_inputs_is_not_used(
         run(files, output)
     assert (tmp_path / "poses.txt.queries.parts").is_dir()
     asked = []
-    solve = localize._localize_query
-    monkeypatch.setattr(
-        localize, "_localize_query", lambda *a: asked.append(a[1].name) or solve(*a)
-    )
+    solve = localize._localize
+    monkeypatch.setattr(localize, "_localize", lambda *a: asked.append(a[1]) or solve(*a))
     run(files, output, max_error=10.0)
     assert len(asked) == len(files.queries)
     assert not (tmp_path / "poses.txt.queries.parts").exists()

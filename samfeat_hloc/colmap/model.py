@@ -191,9 +191,9 @@ def read_content(folder: Path) -> ModelContent:
     if known is not None:
         poses, num_points = {i.name: i.pose for i in known.images.values()}, len(known.point_ids)
     else:
-        _, records = _cameras_and_images(folder, observations=False)
+        _, records = cameras_and_images(folder, observations=False)
         poses = {record.name: record.pose for record in records}
-        num_points = _reader(folder).num_points(file_of(folder, "points3D"))
+        num_points = reader_of(folder).num_points(file_of(folder, "points3D"))
     if not poses:
         raise SamfeatError(folder, "the model has no images", "take a model with posed images")
     for name in poses:
@@ -247,9 +247,9 @@ def _stamp(folder: Path) -> tuple[tuple[int, ...], ...]:
 
 
 def _read(folder: Path) -> Model:
-    cameras, records = _cameras_and_images(folder, observations=True)
+    cameras, records = cameras_and_images(folder, observations=True)
     path = file_of(folder, "points3D")
-    points = _reader(folder).points(path)
+    points = reader_of(folder).points(path)
     points = points[np.argsort(points["id"], kind="stable")]
     point_ids = points["id"].astype(np.int64)
     if (point_ids[1:] == point_ids[:-1]).any():
@@ -297,10 +297,15 @@ def _rows(observed: np.ndarray, point_ids: np.ndarray) -> np.ndarray:
     return rows
 
 
-def _cameras_and_images(
+def cameras_and_images(
     folder: Path, *, observations: bool
 ) -> tuple[dict[int, Camera], list[ImageRecord]]:
-    reader, path = _reader(folder), file_of(folder, "images")
+    """A model's cameras by id and its images, with what they observe where that is asked for.
+
+    Raises:
+        SamfeatError: no model, or a damaged one.
+    """
+    reader, path = reader_of(folder), file_of(folder, "images")
     cameras = reader.cameras(file_of(folder, "cameras"))
     records: list[ImageRecord] = reader.images(path, observations)
     names: set[str] = set()
@@ -320,7 +325,7 @@ def _cameras_and_images(
 
 def _as_in_frames(folder: Path, records: Sequence[ImageRecord]) -> list[ImageRecord]:
     """The images with the poses that COLMAP gives them: of their frames, where it has frames."""
-    reader, path = _reader(folder), file_of(folder, "frames")
+    reader, path = reader_of(folder), file_of(folder, "frames")
     rigs_file = file_of(folder, "rigs")
     rigs = reader.rigs(rigs_file) if rigs_file.is_file() else {}
     frames = reader.frames(path) if path.is_file() else []
@@ -390,5 +395,6 @@ def _check_complete(folder: Path) -> None:
             )
 
 
-def _reader(folder: Path) -> ModuleType:
+def reader_of(folder: Path) -> ModuleType:
+    """The module that reads the form of a model: binary or text."""
     return model_binary if _format_of(folder) == "bin" else model_text

@@ -16,41 +16,42 @@ _ATTEMPTS = 8
 
 
 def estimate_rig_pose(
-    keypoints: np.ndarray,
-    points: np.ndarray,
-    of_camera: np.ndarray,
+    keypoints: Sequence[np.ndarray],
+    points: Sequence[np.ndarray],
     cameras: Sequence[Camera],
     cams_from_rig: Sequence[Pose],
     *,
     max_error: float = 12.0,
-) -> tuple[Pose, np.ndarray] | None:
+) -> tuple[Pose, list[np.ndarray]] | None:
     """Generalised PnP in LO-RANSAC, refined on the inliers.
 
     A rig kilometres away sees the whole map in one pixel of a camera; such a pose is refused as in
     `absolute_pose.estimate_pose`, and RANSAC run again without the keypoints around the spots.
 
     Args:
-        keypoints: (K, 2) float64 pixels, the corner of the image at (0, 0).
-        points: (K, 3) float64.
-        of_camera: (K,) int64, which of the cameras each keypoint is of.
-        cameras: their intrinsics.
-        cams_from_rig: their poses in the rig, in the units of the points.
+        keypoints: of each camera (K, 2) float64 pixels, the corner of its image at (0, 0).
+        points: of each camera (K, 3) float64, where its keypoints are in the world.
+        cameras: the intrinsics.
+        cams_from_rig: the poses in the rig, in the units of the points.
         max_error: of inliers, in pixels.
 
     Returns:
-        rig_from_world and the inliers, (K,) bool; None where no pose was found.
+        rig_from_world and the inliers, (K,) bool of each camera; None where no pose was found.
     """
     options = pycolmap.RANSACOptions()
     for name, value in ransac_options(max_error).items():
         setattr(options, name, value)
     intrinsics = [camera.to_pycolmap() for camera in cameras]
     rigid = [pose.to_rigid3d() for pose in cams_from_rig]
-    candidates = np.arange(len(keypoints))
+    counts = [len(of_one) for of_one in keypoints]
+    of_camera = np.repeat(np.arange(len(cameras)), counts)
+    xy, xyz = np.concatenate(keypoints), np.concatenate(points)
+    candidates = np.arange(len(xy))
     for _ in range(_ATTEMPTS):
         if len(candidates) < _MIN_CORRESPONDENCES:
             return None
         found = pycolmap.estimate_and_refine_generalized_absolute_pose(
-            keypoints[candidates], points[candidates], of_camera[candidates].tolist(),
+            xy[candidates], xyz[candidates], of_camera[candidates].tolist(),
             rigid, intrinsics, estimation_options=options,
         )  # fmt: skip
         if found is None:
@@ -60,9 +61,12 @@ def estimate_rig_pose(
             return None
         spots = np.full((len(cameras), 2), np.inf)
         for camera in np.unique(of_camera[agree]):
-            spots[camera] = np.median(keypoints[agree[of_camera[agree] == camera]], axis=0)
-        away = np.hypot(*(keypoints - spots[of_camera]).T)
+            spots[camera] = np.median(xy[agree[of_camera[agree] == camera]], axis=0)
+        away = np.hypot(*(xy - spots[of_camera]).T)
         if np.median(away[agree]) > 2 * max_error:
-            return pose_and_inliers(found["rig_from_world"], agree, len(keypoints))
+            posed = pose_and_inliers(found["rig_from_world"], agree, len(xy))
+            if posed is None:
+                return None
+            return posed[0], np.split(posed[1], np.cumsum(counts)[:-1])
         candidates = candidates[away[candidates] > 3 * max_error]
     return None

@@ -95,18 +95,28 @@ def _poses(
     features: Features,
     matches: Matches,
     output: Annotated[Path, typer.Option(help="Poses file to write, as poses.txt.")],
+    rig: Annotated[
+        str | None,
+        typer.Option(
+            help="Localize together what the cameras of a rig took at once: COLMAP's "
+            "rig_config.json, or a COLMAP model or kapture folder with rigs.",
+        ),
+    ] = None,
     max_error: MaxError = DEFAULT_MAX_ERROR,
     workers: Workers = "2",
     ray_address: RayAddress = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Estimate the poses of matched queries: PnP with LO-RANSAC, then refinement."""
+    from ..datasets.rigs import frames_of_queries
     from ..localization import localize as stage
     from ..localization.inputs import LocalizationInputs
     from ..parallel.cluster import chosen
 
+    listed = _read(queries)
+    frames = [] if rig is None else frames_of_queries(rig, [query.name for query in listed])
     with chosen(workers, ray_address) as (threads, cluster):
-        inputs = LocalizationInputs(map_dir, _read(queries), pairs, features, matches)
+        inputs = LocalizationInputs(map_dir, listed, pairs, features, matches, frames)
         result = stage.main(
             inputs, output, max_error=max_error, overwrite=overwrite, workers=threads or 1,
             cluster=cluster,

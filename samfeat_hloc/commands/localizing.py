@@ -97,8 +97,9 @@ def _localize(
     rig: Annotated[
         Path | None,
         typer.Option(
-            help="COLMAP's rig_config.json: photos that its cameras took at once are localized "
-            "together. Its translations are in the units of the map."
+            help="Localize together what the cameras of a rig took at once: COLMAP's "
+            "rig_config.json, or a COLMAP model or kapture folder with rigs. Translations are in "
+            "the units of the map.",
         ),
     ] = None,
     masks: MaskFolder = None,

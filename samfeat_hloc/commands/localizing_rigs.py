@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def localize_frames(
     localizer: Localizer,
-    rig_config: Path,
+    rig: Path,
     named: Mapping[str, Path],
     camera: Camera | None,
     masks: Masks | None,
@@ -33,7 +33,7 @@ def localize_frames(
     """Localize the frames of photos by name, and say a line of each.
 
     Args:
-        rig_config: COLMAP's rig_config.json.
+        rig: which photos were taken at once, see `datasets.rigs.frames_from`.
         camera: intrinsics of the cameras for which that has none; None takes those of the EXIF.
         weak: give poses of frames that are not localized too.
         as_json: print JSON in place of lines.
@@ -42,18 +42,16 @@ def localize_frames(
         cam_from_world of the photos of frames that have a pose, and how many frames are localized.
 
     Raises:
-        SamfeatError: no such configuration, photos that it does not have, or photos without
-            intrinsics.
+        SamfeatError: no such file, photos that it does not have, or photos without intrinsics.
     """
-    from ..colmap.rig_config import frames_of, read_rig_config
+    from ..datasets.rigs import frames_from
     from ..progress import tqdm
 
-    frames, others = frames_of(read_rig_config(rig_config), named)
+    frames, others = frames_from(rig, list(named))
     if others:
         raise SamfeatError(
-            rig_config,
-            f"none of its prefixes begins the names of {len(others)} of {len(named)} photos: "
-            f"{some_of(others)}",
+            rig,
+            f"it does not have {len(others)} of {len(named)} photos: {some_of(others)}",
             "a name is the path below a folder that is given; give the folder of the rig",
         )
     poses: dict[str, Pose] = {}

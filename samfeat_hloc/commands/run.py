@@ -115,6 +115,14 @@ def _run(
             show_default="as hloc on the benchmark: 12",
         ),
     ] = None,
+    rig: Annotated[
+        str | None,
+        typer.Option(
+            help="Localize together what the cameras of a rig took at once: COLMAP's "
+            "rig_config.json, a COLMAP model or kapture folder with rigs, or dataset for the rigs "
+            "of the dataset (robotcar, colmap).",
+        ),
+    ] = None,
     method: Method = "samfeat",
     workers: Workers = "2",
     ray_address: RayAddress = None,
@@ -163,6 +171,7 @@ def _run(
                 (f"--retrieval {retrieval}", retrieval not in (None, "vlad")),
                 ("--db-pairs", db_pairs),
                 ("--query-pairs", query_pairs),
+                ("--rig", rig),
             ):
                 if given:
                     raise SamfeatError(
@@ -219,6 +228,7 @@ def _run(
             truth=truth,
             depth=depth,
             masks=masks,
+            rig=rig,
         )
         _whole(dataset, outputs, options, cluster, pictures=demo or pictures, started=started)
 

@@ -8,7 +8,8 @@
     POSES (--truth)                   optional: 'name qw qx qy qz tx ty tz' lines, or another model
 
 Queries that are in the model are left out of the map: what is mapped are the other images. Their
-intrinsics, where the list has none, and their true poses, where none are given, are the model's.
+intrinsics, where the list has none, and their true poses, where none are given, are the model's,
+and so are their rigs.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from ..colmap.cameras import Camera
 from ..colmap.model import is_model, read_content, read_model
 from ..colmap.model_changes import changed, write_model
+from ..colmap.model_rigs import frames_in
 from ..colmap.poses import Pose, read_poses
 from ..errors import SamfeatError
 from ..files.textlines import data_lines
@@ -123,6 +125,7 @@ def split_model(
         retrieval=retrieval or Retrieval(20, 50),
         thresholds=thresholds,
         write_reference=write if left_out else None,
+        frames=lambda: frames_in(model),
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..colmap.poses import Pose, read_poses
+from ..colmap.rig_config import Frame
 from ..errors import SamfeatError, some_of
 from ..files import provenance
 from ..files.outputs import Output
@@ -110,6 +111,7 @@ class Dataset:
         depth_maps: the file with a database image's depth, where the dataset has such.
         scan_of: a database image's laser scan and its place, where these take the place of a
             model, see `localization.scan_map`.
+        frames: which queries a rig's cameras took at once, where the dataset says so.
     """
 
     root: Path
@@ -132,6 +134,7 @@ class Dataset:
     write_reference: Callable[[Path], object] | None = field(default=None, repr=False)
     depth_maps: Callable[[str], Path] | None = field(default=None, repr=False)
     scan_of: Callable[[str], tuple[np.ndarray, np.ndarray]] | None = field(default=None, repr=False)
+    frames: Callable[[], list[Frame]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "db_names", self.db_names or list(self.db_poses))

@@ -27,6 +27,7 @@ import numpy as np
 
 from ..colmap.cameras import Camera, parse_camera
 from ..colmap.poses import Pose
+from ..colmap.rig_config import Frame, RigCamera
 from ..errors import SamfeatError
 from ..files.feature_readers import pair_name
 from ..files.images import check_name
@@ -59,6 +60,54 @@ def read_kapture(root: Path) -> Kapture:
     """
     sensors = root / "sensors"
     records = sensors / "records_camera.txt"
+    cameras = _cameras(sensors)
+    rigs = _rigs(sensors)
+    placed: dict[tuple[str, str], Pose] = {}
+    if (sensors / "trajectories.txt").is_file():
+        for number, values in _rows(sensors / "trajectories.txt", 9):
+            pose = _pose(values[2:], f"{sensors / 'trajectories.txt'}:{number}")
+            placed[values[0], values[1]] = pose
+            for sensor, from_rig in rigs.get(values[1], {}).items():
+                placed[values[0], sensor] = from_rig @ pose
+    found = Kapture(root, [], {}, {})
+    for time, sensor, name in _records(records):
+        found.images.append(name)
+        if sensor in cameras:
+            found.cameras[name] = cameras[sensor]
+        if (time, sensor) in placed:
+            found.poses[name] = placed[time, sensor]
+    if not found.images:
+        raise SamfeatError(records, "no images in it", "check the folder")
+    return found
+
+
+def read_frames(root: Path) -> list[Frame]:
+    """The frames of several photos: those of one time, by the cameras of one rig.
+
+    Raises:
+        SamfeatError: with file and line: no records, malformed lines.
+    """
+    sensors = root / "sensors"
+    cameras, rigs = _cameras(sensors), _rigs(sensors)
+    rig_of = {sensor: rig for rig, members in rigs.items() for sensor in members}
+    found: dict[tuple[str, str], Frame] = {}
+    for time, sensor, name in _records(sensors / "records_camera.txt"):
+        if sensor not in rig_of:
+            continue
+        camera = cameras.get(sensor)
+        rig_camera = RigCamera(
+            "",
+            rigs[rig_of[sensor]][sensor],
+            None if camera is None else camera.model,
+            () if camera is None else camera.params,
+        )
+        frame = found.setdefault((time, rig_of[sensor]), Frame(time, []))
+        frame.photos.append((rig_camera, name))
+    return [frame for frame in found.values() if len(frame.photos) > 1]
+
+
+def _cameras(sensors: Path) -> dict[str, Camera]:
+    """Intrinsics by sensor; only of camera models that COLMAP has."""
     cameras: dict[str, Camera] = {}
     for number, values in _rows(sensors / "sensors.txt", 3):
         if values[2] != "camera":
@@ -71,29 +120,25 @@ def read_kapture(root: Path) -> Kapture:
             if values[3:4] == ["UNKNOWN_CAMERA"]:
                 continue
             raise SamfeatError(f"{sensors / 'sensors.txt'}:{number}", error) from None
+    return cameras
+
+
+def _rigs(sensors: Path) -> dict[str, dict[str, Pose]]:
+    """By rig and sensor the sensor's pose in the rig."""
     rigs: dict[str, dict[str, Pose]] = {}
     if (sensors / "rigs.txt").is_file():
         for number, values in _rows(sensors / "rigs.txt", 9):
             pose = _pose(values[2:], f"{sensors / 'rigs.txt'}:{number}")
             rigs.setdefault(values[0], {})[values[1]] = pose
-    placed: dict[tuple[str, str], Pose] = {}
-    if (sensors / "trajectories.txt").is_file():
-        for number, values in _rows(sensors / "trajectories.txt", 9):
-            pose = _pose(values[2:], f"{sensors / 'trajectories.txt'}:{number}")
-            placed[values[0], values[1]] = pose
-            for sensor, from_rig in rigs.get(values[1], {}).items():
-                placed[values[0], sensor] = from_rig @ pose
-    found = Kapture(root, [], {}, {})
-    for number, (time, sensor, name, *_) in _rows(records, 3):
-        with in_line(records, number):
-            found.images.append(check_name(name))
-        if sensor in cameras:
-            found.cameras[name] = cameras[sensor]
-        if (time, sensor) in placed:
-            found.poses[name] = placed[time, sensor]
-    if not found.images:
-        raise SamfeatError(records, "no images in it", "check the folder")
-    return found
+    return rigs
+
+
+def _records(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Time, sensor and name of each image."""
+    for number, (time, sensor, name, *_) in _rows(path, 3):
+        with in_line(path, number):
+            check_name(name)
+        yield time, sensor, name
 
 
 def write_features(content: Kapture, output: Path) -> int:

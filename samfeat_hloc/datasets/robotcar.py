@@ -5,6 +5,8 @@
     DIR/images/overcast-reference/<rear|left|right>/<time>.jpg          the database
     DIR/images/<condition>/<rear|left|right>/<time>.jpg                 queries
     DIR/intrinsics/<rear|left|right>_intrinsics.txt       'fx 400.0', 'fy ...', 'cx ...', 'cy ...'
+    DIR/extrinsics/<rear|left|right>_extrinsics.txt       for rigs: a 4x4 camera-to-car matrix,
+                                                          four lines of numbers with commas
     DIR/3D-models/all-merged/all.nvm
     DIR/3D-models/overcast-reference.db                   intrinsics of the database
     DIR/robotcar_v2_test.txt                              version 2: names of the queries
@@ -13,12 +15,13 @@
 
 The NVM and some lists name the photos .png, and they are .jpg. A submission names queries with
 their camera, as ``rear/1418133736738115.jpg``. Images of the list of version 2 for training are
-localized and evaluated too; they are not submitted.
+localized and evaluated too; they are not submitted. Photos of one name were taken at once.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -28,6 +31,7 @@ from ..colmap.cameras import Camera
 from ..colmap.model_changes import changed, write_model
 from ..colmap.nvm import read_nvm
 from ..colmap.poses import Pose
+from ..colmap.rig_config import Frame, RigCamera
 from ..errors import SamfeatError
 from ..files.images import check_name, image_size
 from ..files.textlines import data_lines, in_line, parse_number
@@ -105,12 +109,39 @@ def open_dataset(root: Path) -> Dataset:
         retrieval=Retrieval(20, 20),
         thresholds=LONG_TERM,
         write_reference=partial(write_model, model),
+        frames=lambda: _frames(root, [query.name for query in queries]),
     )
 
 
 def as_jpg(name: str) -> str:
     """The photo of a name that ends in .png."""
     return name.removesuffix(".png") + ".jpg" if name.endswith(".png") else name
+
+
+def _frames(root: Path, names: Sequence[str]) -> list[Frame]:
+    """The queries that the car's cameras took at once."""
+    cameras = {
+        side: RigCamera("", _cam_from_car(root / "extrinsics" / f"{side}_extrinsics.txt"), None, ())
+        for side in CAMERAS
+    }
+    found: dict[tuple[str, str], Frame] = {}
+    for name in names:
+        condition, side, time = name.split("/")
+        frame = found.setdefault((condition, time), Frame(f"{condition}/{time}", []))
+        frame.photos.append((cameras[side], name))
+    return [frame for frame in found.values() if len(frame.photos) > 1]
+
+
+def _cam_from_car(path: Path) -> Pose:
+    rows = [" ".join(tokens).replace(",", " ").split() for _, tokens in data_lines(path)]
+    try:
+        matrix = np.array([[parse_number(value) for value in row] for row in rows])
+        rotation = matrix[:3, :3]
+        if matrix.shape != (4, 4) or not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3):
+            raise ValueError("it is no 4x4 matrix of a rotation and a translation")
+    except ValueError as error:
+        raise SamfeatError(path, error, "copy it again") from None
+    return Pose.from_matrix(rotation, matrix[:3, 3]).inverse()
 
 
 def _camera(path: Path, size: tuple[int, int]) -> Camera:

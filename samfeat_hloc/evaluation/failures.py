@@ -235,12 +235,15 @@ def _reason(
             f"query sees{nearest}; retrieval missed it, or it was left out for a lookalike place"
         )
     inliers = f"{query.num_inliers} inliers of {query.num_correspondences} matches"
+    if query.frame is not None:
+        inliers += f" ({query.frame.num_agreeing} inliers in all {len(query.frame.queries)} "
+        inliers += "photos of its frame)"
     if query.num_correspondences < MIN_CORRESPONDENCES:
         return Reason.FEW_MATCHES, (
             f"{Reason.FEW_MATCHES.value}: {query.num_correspondences} with points of the map, "
             f"of {query.num_keypoints} keypoints"
         )
-    if query.num_inliers < MIN_INLIERS:
+    if (query.num_inliers if query.frame is None else query.frame.num_agreeing) < MIN_INLIERS:
         return Reason.FEW_INLIERS, f"{Reason.FEW_INLIERS.value}: {inliers}"
     if error is not None and not within(error, LONG_TERM[-1]):
         return Reason.WRONG_PLACE, (

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..colmap.model import Model, file_of, is_model, read_model
+from ..colmap.rig_config import Frame
 from ..datasets.queries import Query
 from ..errors import SamfeatError, some_of
 from ..files import provenance
@@ -58,6 +59,8 @@ class LocalizationInputs:
     queries: names and intrinsics.
     pairs: list of "query database-image" in order of retrieval.
     features, matches: files in hloc's format.
+    frames: queries that a rig's cameras took at once, each in one frame at most; their cameras'
+        poses in the rig are in the units of the map.
     """
 
     map_dir: Path
@@ -65,6 +68,7 @@ class LocalizationInputs:
     pairs: Path
     features: Path
     matches: Path
+    frames: Sequence[Frame] = ()
 
     def hashes(self) -> dict[str, str]:
         """What a localization is made from, for its record."""
@@ -75,6 +79,7 @@ class LocalizationInputs:
             **provenance.file_hashes(
                 pairs=self.pairs, features=self.features, matches=self.matches
             ),
+            **({"frames": _frames_hash(self.frames)} if self.frames else {}),
         }
 
     @contextmanager
@@ -151,3 +156,12 @@ def _map_hash(map_dir: Path) -> str:
         files = [file_of(map_dir, "images"), file_of(map_dir, "points3D")]
     parts = [provenance.file_hash(path) for path in files]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+def _frames_hash(frames: Sequence[Frame]) -> str:
+    photos = (
+        f"{number} {name} {camera.cam_from_rig.qvec} {camera.cam_from_rig.tvec}"
+        for number, frame in enumerate(frames)
+        for camera, name in frame.photos
+    )
+    return provenance.names_hash(photos)

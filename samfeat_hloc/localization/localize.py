@@ -1,13 +1,14 @@
 """Localization: the pose of every query from its matches with the map.
 
 Matches become 2D-3D correspondences (`correspondences`), and these a pose (`absolute_pose`), for
-several queries at a time because COLMAP releases Python's lock.
+several queries at a time because COLMAP releases Python's lock. Queries that a rig's cameras took
+at once are localized together (`rig_pose`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -16,6 +17,8 @@ import numpy as np
 
 from ..colmap.absolute_pose import estimate_pose
 from ..colmap.model import Model
+from ..colmap.poses import Pose
+from ..colmap.rig_pose import estimate_rig_pose
 from ..datasets.queries import Query
 from ..files import provenance
 from ..files.feature_readers import FeatureReader, MatchReader
@@ -30,6 +33,7 @@ from .result import (
     FALLBACK,
     LOCALIZED,
     LocalizationResult,
+    OfFrame,
     QueryResult,
     from_group,
     read_result,
@@ -85,11 +89,8 @@ def main(
             size = query.camera.width, query.camera.height
             files.features.check_size(query.name, size, _SIZE_MEND)
 
-        def localize(query: Query) -> QueryResult:
-            names = files.retrieved[query.name]
-            return _localize_query(
-                files.map_model, query, names, files.features, files.matches, max_error
-            )
+        def localize(task: _Task) -> list[QueryResult]:
+            return _localize(files.map_model, task, files.features, files.matches, max_error)
 
         results = {
             query.name: from_group(query.name, writer.read(query.name), writer.parts)
@@ -98,21 +99,26 @@ def main(
         }
         if results:
             logger.info("localize: %d of %d queries are done already", len(results), len(queries))
-        left = [query for query in queries if query.name not in results]
+        left = [
+            task
+            for task in _tasks(inputs, files.retrieved)
+            if any(query.name not in results for query, _ in task.photos)
+        ]
         with Workers(workers, "localization") as pool:
             if cluster is None:
-                solved: Iterable[QueryResult] = pool.map(
-                    localize, left, name=lambda query: query.name, ordered=False, ahead=workers
-                )
+                solved: Iterable[list[QueryResult]] = pool.map(
+                    localize, left, name=lambda task: task.photos[0][0].name, ordered=False,
+                    ahead=workers,
+                )  # fmt: skip
             else:
-                tasks = [(query, files.retrieved[query.name]) for query in left]
-                batches = cluster.batches(tasks, _QUERIES_A_TASK)
+                batches = cluster.batches(left, _QUERIES_A_TASK)
                 paths = inputs.features.absolute(), inputs.matches.absolute()
                 solving = _Solving(files.map_model, *paths, max_error)
                 solved = chain.from_iterable(cluster.map(solving, batches))
-            for found in tqdm(solved, total=len(left), desc="localize", unit="query"):
-                results[found.name] = found
-                writer.add({found.name: to_group(found)})
+            unit = "frame" if inputs.frames else "query"
+            for found in tqdm(solved, total=len(left), desc="localize", unit=unit):
+                results.update({one.name: one for one in found})
+                writer.add({one.name: to_group(one) for one in found})
         results = {query.name: results[query.name] for query in queries}
         write_result(results, result)
         writer.discard()
@@ -122,55 +128,102 @@ def main(
 
 
 @dataclass(frozen=True)
+class _Task:
+    """What is localized at once: queries with their retrieved images.
+
+    cams_from_rig: of the queries' cameras; None for a single query, which is no rig's.
+    """
+
+    photos: list[tuple[Query, list[str]]]
+    cams_from_rig: list[Pose] | None = None
+
+
+def _tasks(inputs: LocalizationInputs, retrieved: Mapping[str, list[str]]) -> list[_Task]:
+    """Frames and single queries, in the order of the queries."""
+    queries = {query.name: query for query in inputs.queries}
+    of_frame: dict[str, _Task] = {}
+    for frame in inputs.frames:
+        there = [(camera, name) for camera, name in frame.photos if name in queries]
+        photos = [(queries[name], retrieved[name]) for _, name in there]
+        if len(photos) > 1:
+            task = _Task(photos, [camera.cam_from_rig for camera, _ in there])
+            of_frame.update({name: task for _, name in there})
+    tasks = [
+        of_frame.get(name) or _Task([(query, retrieved[name])]) for name, query in queries.items()
+    ]
+    return list({id(task): task for task in tasks}.values())
+
+
+@dataclass(frozen=True)
 class _Solving:
-    """Queries with their retrieved images in, their results out, in a worker of a cluster."""
+    """Tasks in, results out, in a worker of a cluster."""
 
     map_model: Model
     features: Path
     matches: Path
     max_error: float
 
-    def __call__(self, tasks: Sequence[tuple[Query, Sequence[str]]]) -> list[QueryResult]:
+    def __call__(self, tasks: Sequence[_Task]) -> list[list[QueryResult]]:
         with FeatureReader(self.features) as features, MatchReader(self.matches) as matches:
             return [
-                _localize_query(self.map_model, query, names, features, matches, self.max_error)
-                for query, names in tasks
+                _localize(self.map_model, task, features, matches, self.max_error) for task in tasks
             ]
 
 
-def _localize_query(
+def _localize(
     map_model: Model,
-    query: Query,
-    retrieved: Sequence[str],
+    task: _Task,
     features: FeatureReader,
     matches: MatchReader,
     max_error: float,
-) -> QueryResult:
-    keypoints = features.keypoints(query.name)
-    if not len(keypoints):
-        logger.warning("%s has no keypoints: it gets the pose of %s", query.name, retrieved[0])
-    found = correspondences(map_model, query.name, retrieved, matches)
-    check_keypoints(query.name, found.keypoints, len(keypoints), features, matches)
-    solved = estimate_pose(
-        keypoints[found.keypoints],
-        map_model.xyz[found.points],
-        query.camera.to_pycolmap(),
-        max_error=max_error,
-    )
-    if solved is None:
-        pose, inliers = map_model.images[retrieved[0]].pose, np.zeros(len(found.keypoints), bool)
+) -> list[QueryResult]:
+    keypoints, found = [], []
+    for query, retrieved in task.photos:
+        of_query = features.keypoints(query.name)
+        if not len(of_query) and task.cams_from_rig is None:
+            logger.warning("%s has no keypoints: it gets the pose of %s", query.name, retrieved[0])
+        one = correspondences(map_model, query.name, retrieved, matches)
+        check_keypoints(query.name, one.keypoints, len(of_query), features, matches)
+        keypoints.append(of_query)
+        found.append(one)
+    pixels = [xy[one.keypoints] for xy, one in zip(keypoints, found, strict=True)]
+    points = [map_model.xyz[one.points] for one in found]
+    cameras = [query.camera for query, _ in task.photos]
+    poses: list[Pose] | None = None
+    inliers = [np.zeros(len(one.keypoints), dtype=bool) for one in found]
+    if task.cams_from_rig is None:
+        solved = estimate_pose(pixels[0], points[0], cameras[0].to_pycolmap(), max_error=max_error)
+        if solved is not None:
+            poses, inliers = [solved[0]], [solved[1]]
     else:
-        pose, inliers = solved
-    return QueryResult(
-        name=query.name,
-        condition=query.condition,
-        pose=pose,
-        status=FALLBACK if solved is None else LOCALIZED,
-        num_keypoints=len(keypoints),
-        num_matches=sum(found.matches_per_image),
-        num_correspondences=len(found.keypoints),
-        num_matched=len(np.unique(found.keypoints)),
-        retrieved=list(zip(retrieved, found.matches_per_image, strict=True)),
-        inlier_keypoints=found.keypoints[inliers].astype(np.int32),
-        inlier_points=map_model.point_ids[found.points[inliers]],
-    )
+        together = estimate_rig_pose(
+            pixels, points, cameras, task.cams_from_rig, max_error=max_error
+        )
+        if together is not None:
+            rig_from_world, inliers = together
+            poses = [cam_from_rig @ rig_from_world for cam_from_rig in task.cams_from_rig]
+    frame = None
+    if task.cams_from_rig is not None:
+        names = [query.name for query, _ in task.photos]
+        agreeing = [
+            len(np.unique(one.keypoints[kept])) for one, kept in zip(found, inliers, strict=True)
+        ]
+        matched = [len(np.unique(one.keypoints)) for one in found]
+        frame = OfFrame(names, sum(agreeing), sum(matched))
+    return [
+        QueryResult(
+            name=query.name,
+            condition=query.condition,
+            pose=map_model.images[retrieved[0]].pose if poses is None else poses[row],
+            status=FALLBACK if poses is None else LOCALIZED,
+            num_keypoints=len(keypoints[row]),
+            num_matches=sum(found[row].matches_per_image),
+            num_correspondences=len(found[row].keypoints),
+            num_matched=len(np.unique(found[row].keypoints)),
+            retrieved=list(zip(retrieved, found[row].matches_per_image, strict=True)),
+            inlier_keypoints=found[row].keypoints[inliers[row]].astype(np.int32),
+            inlier_points=map_model.point_ids[found[row].points[inliers[row]]],
+            frame=frame,
+        )
+        for row, (query, retrieved) in enumerate(task.photos)
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,21 @@ LOCALIZED = "localized"
 FALLBACK = "failed: fallback"
 
 
+@dataclass(frozen=True)
+class OfFrame:
+    """What a query and those taken with it by a rig's cameras have together.
+
+    Attributes:
+        queries: their names.
+        num_agreeing: different keypoints with an inlier.
+        num_matched: different keypoints with a correspondence.
+    """
+
+    queries: list[str]
+    num_agreeing: int
+    num_matched: int
+
+
 @dataclass(frozen=True, eq=False)
 class QueryResult:
     """How one query was localized.
@@ -38,6 +53,7 @@ class QueryResult:
         inlier_keypoints: (I,) int32, indices of the query's keypoints.
         inlier_points: (I,) int64, ids of the map's points.
         condition: of the query, as "day".
+        frame: of a query that was localized together with others; None of one alone.
     """
 
     name: str
@@ -51,6 +67,7 @@ class QueryResult:
     retrieved: list[tuple[str, int]]
     inlier_keypoints: np.ndarray
     inlier_points: np.ndarray
+    frame: OfFrame | None = None
 
     @property
     def num_inliers(self) -> int:
@@ -61,10 +78,17 @@ class QueryResult:
         return self.status == LOCALIZED
 
     @property
+    def num_agreeing(self) -> int:
+        """Different keypoints with an inlier, of all queries of its frame."""
+        if self.frame is not None:
+            return self.frame.num_agreeing
+        return len(np.unique(self.inlier_keypoints))
+
+    @property
     def weak(self) -> bool:
         """Whether its pose was found, but may be chance: see `acceptance`."""
-        agreeing = len(np.unique(self.inlier_keypoints))
-        return self.localized and refusal(agreeing, self.num_matched, None) is not None
+        matched = self.num_matched if self.frame is None else self.frame.num_matched
+        return self.localized and refusal(self.num_agreeing, matched, None) is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,10 +180,12 @@ def _result(name: str, pose: Pose, entry: Mapping[str, Any]) -> QueryResult:
         retrieved=[(db_name, count) for db_name, count in entry["retrieved"]],
         inlier_keypoints=np.array(entry["inlier_keypoints"], dtype=np.int32),
         inlier_points=np.array(entry["inlier_points"], dtype=np.int64),
+        frame=OfFrame(**entry["frame"]) if "frame" in entry else None,
     )
 
 
 def _entry(result: QueryResult) -> dict[str, Any]:
+    together = {} if result.frame is None else {"frame": asdict(result.frame)}
     return {
         "condition": result.condition,
         "status": result.status,
@@ -171,6 +197,7 @@ def _entry(result: QueryResult) -> dict[str, Any]:
         "retrieved": result.retrieved,
         "inlier_keypoints": result.inlier_keypoints.tolist(),
         "inlier_points": result.inlier_points.tolist(),
+        **together,
     }
 
 

@@ -128,19 +128,15 @@ def solve(
     """
     with clock.stage("pose"):
         found = [merged(view.images) for view in views]
-        counts = [len(one.keypoints) for one in found]
-        of_camera = np.repeat(np.arange(len(views)), counts)
-        points = np.concatenate([one.points for one in found])
         solved = estimate_rig_pose(
-            np.concatenate([v.keypoints[f.keypoints] for v, f in zip(views, found, strict=True)]),
-            xyz[points],
-            of_camera,
+            [v.keypoints[f.keypoints] for v, f in zip(views, found, strict=True)],
+            [xyz[one.points] for one in found],
             [view.camera for view in views],
             cams_from_rig,
             max_error=settings.max_error,
         )
-    pose, inliers = solved or (None, np.zeros(len(points), dtype=bool))
-    agree = np.split(inliers, np.cumsum(counts)[:-1])
+    nothing = [np.zeros(len(one.keypoints), dtype=bool) for one in found]
+    pose, agree = solved or (None, nothing)
     agreeing = [len(np.unique(one.keypoints[kept])) for one, kept in zip(found, agree, strict=True)]
     matched = sum(len(np.unique(one.keypoints)) for one in found)
     inlier_keypoints = [
@@ -156,7 +152,7 @@ def solve(
         cams_from_rig=list(cams_from_rig),
         cameras=[view.camera for view in views],
         num_keypoints=[len(view.keypoints) for view in views],
-        num_correspondences=len(points),
+        num_correspondences=sum(len(one.points) for one in found),
         num_matched=matched,
         num_agreeing=agreeing,
         num_squares=apart,

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..datasets.dataset import Dataset, no_two_alike
 from ..datasets.registry import open_dataset
+from ..datasets.rigs import frames_of_queries
 from ..errors import SamfeatError
 from ..evaluation.localization import LocalizationEvaluation, evaluate
 from ..feature.presets import PRESETS
@@ -95,6 +96,9 @@ def run(
     given_query = _listed_pairs(options, dataset)
     if dataset.scan_of is not None and given_query is not None:
         dataset = replace(dataset, db_names=sorted({name for _, name in given_query}))
+    frames = []
+    if options.rig is not None:
+        frames = frames_of_queries(options.rig, dataset.query_names, dataset.frames)
     if options.depth and dataset.depth_maps is None:
         raise SamfeatError("--depth", f"{dataset_dir} has no depth maps", "leave it out")
     model, how = methods.load(
@@ -180,6 +184,7 @@ def run(
                 overwrite=options.overwrite,
             )  # fmt: skip
         inputs = replace(inputs, pairs=kept)
+    inputs = replace(inputs, frames=frames)
     poses = outputs / "poses.txt"
     with clock.stage("localize", poses) as figures:
         result = engine.localize(inputs, poses, max_error=max_error)

@@ -42,6 +42,8 @@ class RunOptions:
     queries, truth: of "colmap": the list of queries, and their true poses.
     depth: put the map's points on the dataset's depth maps.
     masks: folder of the images' masks; hloc's extraction takes none.
+    rig: which queries a rig's cameras took at once, see `datasets.rigs.frames_of_queries`; they
+        are localized together. hloc has no such stage.
     """
 
     engine: str = "native"
@@ -67,6 +69,7 @@ class RunOptions:
     truth: Path | None = None
     depth: bool = False
     masks: Path | None = None
+    rig: str | None = None
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
@@ -94,6 +97,8 @@ class RunOptions:
             )
         if self.masks is not None and self.engine != "native":
             raise SamfeatError("--masks", "only --engine native takes them", "leave it out")
+        if self.rig is not None and self.engine != "native":
+            raise SamfeatError("--rig", "only --engine native localizes rigs", "leave it out")
         if self.device is not None and self.engine != "native":
             raise SamfeatError("--device", "hloc chooses its own", "leave it out")
         if self.max_error is not None and not self.max_error > 0:

@@ -163,7 +163,7 @@ def _watch(done: Path | None) -> None:
     if done is None:
         return
     add, rate = h5store.SegmentWriter.add, trainer.learning_rate_at
-    solve, verify = localize._localize_query, verification.Verifier.inliers
+    solve, verify = localize._localize, verification.Verifier.inliers
 
     def note(names: list[str]) -> None:
         with done.open("a") as stream:
@@ -178,9 +178,9 @@ def _watch(done: Path | None) -> None:
         note([f"step {step}"])
         return rate(step, loop)
 
-    def counted_solve(map_model: Any, query: Any, *arguments: Any) -> Any:
-        solved = solve(map_model, query, *arguments)
-        note([query.name])
+    def counted_solve(map_model: Any, task: Any, *arguments: Any) -> Any:
+        solved = solve(map_model, task, *arguments)
+        note([query.name for query, _ in task.photos])
         return solved
 
     def counted_verify(self: Any, name0: str, name1: str) -> Any:
@@ -190,7 +190,7 @@ def _watch(done: Path | None) -> None:
 
     h5store.SegmentWriter.add = counted_add  # type: ignore[method-assign]
     trainer.learning_rate_at = counted_rate
-    localize._localize_query = counted_solve
+    localize._localize = counted_solve
     verification.Verifier.inliers = counted_verify  # type: ignore[method-assign]
 
 
