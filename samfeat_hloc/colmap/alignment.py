@@ -1,8 +1,8 @@
 """A reconstruction in metres and upright: a similarity to known positions of its photos.
 
-Without positions its scale stays arbitrary, and it is turned so that z points where the photos'
-own upright directions point on average. (COLMAP's alignment by vanishing points is not in
-pycolmap.)
+Without positions its scale stays arbitrary, and it is turned so that z points up: where the
+accelerometer says so that some phones write into their photos, else where the photos' own upright
+directions point on average. (COLMAP's alignment by vanishing points is not in pycolmap.)
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import SamfeatError
-from ..files.orientation import keypoints_to_stored
+from ..files.orientation import upright_direction
 from .library import pycolmap
 
 _LEAST = 3  # positions; two leave a turn about their line
@@ -22,6 +22,7 @@ _LINE = 0.05  # spread across a line to that along it: photos on it leave the tu
 _EXACT_LINE = 0.005  # of positions: a single wrong one makes a line of all others
 _FINEST = 0.05  # metres: within which positions are asked to agree first, then in twice that, ...
 _ROUGHEST = 100.0
+_LEVEL = 10.0  # degrees: the accelerometer of a phone in the hand is exact to a few
 _AGREEMENT = 0.3  # length of the mean of upright directions; photos at random have less
 
 
@@ -30,7 +31,8 @@ class Alignment:
     """How a model came to its coordinates.
 
     Attributes:
-        method: "positions", or "upright" for its photos' upright direction alone, or "none".
+        method: "positions"; or "gravity" for the accelerometers of its photos alone, "upright" for
+            their mean upright direction, "none".
         metric: its unit is the metre.
         source: "gps", or the file of the positions.
         positions: how many photos of the model have a known position.
@@ -39,6 +41,8 @@ class Alignment:
         scale_deviation: relative standard deviation of the scale, as the disagreement tells it.
         tilt: degrees between z and the mean upright direction of the photos; None where they have
             none in common.
+        levelled: how many photos' accelerometers z comes from; 0 where it does not.
+        level_deviation: median angle between z and up as each of these has it, degrees.
     """
 
     method: str
@@ -49,6 +53,8 @@ class Alignment:
     disagreement: float | None = None
     scale_deviation: float | None = None
     tilt: float | None = None
+    levelled: int = 0
+    level_deviation: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -143,13 +149,20 @@ def align(
     )
 
 
-def make_upright(model: pycolmap.Reconstruction, orientations: Mapping[str, int]) -> Alignment:
-    """Turn a model so that z is the mean upright direction of its photos, in place.
+def make_upright(
+    model: pycolmap.Reconstruction,
+    orientations: Mapping[str, int],
+    downs: Mapping[str, np.ndarray] | None = None,
+) -> Alignment:
+    """Turn a model so that z is up, in place: the median of what its photos' accelerometers say,
+    where these agree; else the mean upright direction of its photos.
 
     Arguments:
         orientations: of each photo, as EXIF has it, by name.
+        downs: (3,) down in the camera's frame, of the photos that tell it, by name.
     """
-    up = _up(model, orientations)
+    measured = _measured_up(model, downs or {})
+    up = _up(model, orientations) if measured is None else measured[0]
     if up is None:
         return Alignment("none", False)
     axis = np.cross(up, [0, 0, 1])
@@ -159,7 +172,11 @@ def make_upright(model: pycolmap.Reconstruction, orientations: Mapping[str, int]
     turn = np.arctan2(sine, up[2]) / 2
     quaternion = np.append(np.sin(turn) * axis, np.cos(turn))
     model.transform(pycolmap.Sim3d(1.0, pycolmap.Rotation3d(quaternion), np.zeros(3)))
-    return Alignment("upright", False, tilt=_tilt(model, orientations))
+    tilt = _tilt(model, orientations)
+    if measured is None:
+        return Alignment("upright", False, tilt=tilt)
+    _, count, deviation = measured
+    return Alignment("gravity", False, tilt=tilt, levelled=count, level_deviation=deviation)
 
 
 def _check_off_line(centres: np.ndarray, source: str) -> None:
@@ -187,13 +204,35 @@ def _up(model: pycolmap.Reconstruction, orientations: Mapping[str, int]) -> np.n
     """The mean upright direction (3,) of a model's photos, of unit length."""
     total, count = np.zeros(3), 0
     for image in _registered(model):
-        ends = np.array([[0.0, 1.0], [0.0, 0.0]])  # up, on the upright photo
-        low, high = keypoints_to_stored(ends, orientations.get(image.name, 1), (2, 2))
-        up = np.append(high - low, 0.0)
+        up = np.append(upright_direction(orientations.get(image.name, 1)), 0.0)
         total += np.asarray(image.cam_from_world().rotation.matrix()).T @ up
         count += 1
     length = np.linalg.norm(total)
     return total / length if length > _AGREEMENT * count else None
+
+
+def _measured_up(
+    model: pycolmap.Reconstruction, downs: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, int, float] | None:
+    """Up (3,) as the photos' accelerometers have it, of how many photos, and the median angle
+    between it and theirs in degrees; None where fewer than three tell it, or most contradict."""
+    told = np.array(
+        [
+            -np.asarray(image.cam_from_world().rotation.matrix()).T @ downs[image.name]
+            for image in _registered(model)
+            if image.name in downs
+        ]
+    ).reshape(-1, 3)
+    if len(told) < _LEAST:
+        return None
+    up = np.median(told, axis=0)
+    up /= max(np.linalg.norm(up), 1e-12)
+    angles = np.degrees(np.arccos(np.clip(told @ up, -1, 1)))
+    agree = angles < _LEVEL
+    if not 2 * agree.sum() > len(told):
+        return None
+    up = told[agree].mean(axis=0)
+    return up / np.linalg.norm(up), int(agree.sum()), float(np.median(angles))
 
 
 def _tilt(model: pycolmap.Reconstruction, orientations: Mapping[str, int]) -> float | None:

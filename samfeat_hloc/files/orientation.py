@@ -68,6 +68,13 @@ def keypoints_to_stored(
     return np.stack([stored_x, stored_y], axis=1).astype(keypoints.dtype, copy=False)
 
 
+def upright_direction(orientation: int) -> np.ndarray:
+    """Up on the upright photo, as a unit vector (2,) xy on the stored one of an EXIF
+    orientation."""
+    low, high = keypoints_to_stored(np.array([[0.0, 1.0], [0.0, 0.0]]), orientation, (2, 2))
+    return high - low
+
+
 def _check_orientation(orientation: int) -> None:
     if not 1 <= orientation <= 8:
         raise ValueError(f"EXIF orientation has to be 1 to 8, not {orientation}")

@@ -17,6 +17,7 @@ from ..colmap.library import pycolmap
 from ..errors import SamfeatError
 from ..files import provenance
 from ..files.atomic import put_in_place, work_folder
+from ..files.gravity import downs_in_cameras
 from ..files.images import exif_orientation
 from ..files.orientation import turned
 from ..files.positions import gps_positions, read_positions
@@ -120,6 +121,7 @@ def main(
         for name in names
     }
     found = []
+    downs: dict[str, np.ndarray] | None = None  # read where a model needs it
     for folder, model in zip(folders, models, strict=True):
         if positions is not None:
             try:
@@ -135,7 +137,9 @@ def main(
                         error.mend,
                     ) from None
                 logger.warning("%s cannot be aligned: %s", folder, error.problem)
-        found.append(alignment.make_upright(model, orientations))
+        if downs is None:
+            downs = downs_in_cameras(image_dir, orientations)
+        found.append(alignment.make_upright(model, orientations, downs))
     with work_folder(sparse) as work:
         new = work / "models"
         for folder, model in zip(folders, models, strict=True):
@@ -166,7 +170,14 @@ def alignments_in(sparse: Path) -> list[Alignment]:
 def in_words(done: Alignment) -> str:
     """A line on the scale and orientation of a model."""
     if not done.metric:
-        up = "; z is up, as the photos are on average" if done.method == "upright" else ""
+        up = ""
+        if done.method == "upright":
+            up = "; z is up, as the photos are on average"
+        elif done.method == "gravity":
+            up = (
+                f"; z is up, as the accelerometers of {done.levelled} photos have it, to "
+                f"{done.level_deviation:.1f} degrees (median)"
+            )
         return f"scale: arbitrary (known positions make it metric, see --align){up}"
     assert done.disagreement is not None and done.scale_deviation is not None
     where = "the photos' GPS" if done.source == GPS else done.source
