@@ -98,11 +98,16 @@ def test_no_two_commands_differ_by_their_endings() -> None:
             assert not differ_by_endings(one, other), (path, one, other)
 
 
-def test_flags_show_no_type_and_commands_are_in_panels() -> None:
+def test_types_are_plain_and_commands_are_in_panels() -> None:
     for path, command in COMMANDS.items():
         result = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200"})
         assert result.exit_code == 0
         assert "bool" not in result.output.lower(), path
+        types = set(re.findall(r"<([^<>]+)>", result.output))
+        assert types <= {"path", "str", "int", "float", "int,int", "float,float"}, path
+        for parameter in command.params:
+            if getattr(parameter, "multiple", False):
+                assert parameter.help.endswith("can be repeated."), (path, parameter.name)
         assert command.help and command.help[0].isupper(), path
     for name, command in TREE.commands.items():
         assert command.hidden or command.rich_help_panel, name

@@ -1,7 +1,8 @@
-"""The command line's applications: former names are understood, flags are shown without a type."""
+"""The command line's applications: former names are understood, and help shows plain types."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,15 +15,22 @@ from .former_names import COMMANDS, present_options
 _FOR_ANY_PYCOLMAP = ("doctor", "version")
 
 
-def _without_types_of_flags(parameters: list[Any]) -> list[Any]:
+def _with_plain_types(parameters: list[Any], ctx: Any) -> list[Any]:
+    """A flag has no type; what can be repeated or is bounded that of a value, in place of
+    ``<list[Path]>`` and ``<int range>``."""
     for parameter in parameters:
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
+        if hasattr(parameter, "display_type"):  # older typer writes PATH and TEXT
+            shown = re.fullmatch(r"<list\[(\w+)\]>|<(\w+) range>", parameter.display_type(ctx))
+            if shown is not None:
+                plain = f"<{shown[shown.lastindex].lower()}>"
+                parameter.display_type = lambda _, plain=plain: plain
     return parameters
 
 
 class Command(TyperCommand):
-    """A command whose flags are shown without a type, and which asks for the right pycolmap."""
+    """A command with plain types in its help, which asks for the right pycolmap."""
 
     def invoke(self, ctx: Any) -> Any:
         if ctx.info_name not in _FOR_ANY_PYCOLMAP:
@@ -30,14 +38,14 @@ class Command(TyperCommand):
         return super().invoke(ctx)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return _without_types_of_flags(super().get_params(ctx))
+        return _with_plain_types(super().get_params(ctx), ctx)
 
 
 class Group(TyperGroup):
     """A group that understands former names of its commands and of their options."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return _without_types_of_flags(super().get_params(ctx))
+        return _with_plain_types(super().get_params(ctx), ctx)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         path: tuple[str, ...] = ()
