@@ -196,8 +196,11 @@ def test_masks_that_do_not_fit_are_told_before_any_work(
         run(tmp_path / "absent")
     (tmp_path / "others").mkdir()
     Image.fromarray(blob(photo.shape)).save(tmp_path / "others/1.png")
-    with refused("others", ("no mask", "3 photos"), "a/1.jpg.png"):
+    with refused("others", ("no mask", "3 photos", "but 1.png"), "a/1.jpg.png"):
         run(tmp_path / "others")
+    (tmp_path / "empty").mkdir()
+    with refused("empty", "no mask of any of the 3 photos in it", "a/1.jpg.png"):
+        run(tmp_path / "empty")
     upright = tmp_path / "masks/side.png.png"
     Image.fromarray(blob(photo.shape)).save(upright)  # as it is seen
     height, width = photo.shape[:2]
@@ -212,6 +215,25 @@ def test_masks_that_do_not_fit_are_told_before_any_work(
     with refused("masks/a/1.jpg.png", "not an image"):
         run(tmp_path / "masks")
     assert not (tmp_path / "f.h5").exists()
+
+
+def test_files_that_are_no_mask_of_a_photo_are_named(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = {name: photos / name for name in NAMES}
+    masks = Masks(tmp_path / "masks")
+    with caplog.at_level("INFO"):
+        masks.check(files)
+    assert caplog.messages == ["masks: 2 of 3 photos have one"]
+    caplog.clear()
+    for name in ("a/2.jpg", "gone.jpg.png"):  # a mask that is no PNG; one whose photo is missing
+        (tmp_path / "masks" / name).write_bytes(b"")
+    (tmp_path / "masks/.DS_Store").write_bytes(b"")
+    with caplog.at_level("INFO"):
+        masks.check(files)
+    assert caplog.messages[1] == (
+        f"masks without a photo here, not used: 2 in {masks.folder} (a/2.jpg, gone.jpg.png)"
+    )
 
 
 def test_every_command_takes_them(

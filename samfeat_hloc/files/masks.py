@@ -7,7 +7,7 @@ the photo's pixels as they are stored: where EXIF turns the photo, the mask is t
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -57,7 +57,8 @@ class Masks:
         return "" if path is None else f" mask {provenance.file_sha256(path)}"
 
     def check(self, photos: Mapping[str, Path]) -> None:
-        """Refuse masks that fit none of these photos, and say once how many of them have one.
+        """Refuse masks that fit none of these photos; say once how many of them have one, and which
+        files of the folder are no mask of any.
 
         Arguments:
             photos: their files, by name.
@@ -72,9 +73,10 @@ class Masks:
         if not found:
             first = next(iter(photos))
             which = "the photo" if len(photos) == 1 else f"any of the {len(photos)} photos"
+            there = self._without(())
             raise SamfeatError(
                 self.folder,
-                f"no mask of {which} in it",
+                f"no mask of {which} in it" + (f", but {some_of(there)}" if there else ""),
                 f"name masks after the photos, as {first}.png for {first}",
             )
         for name, path in found.items():
@@ -93,6 +95,17 @@ class Masks:
                 problem = f"; {len(wrong)} of {len(found)} masks do not fit: {some_of(list(wrong))}"
             raise SamfeatError(error.subject, error.problem + problem, error.mend)
         logger.info("masks: %d of %d photos have one", len(found), len(photos))
+        if others := self._without(found.values()):
+            logger.info(
+                "masks without a photo here, not used: %d in %s (%s)",
+                len(others), self.folder, some_of(others),
+            )  # fmt: skip
+
+    def _without(self, used: Iterable[Path]) -> list[str]:
+        """The files of the folder but these, and but hidden ones."""
+        there = {path for path in self.folder.rglob("*") if path.is_file()} - set(used)
+        names = sorted(path.relative_to(self.folder).as_posix() for path in there)
+        return [name for name in names if not name.rpartition("/")[2].startswith(".")]
 
 
 def as_mask(mask: MaskLike, size: tuple[int, int]) -> np.ndarray:
