@@ -24,7 +24,7 @@ def _with_plain_types(parameters: list[Any], ctx: Any) -> list[Any]:
         if hasattr(parameter, "display_type"):  # older typer writes PATH and TEXT
             shown = re.fullmatch(r"<list\[(\w+)\]>|<(\w+) range>", parameter.display_type(ctx))
             if shown is not None:
-                plain = f"<{shown[shown.lastindex].lower()}>"
+                plain = f"<{(shown[1] or shown[2]).lower()}>"
                 parameter.display_type = lambda _, plain=plain: plain
     return parameters
 
