@@ -15,11 +15,12 @@ nothing on photos of places (tried on 44 photos of four places): it is not asked
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..errors import SamfeatError, in_one_line
+from ..errors import SamfeatError, in_one_line, writing
 from ..files import provenance
 from ..files.outputs import Output
 from ..progress import tqdm
@@ -28,6 +29,7 @@ from .cameras import CAMERA_MODELS
 from .database import quiet_colmap
 from .given_cameras import take_as_given
 from .library import pycolmap
+from .lookalike_pairs import left_out_by
 from .model import is_model, read_model
 from .readable import readable
 
@@ -115,6 +117,7 @@ def main(
     *,
     config: SfmConfig | None = None,
     given: Collection[str] = (),
+    lookalikes: Path | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
     """Reconstruct; a folder of photos of several places gives several models.
@@ -125,6 +128,7 @@ def main(
         output: folder for the models, binary: `0` has the most images, then `1`, ...
         config: see `SfmConfig`.
         given: names of the photos whose intrinsics in the database are known.
+        lookalikes: list of verified pairs to leave out, see `lookalike_pairs`.
         overwrite: replace models that were created with other settings.
 
     Returns:
@@ -138,11 +142,11 @@ def main(
     record = provenance.read_sidecar(database)
     if record is None or not database.is_file():
         raise SamfeatError(database, "no database of verified matches", "verify the matches first")
-    made_by = provenance.made_by(
-        "structure_from_motion",
-        asdict(config),
-        {"database": provenance.file_hash(provenance.sidecar(database))},
-    )
+    inputs = {"database": provenance.file_hash(provenance.sidecar(database))}
+    pairs = left_out_by(lookalikes)
+    if lookalikes is not None and pairs:  # without any it is the same as without a list
+        inputs["lookalikes"] = provenance.file_hash(lookalikes)
+    made_by = provenance.made_by("structure_from_motion", asdict(config), inputs)
     result = Output(output, made_by, overwrite=overwrite)
     if result.is_there():
         return models(output)
@@ -150,8 +154,9 @@ def main(
         with pycolmap.Database.open(str(database)) as opened:
             cameras = {image.name: image.camera_id for image in opened.read_all_images()}
         kept = _Kept.of(cameras, given, config)
+        used = _without(database, pairs, work) if pairs else database
         with readable(image_dir, list(cameras), work) as photos:
-            found = _distinct(_reconstruct(database, photos, work, config, kept))
+            found = _distinct(_reconstruct(used, photos, work, config, kept))
         if not found or not found[0].num_points3D():
             raise SamfeatError(
                 database,
@@ -164,6 +169,19 @@ def main(
             model.write_binary(str(new / str(i)))
         result.put(new)
     return models(output)
+
+
+def _without(database: Path, pairs: Sequence[tuple[str, str]], work: Path) -> Path:
+    """A copy of the database in which these pairs are not verified."""
+    copy = work / database.name
+    with writing(copy):
+        shutil.copyfile(database, copy)
+    with pycolmap.Database.open(str(copy)) as opened:
+        ids = {image.name: image.image_id for image in opened.read_all_images()}
+        with pycolmap.DatabaseTransaction(opened):
+            for one, other in pairs:
+                opened.delete_inlier_matches(ids[one], ids[other])
+    return copy
 
 
 def left_out(names: Sequence[str], found: Sequence[Path]) -> list[str]:
@@ -303,7 +321,8 @@ def _incremental(
 
             def next_image() -> None:
                 alive()
-                progress.update()
+                if progress.n < total:  # an image that was filtered out may come again
+                    progress.update()
 
             return pycolmap.incremental_mapping(
                 *paths,

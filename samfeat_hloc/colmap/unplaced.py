@@ -41,28 +41,33 @@ def names_in(database: Path) -> list[str]:
         raise _unread(database, error) from error
 
 
-def unplaced(database: Path, placed: Collection[str]) -> dict[str, Unplaced]:
+def unplaced(
+    database: Path, placed: Collection[str], lookalikes: Collection[tuple[str, str]] = ()
+) -> dict[str, Unplaced]:
     """The photos of a database that are in no model, each with the reason.
 
     Args:
         database: with verified matches, as `samfeat reconstruct` leaves it.
         placed: names of the photos that are in a model.
+        lookalikes: verified pairs that were left out, see `lookalike_pairs`.
 
     Raises:
         SamfeatError: it cannot be read.
     """
     placed = set(placed)
+    unused = {frozenset(pair) for pair in lookalikes}
     try:
         with pycolmap.Database.open(str(database)) as opened:
             names = {image.image_id: image.name for image in opened.read_all_images()}
             pairs, inliers = opened.read_two_view_geometry_num_inliers()
-            best: dict[int, tuple[bool, int, int]] = {}  # of a model, inliers, partner
+            best: dict[int, tuple[bool, bool, int, int]] = {}  # used, of a model, inliers, partner
             for pair, number in zip(pairs, inliers, strict=True):
                 a, b = pycolmap.pair_id_to_image_pair(pair)
                 for one, other in ((a, b), (b, a)):
-                    found = (names[other] in placed, int(number), other)
+                    used = not unused or frozenset((names[one], names[other])) not in unused
+                    found = (used, names[other] in placed, int(number), other)
                     if number and names[one] not in placed:
-                        best[one] = max(best.get(one, (False, 0, 0)), found)
+                        best[one] = max(best.get(one, (False, False, 0, 0)), found)
             result = {}
             for number, name in sorted(names.items(), key=lambda item: item[1]):
                 if name in placed:
@@ -71,11 +76,11 @@ def unplaced(database: Path, placed: Collection[str]) -> dict[str, Unplaced]:
                     count = len(opened.read_keypoints(number))
                     result[name] = Unplaced(_alone(count), None, np.zeros((0, 2), dtype=np.int64))
                     continue
-                in_model, count, other = best[number]
+                used, in_model, count, other = best[number]
                 geometry = opened.read_two_view_geometry(number, other)
                 verified = np.asarray(geometry.inlier_matches, dtype=np.int64).reshape(-1, 2)
-                result[name] = Unplaced(_together(count, names[other], in_model),
-                                        names[other], verified)  # fmt: skip
+                told = _together(count, names[other], in_model) if used else _alike(names[other])
+                result[name] = Unplaced(told, names[other], verified)
             return result
     except Exception as error:
         raise _unread(database, error) from error
@@ -102,6 +107,13 @@ def _together(count: int, partner: str, in_model: bool) -> str:
     return (
         f"{matches} with {partner}, but too few of them are with points of the model, or they "
         "agree on no pose"
+    )
+
+
+def _alike(partner: str) -> str:
+    return (
+        f"its matches were left out, as they would join places that look alike; the most are with "
+        f"{partner} (`--no-places` keeps them)"
     )
 
 

@@ -55,6 +55,13 @@ def _reconstruct(
             "list of known positions, 'name x y z' a line."
         ),
     ] = None,
+    places: Annotated[
+        bool,
+        typer.Option(
+            "--places/--no-places",
+            help="Leave out pairs that would join places that look alike into one model.",
+        ),
+    ] = True,
     turns: Annotated[
         bool,
         typer.Option(
@@ -146,6 +153,7 @@ def _reconstruct(
         camera=None if camera is None else camera_from_text(camera),
         cameras=cameras,
         align=align,
+        places=places,
         turns=turns,
         masks=masks,
         workers=workers,
@@ -163,6 +171,11 @@ def _reconstruct(
         count = evaluate(model).registered_images
         typer.echo(f"{model}: {count} of {first.num_images} images, which do not connect to it")
         typer.echo(f"  {in_words(alignment)}")
+    if first.lookalike_pairs:
+        typer.echo(
+            f"lookalikes: {first.lookalike_pairs} verified pairs left out, which would join places "
+            "that look alike (--no-places keeps them)"
+        )
     if turns:
         named = [f"{name} by {degrees} degrees" for name, degrees in first.turns.items()]
         told = f", {', '.join(named)}, clockwise" if named else ""

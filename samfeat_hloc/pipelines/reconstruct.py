@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..colmap import photo_database, structure_from_motion
+from ..colmap import lookalike_pairs, photo_database, structure_from_motion
 from ..colmap.alignment import Alignment
 from ..colmap.cameras import Camera
 from ..colmap.structure_from_motion import SfmConfig
@@ -61,6 +61,7 @@ class ReconstructOptions:
     cameras: list of known intrinsics, ``name MODEL width height params...`` a line.
     align: "gps", or a list ``name x y z`` of known positions in metres; None leaves the scale
         arbitrary.
+    places: leave out pairs that would join places that look alike, see `colmap.lookalikes`.
     turns: find photos that stand turned by 90, 180 or 270 degrees, which EXIF does not say.
     masks: folder of the photos' masks: no keypoints where they are black.
     workers: threads that decode photos.
@@ -81,6 +82,7 @@ class ReconstructOptions:
     camera: Camera | None = None
     cameras: Path | None = None
     align: str | None = None
+    places: bool = True
     turns: bool = False
     masks: Path | None = None
     workers: int = 2
@@ -114,6 +116,7 @@ class Reconstructed:
     left_out: photos that are in no model.
     alignments: how each model came to its coordinates.
     turns: degrees, clockwise, by which photos were turned to match the others, by name.
+    lookalike_pairs: verified pairs that were left out, as they would join places that look alike.
     """
 
     models: list[Path]
@@ -122,6 +125,7 @@ class Reconstructed:
     left_out: list[str]
     alignments: list[Alignment]
     turns: dict[str, int]
+    lookalike_pairs: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers."""
@@ -129,6 +133,7 @@ class Reconstructed:
             "images": self.num_images,
             "left_out": self.left_out,
             "turns": self.turns,
+            "lookalike_pairs": self.lookalike_pairs,
             "alignments": [one.as_json() for one in self.alignments],
             **self.figures.as_json(),
         }
@@ -137,8 +142,9 @@ class Reconstructed:
 def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = None) -> Reconstructed:
     """Reconstruct the photos below a folder, or frames of a video.
 
-    Leaves features.h5, the pairs, matches.h5, database.db (COLMAP's, verified), sparse/0, 1, ...
-    (models, the largest first) and summary.json in `outputs`, and of a video frames/. A run that
+    Leaves features.h5, the pairs, matches.h5, database.db (COLMAP's, verified),
+    pairs-lookalike.txt (verified pairs that are left out), sparse/0, 1, ... (models, the largest
+    first) and summary.json in `outputs`, and of a video frames/. A run that
     was interrupted goes on.
 
     Arguments:
@@ -172,9 +178,13 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
         image_dir, pairs_file, feature_file, match_file, outputs / "database.db",
         config=options.sfm, cameras=cameras, **again,
     )  # fmt: skip
+    lookalikes = None
+    if options.places:
+        lookalikes = lookalike_pairs.main(database, outputs / lookalike_pairs.FILE, **again)
     models = structure_from_motion.main(
-        image_dir, database, outputs / "sparse", config=options.sfm, given=cameras, **again
-    )
+        image_dir, database, outputs / "sparse", config=options.sfm, given=cameras,
+        lookalikes=lookalikes, **again,
+    )  # fmt: skip
     alignments, failed = [], None
     try:
         alignments = align_models.main(outputs / "sparse", image_dir, positions, turns)
@@ -188,7 +198,8 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
             len(left_out), len(names), ", ".join(left_out),
         )  # fmt: skip
     degrees = {name: 90 * quarters for name, quarters in turns.items()}
-    done = Reconstructed(models, len(names), figures, left_out, alignments, degrees)
+    count = len(lookalike_pairs.left_out_by(lookalikes))
+    done = Reconstructed(models, len(names), figures, left_out, alignments, degrees, count)
     configuration = {"images": image_dir, **asdict(options)}
     content = {**done.as_json(), **measurement(configuration)}
     write_atomically(outputs / "summary.json", json.dumps(content, indent=1) + "\n")

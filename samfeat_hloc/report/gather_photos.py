@@ -13,6 +13,8 @@ import numpy as np
 
 from ..colmap.alignment import Alignment
 from ..colmap.cameras import CAMERA_MODELS, Camera
+from ..colmap.lookalike_pairs import FILE as LOOKALIKES
+from ..colmap.lookalike_pairs import left_out_by
 from ..colmap.structure_from_motion import models as models_in
 from ..colmap.unplaced import Unplaced, unplaced
 from ..errors import SamfeatError
@@ -72,7 +74,8 @@ def gather_photos(
             if not folders:
                 raise SamfeatError(source / "sparse", "no model in it", "reconstruct again")
             models = [of_model(folder, source / "features.h5") for folder in folders]
-            left_out = _left_out(source / "database.db", models, notes)
+            lookalikes = _lookalikes(source, summary, notes)
+            left_out = _left_out(source / "database.db", models, lookalikes, notes)
             features = stack.enter_context(FeatureReader(source / "features.h5"))
             if (source / "matches.h5").is_file():
                 matches = stack.enter_context(MatchReader(source / "matches.h5"))
@@ -127,13 +130,31 @@ def _on_scale(sparse: Path, count: int) -> list[str]:
     return notes
 
 
+def _lookalikes(
+    source: Path, summary: Mapping[str, Any], notes: list[str]
+) -> list[tuple[str, str]]:
+    """The verified pairs that this reconstruction left out."""
+    if not summary.get("lookalike_pairs"):
+        return []
+    pairs = left_out_by(source / LOOKALIKES)
+    notes.append(
+        f"{summary['lookalike_pairs']:,} verified pairs were left out, as they would join places "
+        f"that look alike ({LOOKALIKES}; samfeat reconstruct --no-places keeps them)."
+    )
+    return pairs
+
+
 def _left_out(
-    database: Path, models: Sequence[PlacedModel], notes: list[str]
+    database: Path,
+    models: Sequence[PlacedModel],
+    lookalikes: Sequence[tuple[str, str]],
+    notes: list[str],
 ) -> dict[str, Unplaced]:
     if not database.is_file():
         notes.append(f"Without photos that are in no model: {database.name} is not there.")
         return {}
-    return unplaced(database, {photo.name for model in models for photo in model.photos})
+    placed = {photo.name for model in models for photo in model.photos}
+    return unplaced(database, placed, lookalikes)
 
 
 def _image_dir(given: Path | None, summary: Mapping[str, Any], notes: list[str]) -> Path | None:

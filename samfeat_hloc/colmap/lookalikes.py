@@ -1,0 +1,210 @@
+"""Verified pairs of lookalike places, found before they join the places in one model.
+
+Two houses of one style, seen by two upright photos, have many matches that fit an epipolar
+geometry: windows lie on rows, and so do the epipolar lines. Such a pair is verified, and nothing in
+it says that it is wrong; the other pairs do.
+
+- Matches of what both photos show move together with their neighbours. The share of a pair's
+  matches that are inliers and do so is its *strength*. Where it is a small part (`WEAK`) of that of
+  the best pairs of both photos, the pair is *weak*.
+- A weak pair is *confirmed* where tracks through other pairs hold its matches too (a loop of three
+  pairs that closes, keypoint by keypoint; see Zach et al., "Disambiguating visual relations using
+  loop constraints", CVPR 2010).
+- Photos that other pairs join are a *place*. Two places contradict each other where the keypoints
+  that a photo of the one shares with the other are matched in photos of it that do not see each
+  other: what is one thing here would be several there (see Wilson and Snavely, "Network principles
+  for SfM: disambiguating repeated structures with local context", ICCV 2013). Then the weak pairs
+  between them are left out, and within them those that nothing confirms.
+
+Weak pairs alone are no fault: photos of tourists from far apart have them. Where no two places
+contradict each other every pair stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+from ..progress import tqdm
+
+NEIGHBOURS = 8  # of a match, among which some have to move with it
+MOVES_WITH = 3  # of these neighbours
+DEVIATION = 0.5  # times the distance of a neighbour: it does not move along beyond
+PRECISION = 4.0  # pixels by which a neighbour may be off whatever its distance
+WEAK = 0.3  # times the strength of the best pair of both photos
+CONFIRMED = 0.25  # of a weak pair's inliers are in tracks of other pairs
+LEAST_CONFIRMED = 15  # inliers
+CONTRADICT = 0.25  # of the keypoints matched between two places, to several things of one of them
+_ANGLES = 24  # bins
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """The verified pairs of N images.
+
+    Attributes:
+        keypoints: for each image (K, 2) pixels.
+        images: (P, 2) int64, the indices of each pair's images.
+        inliers: for each pair (M, 2) int64, indices of keypoints.
+        num_matches: (P,) int64, of each pair before verification.
+        apart: (N, N) bool, symmetric: images that were matched, so that without a pair they do
+            not see each other.
+    """
+
+    keypoints: Sequence[np.ndarray]
+    images: np.ndarray
+    inliers: Sequence[np.ndarray]
+    num_matches: np.ndarray
+    apart: np.ndarray
+
+
+def lookalikes(pairs: Pairs) -> np.ndarray:
+    """(P,) bool: the pairs to leave out. None where no two places contradict each other."""
+    if not len(pairs.images):
+        return np.zeros(0, dtype=bool)
+    every = zip(pairs.images, pairs.inliers, strict=True)
+    steady = [
+        moving_together(pairs.keypoints[a][found[:, 0]], pairs.keypoints[b][found[:, 1]])
+        for (a, b), found in tqdm(
+            every, total=len(pairs.inliers), desc="lookalikes", unit="pair", delay=2
+        )
+    ]
+    strong = ~weak(
+        pairs.images,
+        np.array([np.count_nonzero(one) for one in steady]) / np.maximum(pairs.num_matches, 1),
+        len(pairs.keypoints),
+    )
+    kept = confirmed(pairs, steady, strong)
+    return contradicting(pairs, kept)
+
+
+def moving_together(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(M,) bool: matches that move with `MOVES_WITH` of their `NEIGHBOURS` nearest, both ways.
+
+    Photos may be turned against each other and differ in scale, by as much as most neighbours say.
+
+    Arguments:
+        first, second: (M, 2) pixels of the matches in each image.
+    """
+    return _along(first, second) & _along(second, first)
+
+
+def _along(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    if len(first) <= MOVES_WITH:
+        return np.zeros(len(first), dtype=bool)
+    count = min(NEIGHBOURS, len(first) - 1)
+    near = cKDTree(first).query(first, k=count + 1)[1][:, 1:]
+    # as complex numbers: a quotient is a turn and a scale
+    here, there = (points[:, 0] + 1j * points[:, 1] for points in (first, second))
+    here, there = here[near] - here[:, None], there[near] - there[:, None]
+    apart = (here != 0) & (there != 0)
+    quotients = there[apart] / here[apart]
+    if not len(quotients):
+        return np.zeros(len(first), dtype=bool)
+    turns = np.round(np.angle(quotients) / (2 * np.pi) * _ANGLES).astype(int) % _ANGLES
+    turn = np.bincount(turns, minlength=_ANGLES).argmax()
+    scale = np.median(np.abs(quotients[turns == turn]))
+    expected = here * scale * np.exp(2j * np.pi * turn / _ANGLES)
+    moves = np.abs(there - expected) < DEVIATION * np.abs(expected) + PRECISION
+    return moves.sum(axis=1) >= MOVES_WITH
+
+
+def weak(images: np.ndarray, strength: np.ndarray, num_images: int) -> np.ndarray:
+    """(P,) bool: pairs that are weak beside the best pairs of both their images.
+
+    Arguments:
+        images: (P, 2) int64.
+        strength: (P,) from 0 to 1.
+    """
+    best = np.zeros(num_images)
+    np.maximum.at(best, images.ravel(), np.repeat(strength, 2))
+    return strength < WEAK * best[images].max(axis=1)
+
+
+def confirmed(pairs: Pairs, steady: Sequence[np.ndarray], strong: np.ndarray) -> np.ndarray:
+    """(P,) bool: the strong pairs, and those that tracks of them confirm.
+
+    Arguments:
+        steady: for each pair (M,) bool, the inliers that count.
+        strong: (P,) bool.
+    """
+    starts = np.cumsum([0, *map(len, pairs.keypoints)])
+    edges = [
+        found[which] + starts[images]
+        for images, found, which in zip(pairs.images, pairs.inliers, steady, strict=True)
+    ]
+    enough = np.array([max(CONFIRMED * len(found), LEAST_CONFIRMED) for found in pairs.inliers])
+    kept = strong.copy()
+    while True:
+        track = _connected(np.concatenate([edges[i] for i in np.flatnonzero(kept)]), starts[-1])
+        closed = [np.count_nonzero(track[edge[:, 0]] == track[edge[:, 1]]) for edge in edges]
+        more = kept | (np.array(closed) >= enough)
+        if (more == kept).all():
+            return kept
+        kept = more
+
+
+def contradicting(pairs: Pairs, kept: np.ndarray) -> np.ndarray:
+    """(P,) bool: the pairs to leave out, of places that contradict each other; see the module.
+
+    Arguments:
+        kept: (P,) bool, pairs that join places.
+    """
+    num_images = len(pairs.keypoints)
+    place = _connected(pairs.images[kept], num_images)
+    between = place[pairs.images[:, 0]] != place[pairs.images[:, 1]]
+    shares = _contradictions(pairs, kept, place)
+    against = np.maximum(shares, shares.T) >= CONTRADICT
+    left_out = np.zeros(len(kept), dtype=bool)
+    if not against.any():
+        return left_out
+    # other places are joined, by most matches first, unless that joins two that contradict
+    joined = np.arange(len(against))
+    members = [[number] for number in joined]
+    matched = np.zeros(against.shape, dtype=np.int64)
+    sizes = np.array([len(found) for found in pairs.inliers])
+    np.add.at(matched, tuple(np.sort(place[pairs.images], axis=1)[between].T), sizes[between])
+    for flat in np.argsort(-matched, axis=None, kind="stable")[: np.count_nonzero(matched)]:
+        one, other = joined[list(divmod(int(flat), len(against)))]
+        if one != other and not against[np.ix_(members[one], members[other])].any():
+            joined[members[other]] = one
+            members[one] += members[other]
+    left_out |= joined[place[pairs.images[:, 0]]] != joined[place[pairs.images[:, 1]]]
+    doubtful = against.any(axis=1)[place[pairs.images[:, 0]]]
+    return left_out | (~kept & ~between & doubtful)
+
+
+def _contradictions(pairs: Pairs, kept: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """(places, places): of the keypoints of the first that are matched in the second, the share
+    that is matched in images of it that do not see each other."""
+    num_places = int(place.max()) + 1
+    several = np.zeros((num_places, num_places))
+    total = np.zeros((num_places, num_places))
+    apart = pairs.apart.copy()
+    one, other = pairs.images[kept].T
+    apart[one, other] = apart[other, one] = False
+    partners: dict[tuple[int, int], list[tuple[int, np.ndarray]]] = {}
+    for (a, b), found in zip(pairs.images, pairs.inliers, strict=True):
+        if place[a] != place[b]:
+            partners.setdefault((int(a), int(place[b])), []).append((b, found[:, 0]))
+            partners.setdefault((int(b), int(place[a])), []).append((a, found[:, 1]))
+    for (image, there), seen in partners.items():
+        matched = np.zeros((len(seen), len(pairs.keypoints[image])), dtype=np.float32)
+        for row, (_, keypoints) in zip(matched, seen, strict=True):
+            row[keypoints] = 1
+        numbers = [number for number, _ in seen]
+        elsewhere = apart[np.ix_(numbers, numbers)].astype(np.float32) @ matched
+        several[place[image], there] += np.count_nonzero((elsewhere > 0) & (matched > 0))
+        total[place[image], there] += np.count_nonzero(matched)
+    return several / np.maximum(total, 1)
+
+
+def _connected(edges: np.ndarray, size: int) -> np.ndarray:
+    """(size,) labels from 0 of what these edges connect."""
+    graph = coo_matrix((np.ones(len(edges), dtype=bool), (edges[:, 0], edges[:, 1])), (size, size))
+    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
