@@ -22,7 +22,7 @@ from samfeat_hloc.feature.network import SAMFeat
 from samfeat_hloc.feature.options import ExtractOptions
 from samfeat_hloc.files import provenance
 from samfeat_hloc.files.feature_readers import FeatureReader
-from samfeat_hloc.localization import features, matches
+from samfeat_hloc.localization import decoded_photos, features, matches
 
 OPTIONS = ExtractOptions(resize=64, max_keypoints=100, detection_threshold=0.0, precision="float32")
 
@@ -272,7 +272,7 @@ def test_decoders_that_resize_and_batches_in_turns_give_the_same(
         sizes.append(image.shape)
         return prepare(image, options)
 
-    monkeypatch.setattr(features, "prepare", seen)
+    monkeypatch.setattr(decoded_photos, "prepare", seen)
     after = run(photos, tmp_path / "after.h5", model, options=options)
     # Batches of other sizes may round a sum otherwise, so the last bit of a float16 may differ.
     with h5py.File(before) as one, h5py.File(after) as other:

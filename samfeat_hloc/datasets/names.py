@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import SamfeatError
@@ -9,11 +10,14 @@ from ..files.images import check_name
 from ..files.textlines import data_lines, in_line
 
 
-def read_names(path: Path) -> list[str]:
-    """The first word of each line.
+def named_lines(path: Path, what: str) -> Iterator[tuple[int, str, list[str]]]:
+    """The lines of a list that begin with a name: their number, the name, and what follows it.
+
+    Arguments:
+        what: each line is of, for the message, such as "image".
 
     Raises:
-        SamfeatError: with the line: a name that is not allowed, or listed twice; no names.
+        SamfeatError: with the line: a name that is not allowed, or listed twice.
     """
     first_line: dict[str, int] = {}
     for number, tokens in data_lines(path):
@@ -23,9 +27,19 @@ def read_names(path: Path) -> list[str]:
             raise SamfeatError(
                 f"{path}:{number}",
                 f"'{name}' is on line {first_line[name]} already",
-                "keep one line for each image",
+                f"keep one line for each {what}",
             )
         first_line[name] = number
-    if not first_line:
+        yield number, name, tokens[1:]
+
+
+def read_names(path: Path) -> list[str]:
+    """The first word of each line.
+
+    Raises:
+        SamfeatError: with the line: a name that is not allowed, or listed twice; no names.
+    """
+    names = [name for _, name, _ in named_lines(path, "image")]
+    if not names:
         raise SamfeatError(path, "the list has no images", "write one name a line")
-    return list(first_line)
+    return names

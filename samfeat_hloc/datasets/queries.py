@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from ..colmap.cameras import Camera, parse_camera
 from ..errors import SamfeatError
-from ..files.images import check_name
-from ..files.textlines import data_lines, in_line
+from ..files.textlines import in_line
+from .names import named_lines
 
 V = TypeVar("V")
 
@@ -43,16 +43,9 @@ def read_queries(path: Path, condition: str) -> list[Query]:
             a name that is not allowed or listed twice; without a line: no file, an empty list.
     """
     queries: dict[str, Query] = {}
-    first_line: dict[str, int] = {}
-    for number, tokens in data_lines(path):
+    for number, name, values in named_lines(path, "query"):
         with in_line(path, number):
-            name = check_name(tokens[0])
-            if name in queries:
-                raise ValueError(
-                    f"'{name}' is on line {first_line[name]} already; keep one line for each query"
-                )
-            queries[name] = Query(name, condition, parse_camera(tokens[1:]))
-        first_line[name] = number
+            queries[name] = Query(name, condition, parse_camera(values))
     if not queries:
         raise SamfeatError(
             path, "the list has no queries", "write 'name MODEL width height params...' lines"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,10 +18,7 @@ import torch
 
 from ..errors import SamfeatError, some_of
 from ..feature.extraction import (
-    Masked,
-    Prepared,
     extract_batch,
-    prepare,
     record,
     resized_shape,
 )
@@ -30,11 +27,12 @@ from ..feature.options import ExtractOptions
 from ..files import images, provenance
 from ..files.h5store import Group, SegmentWriter
 from ..files.masks import Masks
-from ..files.orientation import keypoints_to_stored, to_upright, turned
+from ..files.orientation import keypoints_to_stored
 from ..parallel.cluster import Cluster
 from ..parallel.image_checks import refuse_broken
 from ..parallel.workers import Workers, sharing_torch
 from ..progress import tqdm
+from .decoded_photos import DecodedPhoto, StoredPhotos, batches_of_a_size, decoded
 
 logger = logging.getLogger(__name__)
 
@@ -59,19 +57,6 @@ class Extractor(Protocol):
 
 
 Extract = Callable[[Any, Sequence[Any], ExtractOptions], list[FeatureArrays]]
-
-
-@dataclass(frozen=True)
-class DecodedPhoto:
-    """A decoded image, upright, its width and height so, how it is stored, and the hash of its
-    file. pixels: (H, W, 3) uint8, with a mask, or at the size of the network's input already."""
-
-    name: str
-    pixels: np.ndarray | Masked | Prepared
-    size: tuple[int, int]
-    orientation: int
-    stored_size: tuple[int, int]  # width, height
-    source: str
 
 
 def main(
@@ -147,7 +132,7 @@ def main(
     made_by = provenance.made_by("features", config, {}, model.weights_sha256)
     with SegmentWriter(output, made_by, overwrite=overwrite, compare_inputs=False) as writer:
         extraction = _Extraction(
-            _Photos(image_dir, masks, turns), model, options, extract, workers, storage
+            StoredPhotos(image_dir, masks, turns), model, options, extract, workers, storage
         )
         same = _unchanged(extraction.photos, names, writer.done, workers)
         if len(same) == len(names) and writer.is_finished({n: writer.done[n] for n in same}):
@@ -158,7 +143,7 @@ def main(
             batch_size = _BATCH_SIZE.get(device, 1)
         batches = [
             batch
-            for batch in _batches(image_dir, names, options, batch_size)
+            for batch in batches_of_a_size(image_dir, names, options, batch_size)
             if not same.issuperset(batch)
         ]
         left = sum(len(batch) for batch in batches)
@@ -200,38 +185,10 @@ def _all_broken(image_dir: Path, names: Sequence[str], workers: int | None) -> I
 
 
 @dataclass(frozen=True)
-class _Photos:
-    """Where images and their masks are, and by how many quarters they are turned."""
-
-    image_dir: Path
-    masks: Masks | None
-    turns: Mapping[str, int]
-
-    def source(self, name: str) -> str:
-        """What stands for an image, its mask and its turn: other features are made of others."""
-        quarters = self.turns.get(name, 0)
-        source = source_of(self.image_dir, name, self.masks)
-        return f"{source} turn {90 * quarters}" if quarters else source
-
-    def read(self, name: str, options: ExtractOptions | None = None) -> DecodedPhoto:
-        """Decode a photo; with options bring it to the network's size too."""
-        source = self.source(name)  # first: it also brings the file into memory
-        stored, orientation = images.read_photo(self.image_dir / name)
-        orientation = turned(orientation, self.turns.get(name, 0))
-        stored_size = (stored.shape[1], stored.shape[0])
-        upright = to_upright(stored, orientation) if orientation != 1 else stored
-        size = (upright.shape[1], upright.shape[0])
-        mask = None if self.masks is None else self.masks.read(name, stored_size)
-        image = upright if mask is None else Masked(upright, to_upright(mask, orientation))
-        pixels = image if options is None else prepare(image, options)
-        return DecodedPhoto(name, pixels, size, orientation, stored_size, source)
-
-
-@dataclass(frozen=True)
 class _Extraction:
     """Batches of images in, their groups out."""
 
-    photos: _Photos
+    photos: StoredPhotos
     model: Any
     options: ExtractOptions
     extract: Extract
@@ -264,7 +221,7 @@ class _Extraction:
             ahead = max(ahead, 2 * threads)
             if self.extract is extract_batch:
                 read = partial(read, options=self.options)
-        photos = _decoded(read, batches, threads, ahead)
+        photos = decoded(read, batches, threads, ahead)
         side_by_side = min(torch.get_num_threads(), _SIDE_BY_SIDE)
         if device in _TURNS:
             turns = _TURNS[device]
@@ -295,13 +252,8 @@ def _check_images(image_dir: Path, names: Sequence[str]) -> None:
         )
 
 
-def source_of(image_dir: Path, name: str, masks: Masks | None) -> str:
-    """What stands for an image and its mask: a hash of their files."""
-    return provenance.file_hash(image_dir / name) + (masks.source(name) if masks else "")
-
-
 def _unchanged(
-    photos: _Photos, names: Sequence[str], done: Mapping[str, str], workers: int | None
+    photos: StoredPhotos, names: Sequence[str], done: Mapping[str, str], workers: int | None
 ) -> set[str]:
     """The images that are done and whose files still are what the features were made from."""
     there = [name for name in names if name in done]
@@ -317,39 +269,6 @@ def _unchanged(
 
 def _threads(workers: int | None, device: str) -> int:
     return workers or min(_THREADS.get(device, _THREADS_OF_A_GPU), os.cpu_count() or 1)
-
-
-def _batches(
-    image_dir: Path, names: Sequence[str], options: ExtractOptions, batch_size: int
-) -> list[list[str]]:
-    """Images that are equally large once resized, together.
-
-    Batches depend on the whole list alone, not on what is done: the network's rounding can depend
-    on the batch, and a resumed run has to give what an uninterrupted one gives.
-    """
-    open_batches: dict[tuple[int, int], list[str]] = {}
-    batches = []
-    for name in tqdm(names, desc="image sizes", delay=2, leave=False):
-        width, height = images.image_size(image_dir / name)
-        shape = resized_shape(height, width, options)
-        if shape not in open_batches:
-            open_batches[shape] = []
-            batches.append(open_batches[shape])
-        open_batches[shape].append(name)
-        if len(open_batches[shape]) == batch_size:
-            del open_batches[shape]
-    return batches
-
-
-def _decoded(
-    read: Callable[[str], DecodedPhoto], batches: Sequence[Sequence[str]], workers: int, ahead: int
-) -> Iterator[list[DecodedPhoto]]:
-    """Batches of photos, decoded by threads so many photos ahead."""
-    with Workers(workers, "decoding") as pool:
-        names = (name for batch in batches for name in batch)
-        photos = pool.map(read, names, name=str, ahead=ahead)
-        for batch in batches:
-            yield list(islice(photos, len(batch)))
 
 
 def _extract(

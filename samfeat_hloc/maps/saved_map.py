@@ -23,7 +23,6 @@ old one. Nothing in a map can carry code.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,45 +32,30 @@ from typing import Any
 
 import numpy as np
 
-from ..colmap.cameras import CAMERA_MODELS, Camera
-from ..colmap.poses import Pose, pose_json
 from ..errors import SamfeatError, in_one_line, writing
 from ..feature.options import ExtractOptions
 from ..files.atomic import write_whole
 from ..files.locks import locked
 from ..files.provenance import file_sha256
 from ..files.textlines import read_text
+from .map_arrays import (
+    POINT_ARRAYS,
+    SEGMENT_ARRAYS,
+    FrozenImage,
+    names_in,
+    read_array,
+    read_points,
+    read_segment,
+    write_array,
+    write_points,
+    write_segment,
+)
 
 FORMAT = "samfeat map"
 VERSION = 2
 MANIFEST = "manifest.json"
 _VOCABULARY = "vocabulary.npy"
-_SEGMENT_ARRAYS = ("counts", "keypoints", "descriptors", "global")
-_POINT_ARRAYS = ("xyz", "ids", "seen")
 _MEND = "copy the map again, or build it again"
-
-
-@dataclass(frozen=True, eq=False)
-class FrozenImage:
-    """A database image and what it sees of the map.
-
-    Attributes:
-        pose: cam_from_world.
-        keypoints: (N, 2) float32 pixels, the corner of the image at (0, 0).
-        descriptors: (N, D) float16.
-        points: (N,) int32, rows of the map's points, -1 for none.
-        global_descriptor: (K * D,) float32.
-        added: whether it came to a map that was there.
-    """
-
-    name: str
-    camera: Camera
-    pose: Pose
-    keypoints: np.ndarray
-    descriptors: np.ndarray
-    points: np.ndarray
-    global_descriptor: np.ndarray
-    added: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +100,8 @@ def read(folder: Path) -> FrozenMap:
         if file_sha256(path) != digest:
             raise SamfeatError(path, "differs from the map's manifest", _MEND)
     try:
-        segments = [_read_segment(folder / name) for name in manifest["segments"]]
-        xyz, point_ids, images = _read_points(
+        segments = [read_segment(folder / name) for name in manifest["segments"]]
+        xyz, point_ids, images = read_points(
             folder / manifest["points"], [image for segment, _ in segments for image in segment]
         )
         return FrozenMap(
@@ -127,7 +111,7 @@ def read(folder: Path) -> FrozenMap:
             global_descriptors=segments[0][1]
             if len(segments) == 1
             else np.concatenate([matrix for _, matrix in segments]),
-            vocabulary=_array(folder / _VOCABULARY),
+            vocabulary=read_array(folder / _VOCABULARY),
             xyz=xyz,
             point_ids=point_ids,
             first_added_id=int(manifest.get("first_added_id", next_id(point_ids))),
@@ -139,9 +123,9 @@ def read(folder: Path) -> FrozenMap:
 
 def create(folder: Path, frozen: FrozenMap) -> Path:
     """Write a map into a folder that exists and is empty."""
-    _save(folder / _VOCABULARY, frozen.vocabulary)
-    _write_segment(folder / "images-0000", frozen.images)
-    _write_points(folder / "points-0000", frozen.xyz, frozen.point_ids, frozen.images)
+    write_array(folder / _VOCABULARY, frozen.vocabulary)
+    write_segment(folder / "images-0000", frozen.images)
+    write_points(folder / "points-0000", frozen.xyz, frozen.point_ids, frozen.images)
     manifest = {
         "format": FORMAT,
         "version": VERSION,
@@ -165,16 +149,16 @@ def extend(folder: Path, frozen: FrozenMap) -> None:
             be written.
     """
     with _changing(folder) as manifest:
-        there = [name for segment in manifest["segments"] for name in _names(folder / segment)]
+        there = [name for segment in manifest["segments"] for name in names_in(folder / segment)]
         if [image.name for image in frozen.images[: len(there)]] != there:
             raise SamfeatError(folder, "the map was changed meanwhile", "run this again")
         known = dict(manifest["files"])
         segment = _next(manifest["segments"])
-        _write_segment(folder / segment, frozen.images[len(there) :])
+        write_segment(folder / segment, frozen.images[len(there) :])
         manifest["segments"].append(segment)
         manifest["points"] = _next([manifest["points"]])
         manifest["first_added_id"] = frozen.first_added_id
-        _write_points(folder / manifest["points"], frozen.xyz, frozen.point_ids, frozen.images)
+        write_points(folder / manifest["points"], frozen.xyz, frozen.point_ids, frozen.images)
         _write_manifest(folder, manifest, known)
 
 
@@ -202,17 +186,17 @@ def drop(folder: Path, names: Sequence[str]) -> None:
         segments: list[str] = []
         by_name = {image.name: image for image in frozen.images}
         for segment in manifest["segments"]:
-            held = _names(folder / segment)
+            held = names_in(folder / segment)
             left = [by_name[name] for name in held if name not in unwanted]
             if len(left) == len(held):
                 segments.append(segment)
             elif left:
                 segments.append(_next([*manifest["segments"], *segments]))
-                _write_segment(folder / segments[-1], left)
+                write_segment(folder / segments[-1], left)
         manifest["segments"] = segments
         manifest["points"] = _next([manifest["points"]])
         manifest["first_added_id"] = frozen.first_added_id
-        _write_points(folder / manifest["points"], *_without(frozen, unwanted))
+        write_points(folder / manifest["points"], *_without(frozen, unwanted))
         _write_manifest(folder, manifest, files)
 
 
@@ -302,106 +286,7 @@ def _write_manifest(folder: Path, manifest: dict[str, Any], known: dict[str, str
 def _files(manifest: dict[str, Any]) -> list[str]:
     return [
         _VOCABULARY,
-        *(f"{s}/{name}.npy" for s in manifest["segments"] for name in _SEGMENT_ARRAYS),
+        *(f"{s}/{name}.npy" for s in manifest["segments"] for name in SEGMENT_ARRAYS),
         *(f"{s}/images.json" for s in manifest["segments"]),
-        *(f"{manifest['points']}/{name}.npy" for name in _POINT_ARRAYS),
+        *(f"{manifest['points']}/{name}.npy" for name in POINT_ARRAYS),
     ]
-
-
-def _write_segment(folder: Path, images: Sequence[FrozenImage]) -> None:
-    folder.mkdir()
-    listed = [
-        {
-            "name": image.name,
-            "camera": [image.camera.model, image.camera.width, image.camera.height,
-                       *image.camera.params],
-            **pose_json(image.pose),
-            "added": image.added,
-        }
-        for image in images
-    ]  # fmt: skip
-    lines = ",\n".join(json.dumps(entry) for entry in listed)
-    write_whole(folder / "images.json", f"[\n{lines}\n]\n")
-    counts = np.array([len(image.keypoints) for image in images], dtype=np.int64)
-    _save(folder / "counts.npy", counts)
-    for name, dtype, arrays in (
-        ("keypoints", np.float32, [image.keypoints for image in images]),
-        ("descriptors", np.float16, [image.descriptors for image in images]),
-    ):
-        _save(folder / f"{name}.npy", np.concatenate(arrays).astype(dtype, copy=False))
-    stacked = np.stack([image.global_descriptor for image in images]).astype(np.float32, copy=False)
-    _save(folder / "global.npy", stacked)
-
-
-def _write_points(
-    folder: Path, xyz: np.ndarray, ids: np.ndarray, images: Sequence[FrozenImage]
-) -> None:
-    folder.mkdir()
-    seen = np.concatenate([image.points for image in images]).astype(np.int32, copy=False)
-    for name, array in zip(_POINT_ARRAYS, (xyz, ids, seen), strict=True):
-        _save(folder / f"{name}.npy", array)
-
-
-def _names(folder: Path) -> list[str]:
-    return [entry["name"] for entry in json.loads(read_text(folder / "images.json"))]
-
-
-def _read_segment(folder: Path) -> tuple[list[FrozenImage], np.ndarray]:
-    """The images, points left out, and their global descriptors, which are views of one matrix."""
-    listed = json.loads(read_text(folder / "images.json"))
-    counts, keypoints, descriptors, matrix = (
-        _array(folder / f"{name}.npy") for name in _SEGMENT_ARRAYS
-    )
-    ends = np.cumsum(counts)
-    if not len(listed) == len(counts) == len(matrix) or any(
-        len(array) != counts.sum() for array in (keypoints, descriptors)
-    ):
-        raise ValueError(f"the arrays of {folder.name} differ in length")
-    images = []
-    for row, (entry, count, end) in enumerate(zip(listed, counts, ends, strict=True)):
-        part = slice(end - count, end)
-        images.append(
-            FrozenImage(
-                name=entry["name"],
-                camera=_camera(entry["camera"]),
-                pose=Pose(np.array(entry["qvec"]), np.array(entry["tvec"])),
-                keypoints=keypoints[part],
-                descriptors=descriptors[part],
-                points=np.zeros(0, dtype=np.int32),
-                global_descriptor=matrix[row],
-                added=bool(entry.get("added", False)),
-            )
-        )
-    return images, matrix
-
-
-def _read_points(
-    folder: Path, images: Sequence[FrozenImage]
-) -> tuple[np.ndarray, np.ndarray, list[FrozenImage]]:
-    """The points, their ids, and the images with the points that they see."""
-    xyz, ids, seen = (_array(folder / f"{name}.npy") for name in _POINT_ARRAYS)
-    ends = np.cumsum([len(image.keypoints) for image in images])
-    if len(seen) != ends[-1] or len(ids) != len(xyz):
-        raise ValueError(f"the arrays of {folder.name} do not fit the images")
-    if seen.size and not -1 <= seen.min() <= seen.max() < len(xyz):
-        raise ValueError("an image sees points that are not there")
-    parts = np.split(seen, ends[:-1])
-    return xyz, ids, [replace(i, points=part) for i, part in zip(images, parts, strict=True)]
-
-
-def _camera(values: list[Any]) -> Camera:
-    model, width, height, *params = values
-    if model not in CAMERA_MODELS or len(params) != CAMERA_MODELS[model][1]:
-        raise ValueError(f"camera {values!r}")
-    return Camera(model, int(width), int(height), tuple(float(value) for value in params))
-
-
-def _array(path: Path) -> np.ndarray:
-    return np.load(path, allow_pickle=False)
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as stream:
-        np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
-        stream.flush()
-        os.fsync(stream.fileno())

@@ -25,6 +25,7 @@ from ..files.masks import Masks
 from ..files.outputs import Output
 from ..files.textlines import data_lines
 from ..localization import features, global_descriptors
+from ..localization.decoded_photos import source_of
 from ..localization.features import Extract
 from ..localization.matches import match_many
 from ..parallel.devices import device_of, to_device
@@ -70,7 +71,7 @@ def main(
     Raises:
         SamfeatError: as `features.main`, or an output of other photos.
     """
-    sources = [f"{name} {features.source_of(image_dir, name, masks)}" for name in names]
+    sources = [f"{name} {source_of(image_dir, name, masks)}" for name in names]
     made_by = provenance.made_by(
         "turns",
         {"preset": _PRESET, "neighbours": _NEIGHBOURS, "least": _LEAST, "clear": _CLEAR},
