@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -205,6 +206,33 @@ def test_a_batch_that_always_kills_ends_the_run(address: str, tmp_path: Path) ->
     cluster = Deadly(tmp_path / "marks", deaths=100)
     with refused("--workers ray", "4 times"):
         list(cluster.map(abs, [-1, -2]))
+
+
+def test_batches_of_a_machine_that_does_not_answer(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("samfeat_hloc.parallel.cluster._PATIENCE", 0.2)
+    here = Cluster()
+    deaths, found = here._dead(), list[int]()
+
+    def work(task: int) -> int:
+        try:
+            (tmp_path / f"begun-{task}").touch(exist_ok=False)
+        except FileExistsError:
+            (tmp_path / f"again-{task}").touch(exist_ok=False)
+            return -task
+        if task == 1:
+            time.sleep(120)  # the first time it is on the machine that is cut off
+        return -task
+
+    # That is noticed when all others are done.
+    monkeypatch.setattr(here, "_dead", lambda: deaths | ({"lost"} if len(found) == 4 else set()))
+    began = time.monotonic()
+    for result in here.map(work, [1, 2, 3, 4, 5]):
+        found.append(result)
+    assert sorted(found) == [-5, -4, -3, -2, -1]
+    assert time.monotonic() - began < 100
+    assert [path.name for path in tmp_path.glob("again-*")] == ["again-1"]  # once, and no other
 
 
 def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:

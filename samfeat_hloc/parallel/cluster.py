@@ -27,6 +27,7 @@ RAY = "ray"
 _LOCAL = "local"  # Ray's word for an instance of its own
 _RETRIES = 3  # of a batch whose worker dies; one that kills its worker each time has to end
 _AHEAD = 2  # tasks a processor that are handed out: enough that none waits for the driver
+_PATIENCE = 10.0  # seconds without a result after which lost machines are looked for
 _ROUNDS = 4  # least batches a processor, so that all end at about the same time
 
 Task = TypeVar("Task")
@@ -99,19 +100,41 @@ class Cluster:
         # In a list a reference stays one: it is not sent with every task.
         held = [ray.put(work), socket.gethostname()]
         key = held[0].hex()
-        left = iter(tasks)
-        waiting: list[Any] = []
+        numbered = enumerate(tasks)
+        in_hand: dict[int, Task] = {}
+        waiting: dict[Any, int] = {}  # by reference
+        dead = self._dead()
         try:
             while True:
-                free = _AHEAD * self._slots(device) - len(waiting)
-                waiting += [perform.remote(key, held, task) for task in islice(left, max(0, free))]
+                free = _AHEAD * self._slots(device) - len(in_hand)
+                for number, task in islice(numbered, max(0, free)):
+                    in_hand[number] = task
+                    waiting[perform.remote(key, held, task)] = number
                 if not waiting:
                     return
-                done, waiting = ray.wait(waiting, num_returns=1)
-                yield self._result(done[0])
+                done, _ = ray.wait(list(waiting), num_returns=1, timeout=_PATIENCE)
+                if done:
+                    number = waiting.pop(done[0])
+                    result = self._result(done[0])
+                    del in_hand[number]
+                    for other in [one for one, of in waiting.items() if of == number]:
+                        del waiting[other]
+                        ray.cancel(other)
+                    yield result
+                elif lost := self._dead() - dead:
+                    # Where a machine goes without a word, as by a power cut, Ray knows within a
+                    # minute but waits for its answers for many. Which tasks those are it does
+                    # not say; done twice by others they do no harm.
+                    dead |= lost
+                    for number, task in in_hand.items():
+                        waiting[perform.remote(key, held, task)] = number
         finally:
             for reference in waiting:
                 ray.cancel(reference)
+
+    def _dead(self) -> set[str]:
+        """Machines that were there and are not any more."""
+        return {node["NodeID"] for node in self._connect().nodes() if not node["Alive"]}
 
     def _result(self, reference: Any) -> Any:
         errors = self._ray.exceptions
