@@ -69,10 +69,14 @@ def test_hosts_have_a_cable_and_a_folder_in_common(
         for host, other in ((first, second), (second, first)):
             with refused(host.name, "refused"):  # by the other: nothing listens
                 host.run([*reach, other.address])
+        assert min(first.traffic(second)) > 0
+        for _ in range(2):
+            first.unplug(second)
+        assert first.traffic(second) == (0, 0)
+        with refused("first", "unreachable"):
+            first.run([*reach, second.address])
         for _ in range(2):
             second.kill()
-        with refused("first"):
-            first.run(["ip", "link", "show", "to-second"])
     finally:
         second.kill()
         first.kill()

@@ -111,16 +111,17 @@ class Host:
             host.run(["ip", "route", "add", f"{to.address}/32", "dev", end, "src", host.address])
 
     def traffic(self, other: Host) -> tuple[int, int]:
-        """Bytes that have come from the other host by the cable and gone to it."""
+        """Bytes that have come from the other host by the cable and gone to it; 0 without one."""
         for line in Path(f"/proc/{self.pid}/net/dev").read_text().splitlines():
             name, _, figures = line.partition(":")
             if name.strip() == f"to-{other.name}":
                 return int(figures.split()[0]), int(figures.split()[8])
-        raise SamfeatError(self.name, f"has no cable to {other.name}")
+        return 0, 0
 
     def unplug(self, other: Host) -> None:
-        """Take the cable out: from now on neither hears of the other."""
-        self.run(["ip", "link", "set", f"to-{other.name}", "down"])
+        """Take the cable away, if it is there: from now on neither hears of the other."""
+        if f"to-{other.name}:" in Path(f"/proc/{self.pid}/net/dev").read_text():
+            self.run(["ip", "link", "delete", f"to-{other.name}"])
 
     def kill(self) -> None:
         """End all its processes at once; twice does no harm."""

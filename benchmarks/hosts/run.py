@@ -187,6 +187,7 @@ class TwoHosts:
         if unplug:
             self.first.unplug(self.second)
         self.second.kill()
+        self.first.unplug(self.second)  # the kernel may take a while to
         return {"bytes_received": received, "bytes_sent": sent}
 
     def _ray(self, host: Host, *role: str) -> None:
