@@ -160,6 +160,8 @@ class TwoHosts:
     def _join(self) -> None:
         """A second host, as a machine that is started anew."""
         for tries_left in reversed(range(TRIES)):
+            if self.second is not None:
+                self.first.unplug(self.second)
             self.second = Host(
                 SECOND, ADDRESS[SECOND], hidden=self.city.private, read_only=self.city.shared
             )
@@ -187,7 +189,6 @@ class TwoHosts:
         if unplug:
             self.first.unplug(self.second)
         self.second.kill()
-        self.first.unplug(self.second)  # the kernel may take a while to
         return {"bytes_received": received, "bytes_sent": sent}
 
     def _ray(self, host: Host, *role: str) -> None:
