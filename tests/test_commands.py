@@ -13,9 +13,10 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 import typer
+from refusals import error_line
 from typer.testing import CliRunner
 
-from samfeat_hloc.cli import app
+from samfeat_hloc.cli import app, main
 from samfeat_hloc.commands import former_names
 from samfeat_hloc.commands.former_names import FIRST, present_options
 
@@ -115,6 +116,26 @@ def test_types_are_plain_and_commands_are_in_panels() -> None:
     assert "samfeat_fast" in result.output
     result = CliRunner().invoke(app, ["pairs", "retrieval", "--help"], env={"COLUMNS": "200"})
     assert "(query/)" in result.output and "(db/)" in result.output
+
+
+def test_an_empty_path_is_not_the_folder_where_one_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a variable that was never set."""
+    for arguments, subject in (
+        (["reconstruct", "", "--outputs", "out"], "PHOTOS"),
+        (["reconstruct", "photos", "--outputs", ""], "--outputs"),
+        (["reconstruct", "photos", "--outputs="], "--outputs"),
+        (["localize", "--map", "house.map", "--turns", ""], "PHOTO"),
+        (["localize", "a.jpg", "", "--map", "house.map"], "PHOTO"),
+        (["map", "build", "model", "--images", "", "--output", "a.map"], "--images"),
+        (["poses", "--queries", ""], "--queries"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 1
+        error_line(capsys.readouterr().err, subject, "an empty path", "write .")
+    # what is no path may be empty
+    result = CliRunner().invoke(app, ["pairs", "retrieval", "--db-prefix", "", "--help"])
+    assert result.exit_code == 0
 
 
 def test_former_names_lead_to_names_that_are_there() -> None:

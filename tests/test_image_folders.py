@@ -124,6 +124,10 @@ def test_names_that_a_list_would_lose_are_all_refused_at_once(tmp_path: Path) ->
     assert "3 of 5" in str(caught.value)
     for name in ["#1.jpg", "#2.jpg", "my photo.jpg"]:
         assert name in str(caught.value)
+    for number in range(30):  # not a page of names
+        save(tmp_path / f"my photo {number}.jpg")
+    with refused(problem=("33 of 35", "and 29 more too", "samfeat check")):
+        list_images(tmp_path)
 
 
 def test_training_takes_names_that_no_list_could_hold(tmp_path: Path) -> None:

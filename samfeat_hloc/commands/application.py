@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..colmap.library_version import check_version
+from ..errors import SamfeatError
 from .former_names import COMMANDS, present_options
 
 _FOR_ANY_PYCOLMAP = ("doctor", "version")
@@ -29,6 +30,29 @@ def _with_plain_types(parameters: list[Any], ctx: Any) -> list[Any]:
     return parameters
 
 
+def _check_paths(command: Any, parameters: list[Any], arguments: list[str]) -> None:
+    """Refuse an empty path, as ``"$PHOTOS"`` is where nobody has set it: Python takes it for the
+    folder where one is.
+
+    Raises:
+        SamfeatError: it names the option or the argument.
+    """
+    named = {option: parameter for parameter in parameters for option in parameter.opts}
+    positional = [p for p in parameters if p.param_type_name == "argument"]
+    for place, argument in enumerate(arguments):
+        option, given, value = argument.partition("=")
+        if argument == "":
+            option = arguments[place - 1] if place else ""
+        elif not given or value:
+            continue
+        meant = named.get(option)
+        if argument == "" and (meant is None or getattr(meant, "is_flag", False)):
+            meant = positional[0] if positional else None
+        if meant is not None and "Path" in str(get_type_hints(command.callback)[meant.name]):
+            shown = meant.metavar if meant in positional else option
+            raise SamfeatError(shown, "an empty path is given", "write . for this folder")
+
+
 class Command(TyperCommand):
     """A command with plain types in its help, which asks for the right pycolmap."""
 
@@ -39,6 +63,10 @@ class Command(TyperCommand):
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _with_plain_types(super().get_params(ctx), ctx)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _check_paths(self, self.get_params(ctx), args)
+        return super().parse_args(ctx, args)
 
 
 class Group(TyperGroup):

@@ -48,7 +48,9 @@ def _check(
     )
     if bad:
         raise SamfeatError(
-            images, f"{bad} of {len(found.names)} photos cannot be used", "mend or remove those"
+            images,
+            f"{bad} of {len(found.names)} photos cannot be used",
+            "mend those, or give a folder without them",
         )
     if not found.names:
         raise SamfeatError(images, "there is no image in this folder", "check the path")

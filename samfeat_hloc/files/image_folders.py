@@ -108,8 +108,9 @@ def list_images(folder: Path, *, for_lists: bool = True) -> list[str]:
         first = next(iter(unfit.values()))
         problem = first.problem
         if len(unfit) > 1:
-            others = some_of([repr(name) for name in unfit][1:], _NAMED - 1)
+            others = some_of([repr(name) for name in unfit][1:])
             problem += f"; {len(unfit)} of {len(found.names)} names do not fit, {others} too"
+            problem += " (`samfeat check` lists all)" if len(unfit) > 4 else ""
         raise SamfeatError(folder, f"{first.subject}: {problem}", first.mend)
     if found.left_out:
         logger.warning("%s: %s (`samfeat check` lists all)", folder, found.account)

@@ -78,7 +78,10 @@ def check_name(name: str) -> str:
         )
     wrong = None
     if any(c.isspace() for c in name):
-        wrong = "it has white space, which text lists of images cannot hold; rename the file"
+        wrong = (
+            "it has white space, which text lists of images cannot hold; rename the file, with _ "
+            "in its place"
+        )
     elif any(not c.isprintable() for c in name):
         wrong = "it has unprintable characters; rename the file"
     elif name.startswith("#"):
