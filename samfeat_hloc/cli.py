@@ -98,7 +98,9 @@ def run(command: typer.Typer, arguments: Sequence[str] | None = None) -> None:
     with suppress(OSError, ValueError, AttributeError):  # standard error is not a file
         # a library that crashes takes the process with it: say at least of what and where
         faulthandler.enable(all_threads=False)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_told)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     try:
         command(arguments)
     except SamfeatError as error:
@@ -114,6 +116,11 @@ def run(command: typer.Typer, arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on from here", err=True)
         sys.exit(130)
+
+
+def _told(record: logging.LogRecord) -> bool:
+    """Of other libraries nothing but warnings: PyTorch's exporter tells of every node."""
+    return record.levelno >= logging.WARNING or record.name.partition(".")[0] == "samfeat_hloc"
 
 
 def run_program(main: Callable[..., None]) -> None:

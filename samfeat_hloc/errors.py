@@ -19,6 +19,9 @@ _CAUSES = {
     errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
     errno.ENFILE: "too many open files on this machine; close some programs",
     errno.ENOTDIR: "a part of its path is a file, not a folder; choose another output",
+    errno.EEXIST: "a file of this name is there already; choose another output",
+    errno.EISDIR: "it is a folder, and a file is needed; choose another name",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     errno.ENOMEM: "not enough memory; close some programs or make the batches smaller",
     errno.EIO: "the disk fails (input/output error); check it and choose another output folder",
 }

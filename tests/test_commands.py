@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 import typer
+from PIL import Image
 from refusals import error_line
 from typer.testing import CliRunner
 
@@ -216,3 +218,33 @@ def test_a_run_of_the_local_feature_track_takes_its_own_options() -> None:
         result = CliRunner().invoke(app, command)
         assert result.exit_code == 1
         assert more[0] in str(result.exception)
+
+
+def test_messages_are_the_packages_own_and_others_warnings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    with pytest.raises(SystemExit):
+        main(["version"])
+    logging.getLogger("onnx_ir").info("of every node")
+    logging.getLogger("onnx_ir").warning("what matters")
+    logging.getLogger("samfeat_hloc.localization.features").info("features: done")
+    assert capsys.readouterr().err.splitlines() == ["what matters", "features: done"]
+
+
+def test_an_output_that_is_something_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        Image.new("RGB", (64, 48)).save(tmp_path / name)
+    (tmp_path / "afile").touch()
+    for output, subject, words in (
+        ("afile", "afile", "a file of this name"),
+        ("afile/below", "afile/below", "is a file, not a folder"),
+        ("x" * 300, "x" * 300, "too long"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["reconstruct", str(tmp_path), "--outputs", str(tmp_path / output)])
+        error_line(capsys.readouterr().err, subject, words)

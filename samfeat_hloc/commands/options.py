@@ -61,7 +61,7 @@ Weights = Annotated[
     Path | None,
     typer.Option(
         "--weights",
-        help="Checkpoint of SAMFeat; maps for the package's second one, for maps of few photos.",
+        help="Checkpoint of SAMFeat.",
         show_default="the package's",
     ),
 ]

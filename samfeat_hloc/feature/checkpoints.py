@@ -88,12 +88,8 @@ def resolve(weights: str | Path | None, *, official: bool = False) -> Path:
         return path
     names = shipped_names()
     if path.name not in names:
-        known = ", ".join(names) or "none beside the default"
-        raise SamfeatError(
-            path,
-            f"no such file, and no shipped weights have this name (there are: {known})",
-            "give the path of a checkpoint file",
-        )
+        known = f", and no shipped weights of this name (but {', '.join(names)})" if names else ""
+        raise SamfeatError(path, f"no such file{known}", "give the path of a checkpoint file")
     return names[path.name]
 
 
