@@ -14,6 +14,7 @@ from refusals import refused
 from tiny_dataset import CAMERA, build
 
 from samfeat_hloc.colmap.cameras import CAMERA_MODELS
+from samfeat_hloc.colmap.intrinsics import camera_from_text
 from samfeat_hloc.colmap.model import find_model, read_content
 from samfeat_hloc.colmap.poses import Pose, read_poses, write_poses
 from samfeat_hloc.datasets.aachen import AachenDataset
@@ -177,6 +178,11 @@ def test_a_reference_model_needs_images_but_no_points(root: Path, tmp_path: Path
     pycolmap.Reconstruction().write_binary(str(empty))
     with refused(problem="no images"):
         read_content(empty)
+
+
+def test_a_camera_that_is_given_has_no_name_before_it() -> None:
+    with refused("--camera 'PINHOLE 1 2'", "(3 values)", "write 'MODEL width height params...'"):
+        camera_from_text("PINHOLE 1 2")
 
 
 def test_camera_models_are_pycolmaps() -> None:

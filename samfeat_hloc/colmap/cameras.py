@@ -102,12 +102,17 @@ class Camera:
             ) from None
 
 
-def parse_camera(tokens: list[str]) -> Camera:
+def parse_camera(tokens: list[str], *, named: bool = True) -> Camera:
     """Intrinsics from ``MODEL width height params...``; ValueError says what is wrong and how
-    to mend it."""
-    form = "write 'name MODEL width height params...'"
+    to mend it.
+
+    Args:
+        named: they stand behind an image's name, for what is said.
+    """
+    form = f"write '{'name ' if named else ''}MODEL width height params...'"
     if len(tokens) < 4:
-        raise ValueError(f"intrinsics are missing ({len(tokens)} values after the name); {form}")
+        after = " after the name" if named else ""
+        raise ValueError(f"intrinsics are missing ({len(tokens)} values{after}); {form}")
     model, *numbers = tokens
     if model not in CAMERA_MODELS:
         known = ", ".join(f"{name} ({entry[1]})" for name, entry in CAMERA_MODELS.items())

@@ -22,7 +22,7 @@ def camera_from_text(text: str) -> Camera:
         SamfeatError: they are not.
     """
     try:
-        return parse_camera(text.split())
+        return parse_camera(text.split(), named=False)
     except ValueError as error:
         raise SamfeatError(f"--camera '{text[:80]}'", error) from None
 
