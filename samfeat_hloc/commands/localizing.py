@@ -21,6 +21,7 @@ from .options import (
     MaxError,
     OfficialWeights,
     OverwriteOutput,
+    Places,
     Weights,
     max_keypoints_option,
     resize_option,
@@ -71,13 +72,7 @@ def _localize(
     max_keypoints: Annotated[int | None, max_keypoints_option("the map's")] = None,
     num_retrieved: MapImages = 20,
     max_error: MaxError = DEFAULT_MAX_ERROR,
-    places: Annotated[
-        bool,
-        typer.Option(
-            "--places/--no-places",
-            help="Leave out retrieved images of places that only look like the photo's.",
-        ),
-    ] = True,
+    places: Places = True,
     min_inliers: Annotated[
         int,
         typer.Option(

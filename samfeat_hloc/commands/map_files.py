@@ -12,6 +12,9 @@ from ..errors import SamfeatError
 from .options import (
     DEFAULT_PRESET,
     Device,
+    KnownCamera,
+    KnownCameras,
+    KnownPoses,
     LocalWorkers,
     MaskFolder,
     OfficialWeights,
@@ -47,17 +50,9 @@ def _build(
     images: Annotated[
         Path | None, typer.Option(help="Folder of the images of a COLMAP model or of --poses.")
     ] = None,
-    poses: Annotated[
-        Path | None,
-        typer.Option(help="Known poses, 'name qw qx qy qz tx ty tz' (world to camera)."),
-    ] = None,
-    listed: Annotated[
-        Path | None,
-        typer.Option("--cameras", help="Intrinsics of --poses, 'name MODEL width height params'."),
-    ] = None,
-    camera: Annotated[
-        str | None, typer.Option(help='One camera of all --poses, "MODEL width height params...".')
-    ] = None,
+    poses: KnownPoses = None,
+    listed: KnownCameras = None,
+    camera: KnownCamera = None,
     num_matched: Annotated[int, typer.Option(help="Images matched with each posed image.")] = 20,
     preset: Preset = DEFAULT_PRESET,
     weights: Weights = None,

@@ -14,6 +14,7 @@ from .options import (
     OWN_PHOTOS,
     Device,
     Images,
+    KnownPoses,
     MapImages,
     MaskFolder,
     OfficialWeights,
@@ -41,13 +42,7 @@ def _add(
             show_default="all photos of the folder, with intrinsics from their EXIF",
         ),
     ] = None,
-    poses: Annotated[
-        Path | None,
-        typer.Option(
-            help="Known poses, a line 'name qw qx qy qz tx ty tz' (world to camera) each.",
-            show_default="the photos are localized in the map",
-        ),
-    ] = None,
+    poses: KnownPoses = None,
     min_inliers: Annotated[
         int, typer.Option(help="Leave out photos localized with fewer inliers.")
     ] = 30,

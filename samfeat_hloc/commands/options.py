@@ -12,6 +12,7 @@ from ..feature.presets import PRESETS
 
 DEFAULT_PRESET = "samfeat_aachen"
 DEFAULT_MAX_ERROR = 12.0
+DEFAULT_STORAGE = "half"
 DEFAULT_BENCHMARK = DEFAULT
 
 OWN_PHOTOS = "Your own photos"
@@ -54,6 +55,13 @@ OverwriteOutput = Annotated[bool, typer.Option("--overwrite", help="Replace --ou
 Preset = Annotated[
     str, typer.Option("--preset", help=f"How features are extracted: {', '.join(PRESETS)}.")
 ]
+Storage = Annotated[
+    str,
+    typer.Option(
+        "--storage",
+        help="How descriptors are stored: full, half (half the size) or quantised (smaller).",
+    ),
+]
 FeatureType = Annotated[
     str, typer.Option("--feature-type", help="samfeat, or rootsift to compare with.")
 ]
@@ -92,6 +100,29 @@ Motion = Annotated[
         "--motion",
         help="How far the picture moves between two frames of a video that are taken, as a share "
         "of its longer side.",
+    ),
+]
+KnownPoses = Annotated[
+    Path | None,
+    typer.Option(
+        "--poses",
+        help="Known poses, a line 'name qw qx qy qz tx ty tz' (world to camera) each.",
+    ),
+]
+KnownCamera = Annotated[
+    str | None,
+    typer.Option("--camera", help='Known camera of all photos, "MODEL width height params...".'),
+]
+KnownCameras = Annotated[
+    Path | None,
+    typer.Option(
+        "--cameras", help="Known cameras, a line 'name MODEL width height params...' each."
+    ),
+]
+Places = Annotated[
+    bool,
+    typer.Option(
+        "--places/--no-places", help="Leave out retrieved images of other places that look alike."
     ),
 ]
 Benchmark = Annotated[

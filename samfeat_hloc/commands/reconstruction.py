@@ -17,6 +17,8 @@ from .options import (
     Device,
     FeatureType,
     JsonOutput,
+    KnownCamera,
+    KnownCameras,
     LocalWorkers,
     MaskFolder,
     Motion,
@@ -96,12 +98,8 @@ def _reconstruct(
             "folder (folder), none (image), or neighbours of equal size and EXIF (auto)."
         ),
     ] = "auto",
-    camera: Annotated[
-        str | None, typer.Option(help='Known camera of all photos, "MODEL width height params...".')
-    ] = None,
-    cameras: Annotated[
-        Path | None, typer.Option(help="Known cameras, 'name MODEL width height params...' a line.")
-    ] = None,
+    camera: KnownCamera = None,
+    cameras: KnownCameras = None,
     refine_focal: Annotated[
         bool | None,
         typer.Option(

@@ -13,6 +13,7 @@ from .options import (
     BENCHMARK_PANEL,
     DEFAULT_BENCHMARK,
     DEFAULT_PRESET,
+    DEFAULT_STORAGE,
     Benchmark,
     Device,
     FeatureType,
@@ -22,10 +23,12 @@ from .options import (
     OfficialWeights,
     Outputs,
     OverwriteStages,
+    Places,
     Preset,
     Queries,
     RayAddress,
     Scene,
+    Storage,
     Truth,
     Weights,
     Workers,
@@ -101,13 +104,7 @@ def _run(
             "20 with --protocol local-features",
         ),
     ] = None,
-    places: Annotated[
-        bool,
-        typer.Option(
-            "--places/--no-places",
-            help="Leave out retrieved images of places that only look like the query's.",
-        ),
-    ] = True,
+    places: Places = True,
     max_error: Annotated[
         float | None,
         typer.Option(
@@ -127,13 +124,7 @@ def _run(
     workers: Workers = "2",
     ray_address: RayAddress = None,
     device: Device = None,
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            help="How descriptors are stored: full, half (half the size) or quantised (smaller).",
-            show_default="half",
-        ),
-    ] = None,
+    storage: Storage = DEFAULT_STORAGE,
     depth: Annotated[
         bool, typer.Option("--depth", help="Put the map's points on the dataset's depth maps.")
     ] = False,
@@ -165,7 +156,7 @@ def _run(
         if protocol == "local-features":
             for option, given in (
                 ("--workers ray", cluster is not None),
-                ("--storage", storage is not None),
+                ("--storage", storage != DEFAULT_STORAGE),
                 (f"--benchmark {benchmark}", benchmark != DEFAULT_BENCHMARK),
                 (f"--engine {engine}", engine != "native"),
                 (f"--retrieval {retrieval}", retrieval not in (None, "vlad")),
@@ -219,7 +210,7 @@ def _run(
             max_error=max_error,
             method=method,
             workers=threads or 2,
-            storage=storage or "half",
+            storage=storage,
             device=device,
             overwrite=overwrite,
             benchmark=benchmark,

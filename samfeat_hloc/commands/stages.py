@@ -12,6 +12,7 @@ from .application import add_commands
 from .image_lists import DbLists, DbPrefix, Lists, QueryLists, QueryPrefix, chosen_names, names_in
 from .options import (
     DEFAULT_PRESET,
+    DEFAULT_STORAGE,
     STAGES,
     Device,
     Features,
@@ -24,6 +25,7 @@ from .options import (
     Pairs,
     Preset,
     RayAddress,
+    Storage,
     Weights,
     max_keypoints_option,
     resize_option,
@@ -54,12 +56,7 @@ def _features(
     resize: Annotated[int | None, resize_option("the preset's")] = None,
     max_keypoints: Annotated[int | None, max_keypoints_option("the preset's")] = None,
     masks: MaskFolder = None,
-    storage: Annotated[
-        str,
-        typer.Option(
-            help="How descriptors are stored: full, half (half the size) or quantised (smaller)."
-        ),
-    ] = "half",
+    storage: Storage = DEFAULT_STORAGE,
     batch_size: Annotated[int | None, typer.Option(help="Images in the network at once.")] = None,
     workers: Annotated[
         str | None, typer.Option(help="Threads that decode images; ray for a cluster.")

@@ -45,7 +45,7 @@ from .corners import splat
 from .depth_maps import array_of
 from .homography_pairs import make_pairs
 from .keypoint_labels import PhotoLabels
-from .pairs import PairBatch, PairOptions, finish_pairs
+from .pairs import PairBatch, PairOptions, drawn_seed, finish_pairs
 from .photos import PhotoSet
 from .posed_pairs import stacked
 from .taught import warp_taught
@@ -157,7 +157,7 @@ class MtldescSource:
     def batch(self, count: int, options: PairOptions, generator: torch.Generator) -> PairBatch:
         """``count`` random pairs on the generator's device; see :class:`.pairs.PairSource`."""
         device = generator.device
-        seed = int(torch.randint(2**62, (1,), generator=generator, device=device))
+        seed = drawn_seed(generator)
         rng = np.random.default_rng(seed)
         if rng.random() < self._homographies:
             return self._under_homographies(count, options, generator, rng)

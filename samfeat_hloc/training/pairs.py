@@ -252,6 +252,11 @@ def seen_by(inside_other: Tensor, move: Move) -> Tensor:
     return _at(inside_other, there).view(batch, side, side)
 
 
+def drawn_seed(generator: torch.Generator) -> int:
+    """A seed for other generators, drawn from this one on its device."""
+    return int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+
+
 def _at(mask: Tensor, points: Tensor) -> Tensor:
     """The mask (B, S, S) at the pixels nearest to points (B, N, 2); 0 outside."""
     side = mask.shape[-1]

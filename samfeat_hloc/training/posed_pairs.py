@@ -16,7 +16,7 @@ from ..errors import SamfeatError
 from ..teachers.cache import Taught
 from .corners import splat
 from .keypoint_labels import PhotoLabels, labels_in_views
-from .pairs import PairBatch, PairOptions, TeacherViews, complete_pairs, finish_pairs
+from .pairs import PairBatch, PairOptions, TeacherViews, complete_pairs, drawn_seed, finish_pairs
 from .posed_scene import Known, PosedScene, read_scene
 from .posed_views import Cache, PosedOptions, View, check_depth, draw_views
 from .reprojection import Reprojection, mutually_seen
@@ -97,7 +97,7 @@ class PosedSource:
     def batch(self, count: int, options: PairOptions, generator: torch.Generator) -> PairBatch:
         """``count`` random pairs on the generator's device; see :class:`.pairs.PairSource`."""
         device = generator.device
-        seed = int(torch.randint(2**62, (1,), generator=generator, device=device))
+        seed = drawn_seed(generator)
 
         def draw(index: int) -> tuple[ViewPair, np.ndarray]:
             rng = np.random.default_rng((seed, index))

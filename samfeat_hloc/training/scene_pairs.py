@@ -21,7 +21,7 @@ from ..scenes import DAY, NIGHT, Rendering, light_in, look_at, render
 from ..scenes.lighting import Light, panorama
 from ..scenes.relief import BACKGROUND, Front, Pieces, build_front, street_things
 from ..scenes.render import free_sight, intrinsics, rolled
-from .pairs import PairBatch, PairOptions, complete_pairs
+from .pairs import PairBatch, PairOptions, complete_pairs, drawn_seed
 from .photos import Photos
 from .posed_pairs import stacked
 from .posed_views import OFFSET, PosedOptions
@@ -69,7 +69,7 @@ class SceneSource:
     def batch(self, count: int, options: PairOptions, generator: torch.Generator) -> PairBatch:
         """``count`` random pairs on the generator's device; see :class:`.pairs.PairSource`."""
         device = generator.device
-        seed = int(torch.randint(2**62, (1,), generator=generator, device=device))
+        seed = drawn_seed(generator)
         drawn = list(self._pool.map(lambda i: self._draw((seed, i), options.crop), range(count)))
         lit = [stacked([p.lit[k] for p in drawn], device).permute(0, 3, 1, 2) for k in (0, 1)]
         there, back = (_reprojection([p.views for p in drawn], k, device) for k in (0, 1))
