@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from samfeat_hloc.colmap.model import read_model
 from samfeat_hloc.commands import report as command
 from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.report.contents import ReportOptions
 from samfeat_hloc.report.gather import gather, worst_first
 from samfeat_hloc.report.match_pictures import choose_pictures
 from samfeat_hloc.report.page import page_content, render, write_report
@@ -114,7 +115,7 @@ def test_places_are_what_cameras_see_together() -> None:
 
 
 def test_pictures_go_to_the_worst_and_to_some_others(street: tuple[Path, Path]) -> None:
-    data = gather(street[1], max_pictures=4)
+    data = gather(street[1], options=ReportOptions(max_pictures=4))
     order = worst_first(
         [query.diagnosis for query in data.queries], [query.result for query in data.queries]
     )
@@ -155,7 +156,7 @@ def test_photos() -> None:
 
 
 def test_fewer_points_are_said_so(street: tuple[Path, Path]) -> None:
-    data = gather(street[1], max_points=500)
+    data = gather(street[1], options=ReportOptions(max_points=500))
     assert len(data.scene.points) == 500 and data.scene.num_points == 6000
     assert any("500 of the map's 6,000 points" in note for note in data.notes)
     for query in data.queries:  # what is drawn as an inlier is one
@@ -382,7 +383,8 @@ def test_page_without_webgl(page: Path, tmp_path: Path) -> None:
 def test_a_larger_run_opens_quickly(browser: Any, tmp_path: Path) -> None:
     _, outputs = street_run.build(tmp_path, num_queries=200, num_points=100_000, num_db=120)
     started = time.monotonic()
-    page = write_report(gather(outputs, max_points=50_000, max_pictures=10), tmp_path / "r.html")
+    options = ReportOptions(max_points=50_000, max_pictures=10)
+    page = write_report(gather(outputs, options=options), tmp_path / "r.html")
     assert time.monotonic() - started < 60
     browser.get(page.as_uri())
     until(lambda: colours(browser) > 100)

@@ -55,13 +55,12 @@ def register(app: typer.Typer) -> None:
         workers: LocalWorkers = 2,
     ) -> None:
         """Write one HTML file with tables, curves, matches and a 3-D view; it opens offline."""
+        from ..report.contents import ReportOptions
         from ..report.gather import gather
         from ..report.gather_photos import gather_photos, is_map, is_photos
         from ..report.page import write_report
 
-        most: dict[str, Any] = {
-            "max_points": max_points, "max_pictures": max_pictures, "workers": workers,
-        }  # fmt: skip
+        options = ReportOptions(max_points, max_pictures, workers)
         if map_dir is not None and not outputs.is_file():
             raise SamfeatError("--map", "given without hloc's poses file", "leave it out")
         data: Any
@@ -70,10 +69,10 @@ def register(app: typer.Typer) -> None:
                 raise SamfeatError(
                     "--dataset", f"{outputs} has no queries", "give the photos with --images"
                 )
-            data = gather_photos(outputs, images, **most)
+            data = gather_photos(outputs, images, options)
             shown = f"{len(data.photos)} photos"
         else:
-            data = gather(outputs, dataset, map_dir=map_dir, images=images, **most)
+            data = gather(outputs, dataset, map_dir=map_dir, images=images, options=options)
             shown = f"{len(data.queries)} queries"
         if output is None:
             beside = outputs.is_file() or is_map(outputs)  # nothing else belongs into a saved map

@@ -13,6 +13,20 @@ from ..localization.result import QueryResult
 from .photos import ReportPhoto
 
 
+@dataclass(frozen=True)
+class ReportOptions:
+    """How much of a run a report shows.
+
+    max_points: of each model in the 3-D view.
+    max_pictures: queries or photos with a picture of their matches.
+    workers: photos decoded at a time.
+    """
+
+    max_points: int = 100_000
+    max_pictures: int = 60
+    workers: int = 2
+
+
 @dataclass(frozen=True, eq=False)
 class Place:
     """One of the places of a map.

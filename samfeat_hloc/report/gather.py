@@ -24,7 +24,7 @@ from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.textlines import read_text
 from ..localization.result import LocalizationResult, QueryResult, log_path, read_result
 from ..progress import tqdm
-from .contents import MatchPicture, QueryReport, ReportData, Scene
+from .contents import MatchPicture, QueryReport, ReportData, ReportOptions, Scene
 from .hloc_log import log_beside, read_hloc
 from .match_pictures import choose_pictures, match_picture, some
 from .photos import ReportPhoto, relative, thumbnail
@@ -41,9 +41,7 @@ def gather(
     *,
     map_dir: Path | None = None,
     images: Path | None = None,
-    max_points: int = 100_000,
-    max_pictures: int = 60,
-    workers: int = 2,
+    options: ReportOptions | None = None,
 ) -> ReportData:
     """Read a run, or hloc's outputs.
 
@@ -54,14 +52,13 @@ def gather(
         dataset_dir: the dataset; without it the one that summary.json names, if it is there.
         map_dir: the COLMAP model that hloc localized in.
         images: folder of the photos, where there is no dataset.
-        max_points: of the map in the 3-D view.
-        max_pictures: queries with a picture of their matches.
-        workers: photos decoded at a time.
+        options: see `ReportOptions`.
 
     Raises:
         SamfeatError: a file is missing or damaged, or files are not of the same run.
     """
     run = _hloc_files(outputs, map_dir) if outputs.is_file() else _run_files(outputs)
+    options = options or ReportOptions()
     notes: list[str] = []
     dataset = _open_dataset(dataset_dir, run.summary, notes, images)
     image_dir = images or (dataset.image_dir if dataset else None)
@@ -74,13 +71,13 @@ def gather(
     elif dataset is not None:
         notes.append("The dataset has no ground truth: errors of the queries are not known.")
     diagnoses = diagnose_all(result, run.model, dataset)
-    scene, shown = _scene(run, dataset, list(rows.values()), max_points)
+    scene, shown = _scene(run, dataset, list(rows.values()), options.max_points)
     if len(scene.points) < scene.num_points:
         notes.append(
             f"The 3-D view has {len(scene.points):,} of the map's {scene.num_points:,} points: "
             "inliers of the queries, and others at random."
         )
-    queries = _query_reports(run, image_dir, diagnoses, rows, shown, max_pictures, workers, notes)
+    queries = _query_reports(run, image_dir, diagnoses, rows, shown, options, notes)
     title = Path(str(run.summary.get("dataset") or (dataset_dir or outputs))).name or "run"
     return ReportData(
         title, run.summary, run.records, evaluation, scene, list(run.model.images), queries, notes
@@ -225,12 +222,11 @@ def _query_reports(
     diagnoses: Sequence[Diagnosis],
     rows: Mapping[str, np.ndarray],
     shown: np.ndarray,
-    max_pictures: int,
-    workers: int,
+    options: ReportOptions,
     notes: list[str],
 ) -> list[QueryReport]:
     results = list(run.result.queries.values())
-    chosen = set(choose_pictures(worst_first(diagnoses, results), max_pictures))
+    chosen = set(choose_pictures(worst_first(diagnoses, results), options.max_pictures))
     with ExitStack() as stack:
         features = _opened(stack, FeatureReader, run.features, notes, "keypoints")
         matches = _opened(stack, MatchReader, run.matches, notes, "matches")
@@ -263,7 +259,7 @@ def _query_reports(
                 query, diagnoses[index], found, rows[query.name], shown, features, small, picture
             )
 
-        with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
+        with ThreadPoolExecutor(max_workers=max(options.workers, 1)) as pool:
             reports = list(
                 tqdm(
                     pool.map(report, range(len(results))),

@@ -23,7 +23,7 @@ from ..files.images import read_image
 from ..maps import saved_map
 from ..pipelines.align_models import alignments_in, in_words
 from ..progress import tqdm
-from .contents import MatchPicture, ModelReport, PhotoReport, PhotosReport, Scene
+from .contents import MatchPicture, ModelReport, PhotoReport, PhotosReport, ReportOptions, Scene
 from .gather import read_summary, records_of
 from .match_pictures import choose_pictures, match_picture, some
 from .photos import ReportPhoto, relative, small
@@ -42,23 +42,19 @@ def is_photos(path: Path) -> bool:
 def gather_photos(
     source: Path,
     images: Path | None = None,
-    *,
-    max_points: int = 100_000,
-    max_pictures: int = 60,
-    workers: int = 2,
+    options: ReportOptions | None = None,
 ) -> PhotosReport:
     """Read a reconstruction or a saved map.
 
     Args:
         source: the outputs folder of `samfeat reconstruct`, or a saved map.
         images: folder of the photos; without it the one that summary.json names, if it is there.
-        max_points: of each model in the 3-D view.
-        max_pictures: photos with a picture of their matches.
-        workers: photos decoded at a time.
+        options: see `ReportOptions`.
 
     Raises:
         SamfeatError: a file is missing or damaged, or files are not of the same reconstruction.
     """
+    options = options or ReportOptions()
     notes: list[str] = []
     summary: dict[str, Any] = {}
     records: dict[str, dict[str, Any]] = {}
@@ -81,12 +77,12 @@ def gather_photos(
                 matches = stack.enter_context(MatchReader(source / "matches.h5"))
         image_dir = _image_dir(images, summary, notes)
         notes += [] if is_map(source) else _on_scale(source / "sparse", len(models))
-        looks = _look(models, left_out, image_dir, notes, workers)
+        looks = _look(models, left_out, image_dir, notes, options.workers)
         names = sorted({*(p.name for m in models for p in m.photos), *left_out})
         figures = [figures_of(model) for model in models]
         reports, shown = [], []
         for model, figure in zip(models, figures, strict=True):
-            scene, rows = _scene(model, _colors(model, looks, notes), names, max_points)
+            scene, rows = _scene(model, _colors(model, looks, notes), names, options.max_points)
             reports.append(
                 ModelReport(scene, figure.track_lengths, figure.errors, len(model.photos))
             )
@@ -96,7 +92,7 @@ def gather_photos(
                     f"The 3-D view has {len(rows):,} of a model's {len(model.xyz):,} points."
                 )
         pictures = _pictures(
-            models, figures, left_out, image_dir, features, matches, max_pictures, workers, notes
+            models, figures, left_out, image_dir, features, matches, options, notes
         )
         found = _placed(models, figures, shown, names, looks, pictures)
         for name, why in left_out.items():
@@ -263,8 +259,7 @@ def _pictures(
     image_dir: Path | None,
     features: FeatureReader | None,
     matches: MatchReader | None,
-    most: int,
-    workers: int,
+    options: ReportOptions,
     notes: list[str],
 ) -> dict[str, MatchPicture]:
     """Photos beside those that share most with them: all in no model, then those of few points."""
@@ -280,7 +275,7 @@ def _pictures(
         if why.partner is not None and features is not None:
             pairs.append((-1, name, why))
     pairs.sort(key=lambda pair: pair[:2])
-    chosen = [pairs[i] for i in choose_pictures(range(len(pairs)), most)]
+    chosen = [pairs[i] for i in choose_pictures(range(len(pairs)), options.max_pictures)]
     if len(chosen) < len(pairs):
         notes.append(
             f"{len(chosen)} of {len(pairs)} photos have a picture of their matches: those with the "
@@ -309,7 +304,7 @@ def _pictures(
             agreeing = (a >= 0) & (a == b)
         return match_picture(image_dir / name, image_dir / other, other, keypoints, pair, agreeing)
 
-    with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
+    with ThreadPoolExecutor(max_workers=max(options.workers, 1)) as pool:
         in_turn = pool.map(draw, chosen)
         drawn = list(tqdm(in_turn, total=len(chosen), desc="matches", unit="photo", delay=1))
     return {

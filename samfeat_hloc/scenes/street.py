@@ -104,11 +104,17 @@ def _lamp_post(site: Site, frame: Frame) -> None:
     site.lamp(frame.at(0, 4.4, 0.5), float(site.rng.uniform(3.2, 5.0)))
 
 
+def _parked(rng: np.random.Generator, frame: Frame, length: float) -> tuple[textures.Color, Frame]:
+    """The lacquer of a vehicle, and the frame in its middle."""
+    color = LACQUERS[int(rng.integers(len(LACQUERS)))]
+    middle = frame.at(length / 2 * (1 if frame.right[0] > 0 else -1), 0, 0)
+    return color, Frame(middle, *_axes(frame))
+
+
 def stand_van(site: Site, frame: Frame, length: float) -> None:
     """A delivery van with lettering: a body and a cab, on wheels."""
     rng = site.rng
-    color = LACQUERS[int(rng.integers(len(LACQUERS)))]
-    frame = Frame(frame.at(length / 2 * (1 if frame.right[0] > 0 else -1), 0, 0), *_axes(frame))
+    color, frame = _parked(rng, frame, length)
     body = textures.rough(rng, *quad(84, length, 1.75), color, 5.0)
     rows, columns = body.shape[:2]
     third = body[int(0.1 * rows) : int(0.55 * rows), int(0.05 * columns) : int(0.62 * columns)]
@@ -151,8 +157,7 @@ def _wheels(body: np.ndarray) -> None:
 def stand_car(site: Site, frame: Frame, length: float) -> None:
     """A car in two boxes: a body with doors, a cabin with windows."""
     rng = site.rng
-    color = LACQUERS[int(rng.integers(len(LACQUERS)))]
-    frame = Frame(frame.at(length / 2 * (1 if frame.right[0] > 0 else -1), 0, 0), *_axes(frame))
+    color, frame = _parked(rng, frame, length)
     body = textures.rough(rng, *quad(84, length, 0.65), color, 5.0)
     rows, columns = body.shape[:2]
     for x in (0.36, 0.62, 0.74):
