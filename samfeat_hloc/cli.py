@@ -84,6 +84,9 @@ def _version() -> None:
     typer.echo(__version__)
 
 
+_INTERRUPTED = 130  # exit code by Ctrl-C, as typer has it too
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; an error that people can mend is one line and exit code 1.
 
@@ -113,9 +116,11 @@ def run(command: typer.Typer, arguments: Sequence[str] | None = None) -> None:
         where = getattr(error, "filename", None) or "samfeat"
         typer.echo(f"error: {where}: {why}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on from here", err=True)
-        sys.exit(130)
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if isinstance(ended, SystemExit) and ended.code != _INTERRUPTED:
+            raise
+        typer.echo("stopped; give the same command again to go on", err=True)
+        sys.exit(_INTERRUPTED)
 
 
 def _told(record: logging.LogRecord) -> bool:

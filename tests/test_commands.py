@@ -18,7 +18,7 @@ from PIL import Image
 from refusals import error_line
 from typer.testing import CliRunner
 
-from samfeat_hloc.cli import app, main
+from samfeat_hloc.cli import app, main, run_program
 from samfeat_hloc.commands import former_names
 from samfeat_hloc.commands.former_names import FIRST, present_options
 
@@ -248,3 +248,16 @@ def test_an_output_that_is_something_else(
         with pytest.raises(SystemExit):
             main(["reconstruct", str(tmp_path), "--outputs", str(tmp_path / output)])
         error_line(capsys.readouterr().err, subject, words)
+
+
+def test_an_interrupted_command_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.argv", ["program"])
+    with pytest.raises(SystemExit) as ended:
+        run_program(work)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "stopped; give the same command again to go on\n"

@@ -242,6 +242,12 @@ def test_what_is_no_rig(map_dir: Path, photos: Path) -> None:
         localizer.localize_rig([path], [CAMERA, CAMERA], [RIG["front"]])
     with refused("localize_rig"):
         localizer.localize_rig([], [], [])
+    with refused("images", "a str"):
+        localizer.localize_rig(str(path), [CAMERA], [RIG["front"]])
+    with refused("cameras", "a NoneType"):
+        localizer.localize_rig([path], None, [RIG["front"]])  # type: ignore[arg-type]
+    with refused("map_dir", "a NoneType"):
+        Localizer.load(None)  # type: ignore[arg-type]
     with refused("cams_from_rig", "ndarray"):
         localizer.localize_rig([path], [CAMERA], [np.eye(4)])  # type: ignore[list-item]
     with refused("1.png", "EXIF"):

@@ -104,6 +104,10 @@ class Localizer:
         Raises:
             SamfeatError: no map, a damaged one, no checkpoint, or not the map's.
         """
+        if not isinstance(map_dir, (str, Path)):
+            raise SamfeatError(
+                "map_dir", f"a {type(map_dir).__name__} was given", "give the folder of a saved map"
+            )
         settings = replace(settings or LocalizerSettings(), **changes)  # before the map is read
         frozen = saved_map.read(Path(map_dir))
         model = SAMFeat.from_pretrained(weights, official=official_weights, device=device)
@@ -209,6 +213,13 @@ class Localizer:
             SamfeatError: no photos, lists of different lengths, a photo or mask that does not fit,
                 or no intrinsics.
         """
+        for name, given in (
+            ("images", images), ("cameras", cameras), ("cams_from_rig", cams_from_rig)
+        ):  # fmt: skip
+            if isinstance(given, (str, Path)) or not isinstance(given, Sequence):
+                raise SamfeatError(
+                    name, f"a {type(given).__name__} was given", "give a list, one for each camera"
+                )
         masks = [None] * len(images) if masks is None else masks
         lengths = {len(images), len(cameras), len(cams_from_rig), len(masks)}
         if lengths == {0} or len(lengths) > 1:
