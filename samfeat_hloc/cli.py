@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import faulthandler
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
+from .colmap.bounded import at_work
 from .commands import (
     check,
     doctor,
@@ -108,19 +110,27 @@ def run(command: typer.Typer, arguments: Sequence[str] | None = None) -> None:
         command(arguments)
     except SamfeatError as error:
         typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
+        _end(1)
     except Exception as error:
         why = cause_of(error)  # of the machine: a full disk, too little memory
         if why is None:
             raise
         where = getattr(error, "filename", None) or "samfeat"
         typer.echo(f"error: {where}: {why}", err=True)
-        sys.exit(1)
+        _end(1)
     except (KeyboardInterrupt, SystemExit) as ended:
         if isinstance(ended, SystemExit) and ended.code != _INTERRUPTED:
             raise
         typer.echo("stopped; give the same command again to go on", err=True)
-        sys.exit(_INTERRUPTED)
+        _end(_INTERRUPTED)
+
+
+def _end(code: int) -> NoReturn:
+    if at_work():  # taken down with its libraries, the process would be aborted
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _told(record: logging.LogRecord) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -19,6 +22,7 @@ from refusals import error_line
 from typer.testing import CliRunner
 
 from samfeat_hloc.cli import app, main, run_program
+from samfeat_hloc.colmap.bounded import at_work, bounded
 from samfeat_hloc.commands import former_names
 from samfeat_hloc.commands.former_names import FIRST, present_options
 
@@ -261,3 +265,31 @@ def test_an_interrupted_command_says_how_to_go_on(
         run_program(work)
     assert ended.value.code == 130
     assert capsys.readouterr().err == "stopped; give the same command again to go on\n"
+
+
+def test_colmap_at_work_does_not_abort_a_program_that_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its threads crash where its libraries are taken down under them."""
+    done, left = threading.Event(), []
+
+    def work() -> None:
+        def call(alive: object) -> None:
+            _thread.interrupt_main()
+            done.wait(60)
+
+        bounded("COLMAP's verification", call, images=1)
+
+    def leave(code: int) -> None:
+        left.append(code)
+        raise SystemExit(code)
+
+    monkeypatch.setattr("sys.argv", ["program"])
+    monkeypatch.setattr("os._exit", leave)
+    with pytest.raises(SystemExit):
+        run_program(work)
+    assert left == [130] and at_work()
+    assert "stopped;" in capsys.readouterr().err
+    done.set()
+    while at_work():
+        time.sleep(0.01)

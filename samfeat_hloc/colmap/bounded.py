@@ -10,7 +10,7 @@ import mmap
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from threading import Thread
+from threading import Thread, current_thread
 from typing import TypeVar
 
 from ..parallel.workers import PATIENCE, Hung, patience
@@ -20,6 +20,15 @@ _IMAGES_A_PATIENCE = 100  # a call may stay silent that much longer for each so 
 
 Result = TypeVar("Result")
 Alive = Callable[[], None]
+
+
+_begun: set[Thread] = set()
+
+
+def at_work() -> bool:
+    """Whether COLMAP is still at work on a call that nobody waits for, after an interruption or
+    because it hangs: it aborts a process that takes its libraries down then."""
+    return any(thread.is_alive() for thread in _begun)
 
 
 def bounded(what: str, call: Callable[[Alive], Result], *, images: int) -> Result:
@@ -49,10 +58,14 @@ def bounded(what: str, call: Callable[[Alive], Result], *, images: int) -> Resul
             future.set_result(call(alive))
         except BaseException as error:
             future.set_exception(error)
+        finally:
+            _begun.discard(current_thread())
 
     # glibc aborts the process where a thread's own data does not fit into memory: ask before.
     mmap.mmap(-1, _FOR_A_THREAD).close()
-    Thread(target=work, name=what, daemon=True).start()
+    thread = Thread(target=work, name=what, daemon=True)
+    _begun.add(thread)
+    thread.start()
     while (left := seen + seconds - time.monotonic()) > 0:
         if wait([future], left).done:
             return future.result()
