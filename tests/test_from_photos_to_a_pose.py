@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -36,8 +37,13 @@ def whole_way(photos: list[Path], new: list[Path], work: Path) -> tuple[Path, di
     """From photos to the reconstruction, which is returned with the poses of new photos in it."""
     house = work / "house"
     folder = copied(photos, work / "photos")
-    command = ("reconstruct", folder, "--outputs", house, "--preset", "samfeat_fast")
-    assert samfeat(*command) == 0
+    command = ("reconstruct", folder.name, "--outputs", house, "--preset", "samfeat_fast")
+    before = Path.cwd()
+    os.chdir(work)
+    try:
+        assert samfeat(*command) == 0
+    finally:
+        os.chdir(before)
     saved = work / "house.map"
     assert samfeat("map", "build", house, "--output", saved) == 0
     others = copied(new, work / "new")
@@ -45,6 +51,7 @@ def whole_way(photos: list[Path], new: list[Path], work: Path) -> tuple[Path, di
     assert samfeat("report", house) == 0
     page = (house / "report.html").read_text()
     assert all(photo.name in page for photo in photos)
+    assert "Without photos:" not in page  # found from another folder too
     for kind in ("colmap", "ply", "nerfstudio"):
         assert samfeat("map", "export", saved, "--to", kind, "--output", work / kind) == 0
     made = pycolmap.Reconstruction(str(house / "sparse" / "0"))

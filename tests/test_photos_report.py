@@ -179,6 +179,8 @@ def test_without_photos_matches_or_database(outputs: Path, tmp_path: Path) -> No
     assert all(photo.thumbnail is None and photo.picture is None for photo in data.photos)
     assert any("--images" in note for note in data.notes)
     assert any("database.db" in note for note in data.notes)
+    told = CliRunner().invoke(app(), [str(bare)]).stdout.splitlines()
+    assert [line[2:] for line in told[1:]] == data.notes  # not on the page alone
     (photos_of(outputs) / "street").rename(tmp_path / "away")
     try:
         data = gather_photos(outputs)

@@ -80,3 +80,5 @@ def register(app: typer.Typer) -> None:
             output = name if beside else outputs / "report.html"
         path = write_report(data, output)
         typer.echo(f"{path}: {shown}, {path.stat().st_size / 1e6:.1f} MB")
+        for note in data.notes:
+            typer.echo(f"  {note}")

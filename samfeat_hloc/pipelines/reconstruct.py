@@ -200,7 +200,7 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
     degrees = {name: 90 * quarters for name, quarters in turns.items()}
     count = len(lookalike_pairs.left_out_by(lookalikes))
     done = Reconstructed(models, len(names), figures, left_out, alignments, degrees, count)
-    configuration = {"images": image_dir, **asdict(options)}
+    configuration = {"images": image_dir.absolute(), **asdict(options)}
     content = {**done.as_json(), **measurement(configuration)}
     write_atomically(outputs / "summary.json", json.dumps(content, indent=1) + "\n")
     if failed is not None:

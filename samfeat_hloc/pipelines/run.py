@@ -199,7 +199,7 @@ def run(
     if dataset.ground_truth is not None:
         evaluation = evaluate(result.poses, dataset)
     summary = RunSummary(
-        dataset=str(dataset_dir),
+        dataset=str(dataset_dir.absolute()),
         engine=options.engine,
         preset=options.preset,
         weights_sha256=model.weights_sha256,
