@@ -31,6 +31,7 @@ class Localization:
         num_matches: with keypoints of the images used that have a point.
         num_correspondences: different (keypoint, point) pairs among them.
         num_matched: different keypoints among them.
+        num_agreeing: different keypoints that agree with the pose, whichever of their points do.
         num_squares: places of the photo with keypoints that agree with the pose, see
             :func:`samfeat_hloc.localization.acceptance.squares`.
         inlier_keypoints: (I, 2) float64 pixels, the corner of the photo at (0, 0).
@@ -53,6 +54,7 @@ class Localization:
     num_matches: int
     num_correspondences: int
     num_matched: int
+    num_agreeing: int
     num_squares: int
     inlier_keypoints: np.ndarray
     inlier_points: np.ndarray
@@ -72,11 +74,6 @@ class Localization:
         the photos do. See :func:`samfeat_hloc.localization.acceptance.confidence`.
         """
         return confidence(self.num_agreeing, self.num_matched, self.num_squares)
-
-    @property
-    def num_agreeing(self) -> int:
-        """Keypoints with an inlier: one counts once, however many of its points agree."""
-        return len(np.unique(self.inlier_keypoints, axis=0))
 
     def as_json(self, *, weak: bool = False) -> dict[str, Any]:
         """All but the inliers themselves, as plain JSON values.

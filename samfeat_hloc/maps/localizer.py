@@ -304,6 +304,7 @@ class Localizer:
             num_matches=sum(found.matches_per_image),
             num_correspondences=len(found.keypoints),
             num_matched=matched,
+            num_agreeing=agreeing,
             num_squares=apart,
             inlier_keypoints=agree,
             inlier_points=self.map.point_ids[found.points[inliers]],
