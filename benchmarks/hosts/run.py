@@ -28,7 +28,7 @@ import h5py
 import numpy as np
 import typer
 from namespaces import Host, check
-from stages import HELD, MARKS, STAGES, City
+from stages import HELD, MARKS, SLOW, STAGES, City
 
 from samfeat_hloc.cli import run_program
 from samfeat_hloc.errors import SamfeatError
@@ -135,8 +135,10 @@ class TwoHosts:
         assert driver.stdin is not None and driver.stdout is not None
         delivered: Counter[str] = Counter()
         killed: dict[str, Any] = {}
+        slow = self.first.path(MARKS) / SLOW
         for told in map(json.loads, driver.stdout):
             if "begin" in told:
+                slow.touch()  # or the first does small batches before the second is asked
                 delivered.clear()
                 killed, began = {}, self._traffic()
             elif "delivered" in told:
@@ -144,6 +146,7 @@ class TwoHosts:
                 if not killed and delivered[SECOND]:
                     killed = {"before_the_kill": dict(delivered), **self._kill(began, unplug)}
                     since = time.monotonic()
+                    slow.unlink()
             elif not killed:
                 raise SamfeatError(told["stage"], "was done before the second host had a batch")
             else:

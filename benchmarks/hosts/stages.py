@@ -32,8 +32,10 @@ from samfeat_hloc.scenes import write_demo
 STAGES = {"features": "images", "matches": "pairs", "localization": "queries"}
 OPTIONS = ExtractOptions(resize=320, max_keypoints=512)
 MARKS = "/tmp/ray"  # of each host its own
-outside = sys.stdout
+SLOW = "slow"  # on a host: while it is there, a batch takes PAUSE seconds more
+PAUSE = 2.0
 HELD = "held"  # on a host: a second batch is computed, and waits for the host's end
+outside = sys.stdout
 
 
 class City:
@@ -106,11 +108,14 @@ class Watched(Cluster):
     def map(
         self, work: Callable[[Any], Any], tasks: Iterable[Any], *, device: str = "cpu"
     ) -> Iterator[Any]:
-        mortal, marks, held = self.mortal, Path(MARKS), HELD
+        mortal, marks, held, slow, pause = self.mortal, Path(MARKS), HELD, SLOW, PAUSE
 
         def perform(task: Any) -> tuple[str, Any]:
             host = socket.gethostname()
             result = work(task)
+            end = time.monotonic() + pause
+            while (marks / slow).exists() and time.monotonic() < end:
+                time.sleep(0.01)
             mark = marks / f"batch-{uuid.uuid4()}"
             if host == mortal and any(marks.glob("batch-*")):
                 (marks / held).touch()
