@@ -29,7 +29,7 @@ from samfeat_hloc.geometry.homographies import (
 )
 from samfeat_hloc.teachers import teach
 from samfeat_hloc.teachers.registry import TeacherOptions
-from samfeat_hloc.training import ablation, corners, losses, trainer
+from samfeat_hloc.training import ablation, ablation_tables, corners, losses, trainer
 from samfeat_hloc.training.data import open_data
 from samfeat_hloc.training.homography_pairs import make_pairs
 from samfeat_hloc.training.pairs import PairOptions
@@ -490,7 +490,7 @@ def test_gains_are_over_the_baseline_of_the_same_seed() -> None:
         result("baseline", 1, 50), result("baseline", 2, 40), result("all", 1, 52),
         result("all", 2, 41), result("all", 3, 90), result("+WSC", 3, 90),
     ]  # fmt: skip
-    lines = ablation.gains(results, "mma@3").splitlines()
+    lines = ablation_tables.gains(results, "mma@3").splitlines()
     assert lines[2:] == [
         "| baseline | 2 | 45.0 (40.0 to 50.0) |", "| all | 2 | +1.5 (+1.0 to +2.0) |"
     ]  # fmt: skip

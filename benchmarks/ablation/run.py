@@ -22,7 +22,7 @@ from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.files.atomic import write_atomically
 from samfeat_hloc.teachers import teach
 from samfeat_hloc.teachers.registry import TeacherOptions
-from samfeat_hloc.training import ablation
+from samfeat_hloc.training import ablation, ablation_tables
 from samfeat_hloc.training.recipe import read_recipe
 
 HERE = Path(__file__).resolve().parent
@@ -77,7 +77,7 @@ def main(
             recipe, arms=arm or list(ablation.TEACHERS_ARMS), seeds=range(1, seeds + 1),
             measured=measure, results=results,
         )  # fmt: skip
-    text = ablation.tables(ablation.read_results(results))
+    text = ablation_tables.tables(ablation.read_results(results))
     typer.echo(text)
     write_atomically(results / "tables.md", text + "\n")
 

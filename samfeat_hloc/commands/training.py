@@ -118,7 +118,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Train without the teacher, with each of its parts, and with all; compare the results."""
         from ..files.atomic import write_atomically
-        from ..training import ablation
+        from ..training import ablation, ablation_tables
         from ..training.recipe import read_recipe
 
         read = read_recipe(recipe, overrides or [])
@@ -127,7 +127,7 @@ def register(app: typer.Typer) -> None:
             read, arms=arm or list(ablation.TEACHERS_ARMS), seeds=range(first, first + seeds),
             measured=measure or [], results=results, device=device,
         )  # fmt: skip
-        table = ablation.tables(found)
+        table = ablation_tables.tables(found)
         typer.echo(table)
         write_atomically(read.output / "ablation.md", table + "\n")
         typer.echo(f"table: {read.output / 'ablation.md'}")
