@@ -42,7 +42,7 @@ OfficialWeights = Annotated[
     ),
 ]
 MaxKeypoints = Annotated[
-    int, typer.Option("--max-keypoints", min=0, help="Keypoints an image at most; 0 for all.")
+    int, typer.Option("--max-keypoints", min=0, help="Keypoints per image at most; 0 for all.")
 ]
 Resize = Annotated[
     int, typer.Option("--resize", min=0, help="Longer side in pixels; 0 for the images' own.")

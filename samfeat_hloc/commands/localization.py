@@ -94,7 +94,9 @@ def _poses(
     pairs: Pairs,
     features: Features,
     matches: Matches,
-    output: Annotated[Path, typer.Option(help="Poses file to write, as poses.txt.")],
+    output: Annotated[
+        Path, typer.Option(help="Poses file to write, a line 'name qw qx qy qz tx ty tz' each.")
+    ],
     rig: Annotated[
         str | None,
         typer.Option(

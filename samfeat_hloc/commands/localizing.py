@@ -76,18 +76,22 @@ def _localize(
     min_inliers: Annotated[
         int,
         typer.Option(
-            help="Keypoints that have to agree with a pose, at least; a tenth of those matched, "
-            "where that is more."
+            help="Fewest keypoints that have to agree with a pose; a tenth of those matched, where "
+            "that is more."
         ),
     ] = 30,
     turns: Annotated[
         bool,
         typer.Option(
-            "--turns", help="Try a photo that is not localized turned by 90, 180, 270 degrees too."
+            "--turns",
+            help="Try photos that are not localized again, turned by 90, 180 and 270 degrees.",
         ),
     ] = False,
     weak: Annotated[
-        bool, typer.Option("--weak", help="Give the pose of a photo that is not localized too.")
+        bool,
+        typer.Option(
+            "--weak", help="Give the poses of photos that are not localized too; they may be wrong."
+        ),
     ] = False,
     rig: Annotated[
         Path | None,

@@ -25,7 +25,7 @@ INSTALLATION = "This installation"
 EVAL = "Measure results against ground truth."
 
 Images = Annotated[
-    Path, typer.Option("--images", help="Folder of images; their names are paths below it.")
+    Path, typer.Option("--images", help="Folder of images; an image's name is its path below it.")
 ]
 Features = Annotated[
     Path, typer.Option("--features", help="Feature file (HDF5, as hloc's and `samfeat features`').")
@@ -42,14 +42,14 @@ Dataset = Annotated[Path, typer.Option("--dataset", help="Dataset folder of the 
 Output = Annotated[Path, typer.Option("--output", help="File to write.")]
 PairsOutput = Annotated[Path, typer.Option("--output", help="List of pairs to write.")]
 JsonOutput = Annotated[
-    Path | None, typer.Option("--output", help="Write the figures as JSON to this file too.")
+    Path | None, typer.Option("--output", help="Write the figures to this JSON file too.")
 ]
 Outputs = Annotated[Path, typer.Option("--outputs", help="Folder of all results.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what was created with other settings.")
 ]
 OverwriteStages = Annotated[
-    bool, typer.Option("--overwrite", help="Do every stage again, also what is finished.")
+    bool, typer.Option("--overwrite", help="Do every stage again, even those that are finished.")
 ]
 OverwriteOutput = Annotated[bool, typer.Option("--overwrite", help="Replace --output.")]
 Preset = Annotated[
@@ -90,15 +90,15 @@ Overlap = Annotated[
     int,
     typer.Option(
         "--overlap",
-        help="Images of a sequence paired with each image, of those that follow it; besides those "
-        "that follow by a power of two.",
+        help="How many of the images that follow it in a sequence each image is paired with; it "
+        "is also paired with those 1, 2, 4, 8 and so on after it.",
     ),
 ]
 Motion = Annotated[
     float,
     typer.Option(
         "--motion",
-        help="How far the picture moves between two frames of a video that are taken, as a share "
+        help="How far the picture moves from one frame that is taken to the next, as a share "
         "of its longer side.",
     ),
 ]
@@ -126,7 +126,10 @@ Places = Annotated[
     ),
 ]
 Benchmark = Annotated[
-    str, typer.Option("--benchmark", help=f"Whose layout the dataset has: {', '.join(BENCHMARKS)}.")
+    str,
+    typer.Option(
+        "--benchmark", help=f"Benchmark whose layout the dataset has: {', '.join(BENCHMARKS)}."
+    ),
 ]
 Scene = Annotated[
     str | None,
@@ -182,4 +185,6 @@ def resize_option(default: str) -> Any:
 
 def max_keypoints_option(default: str) -> Any:
     """``--max-keypoints`` of features, in place of what ``default`` ("the preset's") is."""
-    return typer.Option("--max-keypoints", help="Keypoints an image at most.", show_default=default)
+    return typer.Option(
+        "--max-keypoints", help="Keypoints per image at most.", show_default=default
+    )

@@ -127,12 +127,12 @@ def _sequence(
         Path | None,
         typer.Option(
             "--global-descriptors",
-            help="File of global descriptors, to pair images too that look alike and are far apart "
-            "in the sequence: loop closure.",
+            help="File of global descriptors: images that look alike and are far apart in the "
+            "sequence are paired too (loop closure).",
         ),
     ] = None,
     num_retrieved: Annotated[
-        int, typer.Option(help="Such images paired with each image at most.")
+        int, typer.Option(help="Images that loop closure pairs with each image at most.")
     ] = 20,
     overwrite: Overwrite = False,
 ) -> None:

@@ -42,7 +42,7 @@ def _teach(
         Path | None, typer.Option(help="Folder of label maps, for the teacher labels.")
     ] = None,
     points_per_side: Annotated[
-        int, typer.Option(min=1, help="SAM segments at a grid of this many points a side.")
+        int, typer.Option(min=1, help="SAM is prompted with a grid of this many points per side.")
     ] = 32,
     skip_unlabelled: Annotated[
         bool, typer.Option("--skip-unlabelled", help="Leave out photos without a label map.")
@@ -50,7 +50,7 @@ def _teach(
     raw: Annotated[
         bool,
         typer.Option(
-            "--raw", help="Keep embeddings with all their channels (float16; for SAM 2 MB a photo)."
+            "--raw", help="Keep all channels of the embeddings (float16; with SAM, 2 MB per photo)."
         ),
     ] = False,
     batch_size: Annotated[
@@ -114,14 +114,14 @@ def _label(
     detector: Annotated[
         str,
         typer.Option(
-            help="Whose keypoints to teach: corners, dog, superpoint, aliked, disk or samfeat."
+            help="Detector that gives keypoints: corners, dog, superpoint, aliked, disk or samfeat."
         ),
     ] = "corners",
     weights: Annotated[Path | None, typer.Option(help="The detector's checkpoint.")] = None,
     views: Annotated[
         int, typer.Option(min=1, help="Warped views of each photo to detect in.")
     ] = 48,
-    max_keypoints: Annotated[int, typer.Option(min=1, help="Keypoints a photo at most.")] = 1024,
+    max_keypoints: Annotated[int, typer.Option(min=1, help="Keypoints per photo at most.")] = 1024,
     resize: Annotated[
         int, typer.Option(min=64, help="Longer side in pixels when detecting.")
     ] = 480,

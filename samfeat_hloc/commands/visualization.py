@@ -19,7 +19,7 @@ _Output = Annotated[
     Path, typer.Option("--output", help="The picture to write: .png, .pdf or .svg.")
 ]
 _MaxKeypoints = Annotated[
-    int, typer.Option("--max-keypoints", min=1, help="Keypoints an image at most.")
+    int, typer.Option("--max-keypoints", min=1, help="Keypoints per image at most.")
 ]
 _Resize = Annotated[
     int,
