@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -81,6 +81,19 @@ def some_of(names: Sequence[str], most: int = 3) -> str:
     """Names for a message: "a, b, c and 5 more"."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def require_known(
+    names: Iterable[str], known: Container[str], subject: object, problem: str, mend: str
+) -> None:
+    """Refuse names that are not known.
+
+    Raises:
+        SamfeatError: with these parts, and the first of the names after the problem.
+    """
+    unknown = [name for name in dict.fromkeys(names) if name not in known]
+    if unknown:
+        raise SamfeatError(subject, f"{problem} {some_of(unknown)}", mend)
 
 
 def in_one_line(error: BaseException) -> str:

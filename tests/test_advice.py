@@ -24,7 +24,7 @@ PAGES += sorted((ROOT / "configs").glob("*.yaml"))
 OPTION = r"(?<![\w/-])--[a-z][a-z0-9_-]*[a-z0-9]"
 
 # Options of other programs that the texts name: pip's, hloc's, git's, the scripts of this clone.
-OTHERS = {"--run-repeats", "--soak", "--soak-every", "--soak-images",
+OTHERS = {"--run-repeats", "--unplug", "--soak", "--soak-every", "--soak-images",
           "--upgrade", "--conf", "--help", "--always", "--dirty", "--abbrev", "--exclude",
           "--quiet", "--export_dir", "--image_dir", "--mapper_options",
           "--lightglue"}  # fmt: skip

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import SamfeatError, in_one_line, some_of
+from ..errors import SamfeatError, in_one_line, require_known
 from ..files import provenance
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.outputs import Output
@@ -149,10 +149,7 @@ def _import(
 
 
 def _check_imported(names: Sequence[str], imported: dict[str, Any], image_dir: Path) -> None:
-    missing = [name for name in names if name not in imported]
-    if missing:
-        raise SamfeatError(
-            image_dir,
-            f"COLMAP does not take {some_of(missing)}",
-            "photos that share a camera have to be of one size, see --camera-mode",
-        )
+    require_known(
+        names, imported, image_dir, "COLMAP does not take",
+        "photos that share a camera have to be of one size, see --camera-mode",
+    )  # fmt: skip

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 import torch
 
-from ..errors import SamfeatError, some_of
+from ..errors import SamfeatError, require_known
 from ..files import provenance
 from ..files.feature_readers import read_descriptors
 from ..files.h5arrays import group_names, open_hdf5
@@ -84,11 +84,7 @@ def main(
             return output
         with open_hdf5(features) as file:
             known = set(group_names(file, "descriptors"))
-            missing = [name for name in names if name not in known]
-            if missing:
-                raise SamfeatError(
-                    features, f"no features of {some_of(missing)}", "extract them first"
-                )
+            require_known(names, known, features, "no features of", "extract them first")
             drawn = sample(file, db_names, clusters, features)
             words = learn_vocabulary(drawn, clusters, features, device=chosen)
             _describe(writer, file, features, names, words, chosen)

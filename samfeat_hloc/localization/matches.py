@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import SamfeatError, some_of
+from ..errors import SamfeatError, require_known
 from ..feature.matching import in_tiles, nearest_neighbours
 from ..feature.matching_batches import batches, fits, match_batch, stacked
 from ..files import provenance
@@ -287,13 +287,10 @@ class DescriptorCache:
     def check_names(self, names: Any, pairs: Path) -> None:
         """Raise a SamfeatError that names the images without features."""
         known = set(group_names(self._file, "descriptors"))
-        missing = [name for name in dict.fromkeys(names) if name not in known]
-        if missing:
-            raise SamfeatError(
-                pairs,
-                f"no features in {self.path} of {some_of(missing)}",
-                "extract them first or correct the pairs",
-            )
+        require_known(
+            names, known, pairs, f"no features in {self.path} of",
+            "extract them first or correct the pairs",
+        )  # fmt: skip
 
     def get(self, name: str) -> Tensor:
         """Descriptors (D, N) float32 on the device; each one's values lie together in memory."""

@@ -13,7 +13,7 @@ import torch
 
 from ..colmap.covisibility import most_covisible
 from ..colmap.model import file_of, read_model
-from ..errors import SamfeatError, some_of
+from ..errors import SamfeatError, require_known, some_of
 from ..feature.matching import similarities
 from ..files import provenance
 from ..files.h5arrays import group_names, open_hdf5, read_array
@@ -134,13 +134,10 @@ def _most_similar(
 ) -> list[tuple[str, str]]:
     with open_hdf5(descriptors) as file:
         known = set(group_names(file, "global_descriptor"))
-        missing = [name for name in dict.fromkeys(queries + database) if name not in known]
-        if missing:
-            raise SamfeatError(
-                descriptors,
-                f"no global descriptor of {some_of(missing)}",
-                "extract those of all images first",
-            )
+        require_known(
+            queries + database, known, descriptors, "no global descriptor of",
+            "extract those of all images first",
+        )  # fmt: skip
         return _retrieve(file, queries, database, count, descriptors)
 
 
