@@ -127,6 +127,26 @@ def test_refuses_what_was_made_differently(tmp_path: Path) -> None:
     assert set(contents(final)) == {"z/x", "z/n"}
 
 
+def test_the_output_of_another_stage_is_never_replaced(tmp_path: Path) -> None:
+    """As of `samfeat matches --features f.h5 --output f.h5`, whatever is overwritten."""
+    final = tmp_path / "f.h5"
+    with SegmentWriter(final, MADE_BY) as writer:
+        writer.add({"a": group(1)})
+        writer.finish()
+    before = final.read_bytes()
+    other = provenance.made_by("another", {"size": 1}, {"input": "a"})
+    for overwrite in (False, True):
+        with refused("f.h5", "test in it, not another", "choose another output") as caught:
+            SegmentWriter(final, other, overwrite=overwrite).__enter__()
+        assert "--overwrite" not in str(caught.value)
+    assert final.read_bytes() == before
+    final.write_bytes(b"damaged")
+    with SegmentWriter(final, other, overwrite=True) as writer:
+        writer.add({"a": group(2)})
+        writer.finish()
+    assert contents(final)["a/n"] == [2]
+
+
 def test_refuses_foreign_and_damaged_files(tmp_path: Path) -> None:
     final = tmp_path / "f.h5"
     with h5py.File(final, "w") as file:

@@ -219,9 +219,18 @@ class SegmentWriter:
         shutil.rmtree(self.parts, ignore_errors=True)
 
     def _read_final(self) -> None:
-        if self.overwrite or not self.final.exists():
+        if not self.final.exists():
             return
-        existing = provenance.read_hdf5(self.final)
+        try:
+            existing = provenance.read_hdf5(self.final)
+        except SamfeatError:
+            if self.overwrite:  # damaged: it is done again
+                return
+            raise
+        if existing is not None:
+            provenance.check_stage(existing, self.made_by, self.final)
+        if self.overwrite:
+            return
         provenance.check(existing, self.made_by, self.final, inputs=self.compare_inputs)
         with open_hdf5(self.final) as file, reading_hdf5(self.final):
             self.done = dict(_groups(file))

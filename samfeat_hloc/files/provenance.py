@@ -99,6 +99,20 @@ def check(
         )
 
 
+def check_stage(existing: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
+    """Refuse to put the output of one stage in place of another's, whose input it may be.
+
+    Raises:
+        SamfeatError: the file has another stage's.
+    """
+    if existing.get("stage") != wanted.get("stage"):
+        raise SamfeatError(
+            path,
+            f"it has {existing.get('stage')} in it, not {wanted.get('stage')}",
+            "choose another output",
+        )
+
+
 def sidecar(output: Path) -> Path:
     """Where the record of a text file or a folder lies."""
     return output / "made_by.json" if output.is_dir() else Path(f"{output}.made_by.json")
