@@ -148,6 +148,11 @@ def test_the_output_of_another_stage_is_never_replaced(tmp_path: Path) -> None:
 
 
 def test_refuses_foreign_and_damaged_files(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with refused("folder", "this is a folder"):
+        SegmentWriter(tmp_path / "folder", MADE_BY).__enter__()
+    with refused("folder", "this is a folder"):
+        provenance.file_hash(tmp_path / "folder")
     final = tmp_path / "f.h5"
     with h5py.File(final, "w") as file:
         file["a/x"] = [1]

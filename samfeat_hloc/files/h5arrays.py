@@ -23,14 +23,21 @@ class InUse(SamfeatError):
     """A file that another process has open for writing."""
 
 
+def check_file(path: Path) -> None:
+    """Refuse what is not there, and folders."""
+    if path.is_dir():
+        raise SamfeatError(path, "this is a folder, not a file", "name a file")
+    if not path.is_file():
+        raise SamfeatError(path, "no such file", "check the path or run the stage that makes it")
+
+
 def open_hdf5(path: Path) -> h5py.File:
     """An HDF5 file open for reading.
 
     Raises:
         SamfeatError: missing, or not (a whole) HDF5 file.
     """
-    if not path.is_file():
-        raise SamfeatError(path, "no such file", "check the path or run the stage that makes it")
+    check_file(path)
     try:
         return h5py.File(path, "r")
     except OSError as error:

@@ -19,7 +19,7 @@ import h5py
 
 from ..errors import SamfeatError
 from .atomic import write_whole
-from .h5arrays import open_hdf5, reading_hdf5
+from .h5arrays import check_file, open_hdf5, reading_hdf5
 
 ATTRIBUTE = "made_by"
 _COMPARED = ("stage", "config", "weights_sha256", "inputs")
@@ -185,8 +185,7 @@ def file_hash(path: Path) -> str:
     Raises:
         SamfeatError: the file is missing or cannot be read.
     """
-    if not path.is_file():
-        raise SamfeatError(path, "no such file", "check the path or run the stage that makes it")
+    check_file(path)
     digest = hashlib.sha256()
     try:
         if not h5py.is_hdf5(path):
