@@ -114,16 +114,19 @@ def _along(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return moves.sum(axis=1) >= MOVES_WITH
 
 
-def weak(images: np.ndarray, strength: np.ndarray, num_images: int) -> np.ndarray:
+def weak(
+    images: np.ndarray, strength: np.ndarray, num_images: int, below: float = WEAK
+) -> np.ndarray:
     """(P,) bool: pairs that are weak beside the best pairs of both their images.
 
     Arguments:
         images: (P, 2) int64.
         strength: (P,) from 0 to 1.
+        below: times the strength of the best pair.
     """
     best = np.zeros(num_images)
     np.maximum.at(best, images.ravel(), np.repeat(strength, 2))
-    return strength < WEAK * best[images].max(axis=1)
+    return strength < below * best[images].max(axis=1)
 
 
 def confirmed(pairs: Pairs, steady: Sequence[np.ndarray], strong: np.ndarray) -> np.ndarray:

@@ -169,6 +169,11 @@ def _reconstruct(
         count = evaluate(model).registered_images
         typer.echo(f"{model}: {count} of {first.num_images} images, which do not connect to it")
         typer.echo(f"  {in_words(alignment)}")
+    for model, contradicted in first.suspicious:
+        typer.echo(
+            f"{model}: may be wrong, it contradicts {len(contradicted)} pairs of photos that share "
+            "much; look at it before you use it"
+        )
     if first.lookalike_pairs:
         typer.echo(
             f"lookalikes: {first.lookalike_pairs} verified pairs left out, which would join places "

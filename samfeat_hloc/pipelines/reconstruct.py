@@ -12,8 +12,9 @@ from typing import Any
 from ..colmap import lookalike_pairs, photo_database, structure_from_motion
 from ..colmap.alignment import Alignment
 from ..colmap.cameras import Camera
+from ..colmap.disagreement import SUSPICIOUS, disagreeing
 from ..colmap.structure_from_motion import SfmConfig
-from ..errors import SamfeatError
+from ..errors import SamfeatError, some_of
 from ..evaluation.reconstruction import ReconstructionFigures, evaluate
 from ..evaluation.record import measurement
 from ..feature.presets import PRESETS
@@ -117,6 +118,8 @@ class Reconstructed:
     alignments: how each model came to its coordinates.
     turns: degrees, clockwise, by which photos were turned to match the others, by name.
     lookalike_pairs: verified pairs that were left out, as they would join places that look alike.
+    disagreeing: for each model the pairs whose photos share much, and that it contradicts. With
+        `SUSPICIOUS` of them it may have joined places that look alike.
     """
 
     models: list[Path]
@@ -125,7 +128,14 @@ class Reconstructed:
     left_out: list[str]
     alignments: list[Alignment]
     turns: dict[str, int]
-    lookalike_pairs: int = 0
+    lookalike_pairs: int
+    disagreeing: list[list[tuple[str, str]]]
+
+    @property
+    def suspicious(self) -> list[tuple[Path, list[tuple[str, str]]]]:
+        """The models that may have joined places that look alike, with their pairs."""
+        each = zip(self.models, self.disagreeing, strict=True)
+        return [(model, pairs) for model, pairs in each if len(pairs) >= SUSPICIOUS]
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers."""
@@ -134,6 +144,7 @@ class Reconstructed:
             "left_out": self.left_out,
             "turns": self.turns,
             "lookalike_pairs": self.lookalike_pairs,
+            "disagreeing_pairs": self.disagreeing,
             "alignments": [one.as_json() for one in self.alignments],
             **self.figures.as_json(),
         }
@@ -198,8 +209,17 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
             len(left_out), len(names), ", ".join(left_out),
         )  # fmt: skip
     degrees = {name: 90 * quarters for name, quarters in turns.items()}
-    count = len(lookalike_pairs.left_out_by(lookalikes))
-    done = Reconstructed(models, len(names), figures, left_out, alignments, degrees, count)
+    unused = lookalike_pairs.left_out_by(lookalikes)
+    done = Reconstructed(
+        models, len(names), figures, left_out, alignments, degrees, len(unused),
+        [disagreeing(database, model, unused) for model in models],
+    )  # fmt: skip
+    for model, contradicted in done.suspicious:
+        logger.warning(
+            "%s: may be wrong: it contradicts %d pairs of photos that share much: %s; places "
+            "that look alike may be joined in it",
+            model, len(contradicted), some_of([" and ".join(pair) for pair in contradicted]),
+        )  # fmt: skip
     configuration = {"images": image_dir.absolute(), **asdict(options)}
     content = {**done.as_json(), **measurement(configuration)}
     write_atomically(outputs / "summary.json", json.dumps(content, indent=1) + "\n")

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..colmap.alignment import Alignment
 from ..colmap.cameras import CAMERA_MODELS, Camera
+from ..colmap.disagreement import SUSPICIOUS
 from ..colmap.lookalike_pairs import FILE as LOOKALIKES
 from ..colmap.lookalike_pairs import left_out_by
 from ..colmap.structure_from_motion import models as models_in
@@ -77,6 +78,7 @@ def gather_photos(
                 matches = stack.enter_context(MatchReader(source / "matches.h5"))
         image_dir = _image_dir(images, summary, notes)
         notes += [] if is_map(source) else _on_scale(source / "sparse", len(models))
+        notes += _doubts(summary)
         looks = _look(models, left_out, image_dir, notes, options.workers)
         names = sorted({*(p.name for m in models for p in m.photos), *left_out})
         figures = [figures_of(model) for model in models]
@@ -138,6 +140,16 @@ def _lookalikes(
         f"that look alike ({LOOKALIKES}; samfeat reconstruct --no-places keeps them)."
     )
     return pairs
+
+
+def _doubts(summary: Mapping[str, Any]) -> list[str]:
+    """Which models may have joined places that look alike."""
+    return [
+        f"Model {number} may be wrong: it contradicts {len(pairs)} pairs of photos that share "
+        f"much ({', '.join(' and '.join(pair) for pair in pairs[:3])})."
+        for number, pairs in enumerate(summary.get("disagreeing_pairs", []), start=1)
+        if len(pairs) >= SUSPICIOUS
+    ]
 
 
 def _left_out(
