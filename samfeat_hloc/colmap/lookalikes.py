@@ -36,10 +36,10 @@ NEIGHBOURS = 8  # of a match, among which some have to move with it
 MOVES_WITH = 3  # of these neighbours
 DEVIATION = 0.5  # times the distance of a neighbour: it does not move along beyond
 PRECISION = 4.0  # pixels by which a neighbour may be off whatever its distance
-WEAK = 0.3  # times the strength of the best pair of both photos
+WEAK = 0.4  # times the strength of the best pair of both photos
 CONFIRMED = 0.25  # of a weak pair's inliers are in tracks of other pairs
 LEAST_CONFIRMED = 15  # inliers
-CONTRADICT = 0.25  # of the keypoints matched between two places, to several things of one of them
+CONTRADICT = 0.05  # of the keypoints matched between two places, to several things of one of them
 _ANGLES = 24  # bins
 
 
