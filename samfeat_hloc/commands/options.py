@@ -69,7 +69,7 @@ Weights = Annotated[
     Path | None,
     typer.Option(
         "--weights",
-        help="Checkpoint of SAMFeat.",
+        help="Checkpoint of SAMFeat, or paper: the paper's whole method, which comes too.",
         show_default="the package's",
     ),
 ]
