@@ -12,7 +12,9 @@ import pycolmap
 import pytest
 from PIL import Image
 from refusals import refused
+from typer.testing import CliRunner
 
+from samfeat_hloc.cli import app
 from samfeat_hloc.colmap.model import find_model
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation import hpatches, photo_pairs, reconstruction
@@ -75,6 +77,33 @@ def test_a_model_that_lacks_a_file_is_not_passed_over(
             read(tmp_path)
     with refused(broken, "lacks"):
         find_model(tmp_path / "sparse")
+
+
+def test_which_of_several_models_a_map_is_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "global-descriptors.h5").touch()
+    for number in ("0", "1"):
+        (tmp_path / "sparse" / number).mkdir(parents=True)
+        pycolmap.Reconstruction().write(str(tmp_path / "sparse" / number))
+    assert sources_in(tmp_path, 1).model == tmp_path / "sparse" / "1"
+    assert not caplog.text
+    assert sources_in(tmp_path).model == tmp_path / "sparse" / "0"
+    assert "2 models" in caplog.text and "--model" in caplog.text
+    with refused("--model 2", "not in", "0, 1"):
+        sources_in(tmp_path, 2)
+
+
+@pytest.mark.parametrize(
+    "useless", [("--images", "photos"), ("--preset", "samfeat_fast"), ("--camera", "PINHOLE 1 1")]
+)
+def test_options_that_decide_nothing_are_refused(tmp_path: Path, useless: tuple[str, str]) -> None:
+    """They were ignored without a word: the outputs' features and model were taken."""
+    (tmp_path / "sparse" / "0").mkdir(parents=True)
+    pycolmap.Reconstruction().write(str(tmp_path / "sparse" / "0"))
+    command = ["map", "build", str(tmp_path), "--output", str(tmp_path / "a.map"), *useless]
+    with refused(useless[0], "already"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
 
 
 def segment(output: Path) -> Path:

@@ -50,6 +50,14 @@ def _build(
     images: Annotated[
         Path | None, typer.Option(help="Folder of the images of a COLMAP model or of --poses.")
     ] = None,
+    model: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Which of several models that `samfeat reconstruct` left.",
+            show_default="0, the largest",
+        ),
+    ] = None,
     poses: KnownPoses = None,
     listed: KnownCameras = None,
     camera: KnownCamera = None,
@@ -86,28 +94,36 @@ def _build(
 
         if images is None:
             raise SamfeatError("--images", "not given", "name the folder that the photos are in")
+        if model is not None:
+            raise SamfeatError("--model", "chooses among models of reconstruct", "leave it out")
         if poses is None:
             assert source is not None
-            model = source
+            reference = source
         elif source is not None:
             raise SamfeatError("--poses", f"given beside {source}", "give one of them")
         else:
             cameras = _cameras(poses, listed, camera)
-            model = posed.model_of_lists(poses, cameras, stages / "reference")
+            reference = posed.model_of_lists(poses, cameras, stages / "reference")
         options = posed.PosedOptions(
             preset, weights, official_weights, num_matched, workers, device, masks
         )
-        found = posed.run(model, images, stages, options)
+        found = posed.run(reference, images, stages, options)
     elif source is None:
         raise SamfeatError("SOURCE", "not given", "give outputs, a COLMAP model, or --poses")
-    elif masks is not None:
-        raise SamfeatError(
-            "--masks",
-            f"the features in {source} are extracted already",
-            "give it to the command that extracts them",
-        )
     else:
-        found = sources_in(source)
+        given = {
+            "--masks": masks is not None, "--weights": weights is not None,
+            "--official-weights": official_weights, "--preset": preset != DEFAULT_PRESET,
+            "--images": images is not None, "--cameras": listed is not None,
+            "--camera": camera is not None,
+        }  # fmt: skip
+        if useless := [option for option, is_given in given.items() if is_given]:
+            raise SamfeatError(
+                useless[0],
+                f"decides nothing here: {source} has features and a model already",
+                "give it to the command that makes them",
+            )
+        found = sources_in(source, model)
     saved = building.build(found, output, compact=compact, overwrite=overwrite)
     shutil.rmtree(stages, ignore_errors=True)
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())

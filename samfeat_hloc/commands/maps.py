@@ -102,7 +102,8 @@ def _remove(
     from ..maps import saved_map
 
     saved_map.drop(map_dir, names)
-    typer.echo(f"{map_dir}: {len(set(names))} images removed")
+    count = len(set(names))
+    typer.echo(f"{map_dir}: {count} image{'s' if count > 1 else ''} removed")
 
 
 def _info(map_dir: SavedMap) -> None:

@@ -33,20 +33,24 @@ class MapSources:
     global_descriptors: Path
 
 
-def sources_in(outputs: Path) -> MapSources:
+def sources_in(outputs: Path, model: int | None = None) -> MapSources:
     """The files of a map in the outputs of ``samfeat run`` or ``samfeat reconstruct``.
 
-    Of several reconstructed models the first, which is the largest, is taken, and that is said.
     Global descriptors that are not there are made.
 
+    Arguments:
+        model: which of several reconstructed models; None for 0, the largest, and that is said.
+
     Raises:
-        SamfeatError: no such folder, or neither kind of outputs in it.
+        SamfeatError: no such folder, neither kind of outputs in it, or no such model.
     """
     if not outputs.is_dir():
         raise SamfeatError(outputs, "no such folder", "give the outputs of samfeat reconstruct")
     features = outputs / "features.h5"
     vectors = outputs / "global-descriptors.h5"
     if is_model(outputs / "map"):
+        if model is not None:
+            raise SamfeatError("--model", f"{outputs} is of samfeat run, which has one model")
         return MapSources(outputs / "map", features, vectors)
     models = sorted(
         (path for path in models_below(outputs / "sparse") if path.name.isdigit()),
@@ -59,12 +63,16 @@ def sources_in(outputs: Path) -> MapSources:
             "`samfeat reconstruct` leaves",
             "give such a folder, or a COLMAP model with --images",
         )
-    if len(models) > 1:
+    chosen = models[0] if model is None else outputs / "sparse" / str(model)
+    if chosen not in models:
+        there = ", ".join(path.name for path in models)
+        raise SamfeatError(f"--model {model}", f"not in {outputs}", f"choose from {there}")
+    if len(models) > 1 and model is None:
         logger.warning(
-            "%s has %d models; the map is of the largest, %s with %d images",
-            outputs, len(models), models[0].name, len(read_model(models[0]).images),
+            "%s has %d models; the map is of the largest, %s with %d images; --model takes another",
+            outputs, len(models), chosen.name, len(read_model(chosen).images),
         )  # fmt: skip
     if not vectors.is_file():
-        names = sorted(read_model(models[0]).images)
+        names = sorted(read_model(chosen).images)
         global_descriptors.main(features, names, [], vectors)
-    return MapSources(models[0], features, vectors)
+    return MapSources(chosen, features, vectors)
