@@ -689,7 +689,7 @@ def test_the_commands(finished: Run, tmp_path: Path) -> None:
                 "--queries", tmp_path / "list.txt", "--min-inliers", 10)  # fmt: skip
     assert "1 of 1 images added" in text and " new points" in text
     assert f"{query.name}:" in call("map", "info", folder)
-    assert "1 images removed" in call("map", "remove", folder, query.name)
+    assert "1 image removed" in call("map", "remove", folder, query.name)
     assert query.name not in call("map", "info", folder)
 
 
