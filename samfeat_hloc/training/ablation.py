@@ -25,7 +25,7 @@ from ..feature.options import ExtractOptions
 from ..files.atomic import write_atomically
 from ..files.provenance import file_sha256
 from .data import PACKED
-from .recipe import SHIPPED, Recipe
+from .recipe import FORMER_KEYS, SHIPPED, Recipe
 from .run_state import plain
 from .trainer import train
 
@@ -305,10 +305,19 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _completed(before: dict[str, Any]) -> dict[str, Any]:
-    """Settings with the keys that came later: they have their defaults."""
-    defaults = settings(Recipe(output=Path()))
+    """Settings with the keys' names of now; keys that came later have their defaults."""
+    for former, key in FORMER_KEYS.items():
+        section, _, name = former.rpartition(".")
+        if name in (part := before.get(section, {})):
+            part[key.rpartition(".")[2]] = part.pop(name)
+    return _filled(settings(Recipe(output=Path())), before)
+
+
+def _filled(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     return {
-        key: {**value, **before.get(key, {})} if isinstance(value, dict) else before.get(key, value)
+        key: _filled(value, given.get(key) or {})
+        if isinstance(value, dict)
+        else given.get(key, value)
         for key, value in defaults.items()
     }
 
