@@ -82,7 +82,7 @@ def test_a_model_that_lacks_a_file_is_not_passed_over(
 def test_which_of_several_models_a_map_is_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "global-descriptors.h5").touch()
+    h5py.File(tmp_path / "global-descriptors.h5", "w").close()
     for number in ("0", "1"):
         (tmp_path / "sparse" / number).mkdir(parents=True)
         pycolmap.Reconstruction().write(str(tmp_path / "sparse" / number))

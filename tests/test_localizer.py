@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pycolmap
 import pytest
 import torch
 from PIL import Image
@@ -637,6 +638,25 @@ def test_the_least_number_of_inliers_grows_with_the_matches() -> None:
     )
     assert confidence(0, 0, 0) == 0 and confidence(400, 400, 300) < 1
     assert confidence(400, 400, 10) < 0.5
+
+
+def test_every_model_of_a_reconstruction_gets_a_map(finished: Run, tmp_path: Path) -> None:
+    """The second once had no global descriptors: those of the first's images were there."""
+    shutil.copy(finished.outputs / "features.h5", tmp_path)
+    whole = finished.outputs / "map"
+    names = sorted(image.name for image in pycolmap.Reconstruction(whole).images.values())
+    halves = names[::2], names[1::2]
+    for number, left in enumerate(halves):
+        model = pycolmap.Reconstruction(whole)
+        for image in list(model.images.values()):
+            if image.name not in left:
+                model.deregister_frame(image.frame_id)
+        folder = tmp_path / "sparse" / str(number)
+        folder.mkdir(parents=True)
+        model.write(folder)
+    for number, left in enumerate(halves):
+        built = building.build(sources_in(tmp_path, number), tmp_path / f"{number}.map")
+        assert sorted(image.name for image in built.images) == left
 
 
 def test_another_network_is_refused(localizer: Localizer) -> None:

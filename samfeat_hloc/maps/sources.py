@@ -3,17 +3,19 @@
 Every pipeline leaves these three in its outputs folder::
 
     samfeat run            map/       features.h5  global-descriptors.h5
-    samfeat reconstruct    sparse/0/  features.h5  (global descriptors are made here if need be)
+    samfeat reconstruct    sparse/N/  features.h5  (global-descriptors-N.h5 is made here if need be)
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..colmap.model import is_model, models_below, read_model
 from ..errors import SamfeatError
+from ..files.h5arrays import open_hdf5
 from ..localization import global_descriptors
 
 logger = logging.getLogger(__name__)
@@ -72,7 +74,17 @@ def sources_in(outputs: Path, model: int | None = None) -> MapSources:
             "%s has %d models; the map is of the largest, %s with %d images; --model takes another",
             outputs, len(models), chosen.name, len(read_model(chosen).images),
         )  # fmt: skip
-    if not vectors.is_file():
-        names = sorted(read_model(chosen).images)
+    names = sorted(read_model(chosen).images)
+    if not _describes(vectors, names):
+        vectors = outputs / f"global-descriptors-{chosen.name}.h5"
+    if not _describes(vectors, names):
         global_descriptors.main(features, names, [], vectors)
     return MapSources(chosen, features, vectors)
+
+
+def _describes(vectors: Path, names: Sequence[str]) -> bool:
+    """Whether a file of global descriptors has all of these images'."""
+    if not vectors.is_file():
+        return False
+    with open_hdf5(vectors) as file:
+        return all(f"{name}/global_descriptor" in file for name in names)
