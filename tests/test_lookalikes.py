@@ -192,7 +192,8 @@ def test_pairs_of_a_list_are_not_used_and_the_list_is_of_its_database(tmp_path: 
         tmp_path / "images", database, tmp_path / "sparse", lookalikes=none
     )
     assert len(read_model(before[0]).images) == 5
-    assert disagreeing(database, before[0]) == []
+    verified = lookalike_pairs.read(database)
+    assert disagreeing(*verified, before[0]) == []
     model = pycolmap.Reconstruction(str(before[0]))
     turned = next(image for image in model.images.values() if image.name == "2.jpg")
     model.frames[turned.frame_id].rig_from_world = (
@@ -200,9 +201,9 @@ def test_pairs_of_a_list_are_not_used_and_the_list_is_of_its_database(tmp_path: 
         * turned.cam_from_world()
     )
     model.write(str(before[0]))
-    wrong = disagreeing(database, before[0])
+    wrong = disagreeing(*verified, before[0])
     assert len(wrong) >= SUSPICIOUS and all("2.jpg" in pair for pair in wrong)
-    assert disagreeing(database, before[0], wrong) == []
+    assert disagreeing(*verified, before[0], wrong) == []
     some = tmp_path / "some.txt"
     some.write_text("".join(f"4.jpg {name}\n" for name in names[:4]))
     with refused(tmp_path / "sparse", "lookalikes"):

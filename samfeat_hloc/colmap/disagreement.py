@@ -6,7 +6,7 @@ where some of their neighbours are not, and the pairs with these no longer fit.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,7 @@ import numpy as np
 from ..errors import SamfeatError, in_one_line
 from .epipolar import epipolar_errors
 from .library import pycolmap
-from .lookalike_pairs import read
-from .lookalikes import weak
+from .lookalikes import Pairs, weak
 
 SUSPICIOUS = 3  # such pairs; measured, a right model has one at most
 _FITS = 0.3  # of a pair's inliers fit the poses, at the least
@@ -24,19 +23,18 @@ _MAX_ERROR = 4.0  # pixels, as COLMAP verifies
 
 
 def disagreeing(
-    database: Path, model: Path, left_out: Collection[tuple[str, str]] = ()
+    names: Sequence[str], pairs: Pairs, model: Path, left_out: Collection[tuple[str, str]] = ()
 ) -> list[tuple[str, str]]:
     """The pairs of a model's images that share much, and hardly fit the model's poses.
 
     Args:
-        database: verified matches, see `photo_database`.
+        names, pairs: the images and verified pairs of a database, see `lookalike_pairs.read`.
         model: folder of a COLMAP model of it.
         left_out: pairs that the model was made without.
 
     Raises:
-        SamfeatError: the database or the model cannot be read.
+        SamfeatError: the model cannot be read.
     """
-    names, pairs = read(database)
     try:
         opened = pycolmap.Reconstruction(str(model))
     except Exception as error:  # pycolmap raises whatever its C++ does

@@ -69,12 +69,12 @@ def sources_in(outputs: Path, model: int | None = None) -> MapSources:
     if chosen not in models:
         there = ", ".join(path.name for path in models)
         raise SamfeatError(f"--model {model}", f"not in {outputs}", f"choose from {there}")
+    names = sorted(read_model(chosen).images)
     if len(models) > 1 and model is None:
         logger.warning(
             "%s has %d models; the map is of the largest, %s with %d images; --model takes another",
-            outputs, len(models), chosen.name, len(read_model(chosen).images),
+            outputs, len(models), chosen.name, len(names),
         )  # fmt: skip
-    names = sorted(read_model(chosen).images)
     if not _describes(vectors, names):
         vectors = outputs / f"global-descriptors-{chosen.name}.h5"
     if not _describes(vectors, names):

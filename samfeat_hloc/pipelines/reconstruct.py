@@ -210,9 +210,10 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
         )  # fmt: skip
     degrees = {name: 90 * quarters for name, quarters in turns.items()}
     unused = lookalike_pairs.left_out_by(lookalikes)
+    verified = lookalike_pairs.read(database)
     done = Reconstructed(
         models, len(names), figures, left_out, alignments, degrees, len(unused),
-        [disagreeing(database, model, unused) for model in models],
+        [disagreeing(*verified, model, unused) for model in models],
     )  # fmt: skip
     for model, contradicted in done.suspicious:
         logger.warning(
