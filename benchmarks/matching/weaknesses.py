@@ -22,7 +22,6 @@ from matplotlib.figure import Figure
 
 from samfeat_hloc.cli import run_program
 from samfeat_hloc.colmap.cameras import Camera
-from samfeat_hloc.colmap.poses import Pose
 from samfeat_hloc.evaluation import curves
 from samfeat_hloc.evaluation.matching import (
     CachedFeatures,
@@ -52,7 +51,7 @@ from samfeat_hloc.scenes.lighting import (
     night_exposure,
     photograph,
 )
-from samfeat_hloc.scenes.render import intrinsics, render
+from samfeat_hloc.scenes.render import intrinsics, render, rolled
 
 SIZE = (800, 600)
 SWEEPS = {
@@ -156,7 +155,7 @@ def take(
     elif sweep == "night" and value:
         city, exposure = lit["night"], night_exposure(rng)
     elif sweep.startswith("roll"):
-        pose = _rolled(pose, np.deg2rad(value))
+        pose = rolled(pose, np.deg2rad(value))
     first = photograph(by_day, day_exposure(rng), rng)
     second = photograph(render(city, camera, pose).image, exposure, rng)
     turn = pose.rotation @ shot.pose.rotation.T
@@ -164,14 +163,6 @@ def take(
     # Cameras count from the corner of the first pixel, keypoints from its centre.
     to_corner = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])
     return Pair((first, second), np.linalg.inv(to_corner) @ matrix @ to_corner)
-
-
-def _rolled(pose: Pose, angle: float) -> Pose:
-    """The pose of the same camera turned about its optical axis."""
-    cos, sin = np.cos(angle / 2), np.sin(angle / 2)
-    w, x, y, z = pose.qvec
-    qvec = np.array((cos * w - sin * z, cos * x - sin * y, cos * y + sin * x, cos * z + sin * w))
-    return Pose(qvec, -Pose(qvec, np.zeros(3)).rotation @ pose.centre)
 
 
 def share_right(features: tuple[CachedFeatures, CachedFeatures], homography: np.ndarray) -> float:
