@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from refusals import refused
 from torch import Tensor
 
-from samfeat_hloc.feature import matching, onednn
+from samfeat_hloc.feature import matching, matching_tiles, onednn
 from samfeat_hloc.feature.matching import nearest_neighbours
 from samfeat_hloc.localization.matches import MatchConfig, match_many
 
 
 def searched(rows0: Tensor, rows1: Tensor) -> Tensor:
     """Mutual neighbours from the whole matrix; of equals the first."""
-    similarity = matching.similarities(rows0, rows1)
+    similarity = matching_tiles.similarities(rows0, rows1)
     there, back = similarity.argmax(1), similarity.argmax(0)
     index = torch.arange(len(rows0))
     return torch.where(back[there] == index, there, -1)
@@ -40,11 +40,11 @@ def looks(count: int, seed: int, noise: float = 0.05) -> tuple[Tensor, Tensor]:
 def test_the_matches_are_those_of_the_whole_matrix(
     count: int, rows: int, noise: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(matching._TILE, "cpu", rows * count)  # many tiles, the last one cut
+    monkeypatch.setattr(matching_tiles, "_TILE", rows * count)  # many tiles, the last one cut
     rows0, rows1 = looks(count, seed=count, noise=noise)
     matches, scores = nearest_neighbours(rows0.t(), rows1.t())
     assert torch.equal(matches, searched(rows0, rows1))
-    best = matching.similarities(rows0, rows1).amax(1)
+    best = matching_tiles.similarities(rows0, rows1).amax(1)
     torch.testing.assert_close(scores, (best + 1) / 2)
 
 
@@ -85,7 +85,7 @@ def test_equal_descriptors_match_once(
 
 def test_thousands_of_equal_descriptors_take_the_other_way() -> None:
     rows = torch.ones(2000, 128) / 128**0.5
-    assert matching._mutual(rows, rows) is None
+    assert matching_tiles.mutual_neighbours([(rows, rows)]) is None
     matches, _ = nearest_neighbours(rows.t(), rows.t())
     assert matches[0] == 0 and (matches[1:] == -1).all()
 
@@ -101,11 +101,39 @@ def test_thresholds_and_batches() -> None:
     both = [torch.stack([pair[side].t() for pair in pairs]) for side in (0, 1)]
     matches, scores = nearest_neighbours(*both, distance_threshold=0.7)
     for b, (rows0, rows1) in enumerate(pairs):
-        best = matching.similarities(rows0, rows1).amax(1)
+        best = matching_tiles.similarities(rows0, rows1).amax(1)
         near = 2 * (1 - best) <= 0.49
         assert 0 < near.sum() < 200
         assert torch.equal(matches[b], torch.where(near, searched(rows0, rows1), -1))
         assert ((scores[b] > 0) == near).all()
+
+
+@pytest.mark.parametrize("threshold", [None, 0.7])
+def test_pairs_of_any_sizes_at_once_are_those_alone(threshold: float | None) -> None:
+    """Sizes differ, two pairs share an image, one has many equal descriptors, one has one."""
+    several = [looks(90 + 40 * i, seed=i, noise=0.04) for i in range(4)]
+    ones = torch.ones(7, 128) / 128**0.5
+    rows = [*several, (several[1][0], several[3][1]), (ones, ones), (ones[:1], several[0][1])]
+    pairs = [(first.t(), second.t()) for first, second in rows]
+    found = matching.mutual_in_tiles(pairs, threshold)
+    assert found is not None
+    for pair, matches, scores in zip(pairs, *found, strict=True):
+        count = pair[0].shape[1]
+        alone = nearest_neighbours(*pair, distance_threshold=threshold)
+        assert torch.equal(matches[:count], alone[0]) and torch.equal(scores[:count], alone[1])
+        assert (matches[count:] == -1).all()
+    assert found[0][5].tolist()[:7] == [0, *[-1] * 6]
+
+
+@pytest.mark.parametrize("odd", [torch.ones(2000, 128) / 128**0.5, torch.ones(0, 128)])
+def test_a_pair_that_is_not_for_tiles_leaves_the_others_as_they_are(odd: Tensor) -> None:
+    pairs = [tuple(rows.t() for rows in looks(60, seed=1)), (odd.t(), odd.t())]
+    together = list(match_many(iter(pairs), MatchConfig(), workers=1))  # type: ignore[arg-type]
+    assert len(together) == 2
+    for pair, group in zip(pairs, together, strict=True):
+        expected = nearest_neighbours(*pair)[0].numpy()
+        np.testing.assert_array_equal(group.datasets["matches0"], expected)
+        assert group.datasets["matches0"].dtype == np.int16
 
 
 @pytest.mark.parametrize("config", [MatchConfig(), MatchConfig(ratio_threshold=0.9)])

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from ..feature import onednn
-from ..feature.matching import similarities
+from ..feature.matching_tiles import similarities
 from .tables import aligned
 
 

@@ -1,31 +1,23 @@
-"""Mutual nearest neighbours of descriptors, in plain torch and bounded memory.
+"""Nearest neighbours of descriptors, in plain torch and bounded memory.
 
-On a processor, where only mutual neighbours are asked for, no index is searched in the
-similarities at all. A few rows of them at a time, in the cache, are reduced to the largest value of
-each row and of each column, which costs a tenth of the product itself. A mutual pair is then where
-the best value of a row and the best value of a column are one and the same number; as different
-pairs may have equal similarities, the product of each such pair is looked at once more. Of
-descriptors that are the same the first counts, as in hloc; different ones that are equally similar
-to the last digit, which depends on the order of the sums, are taken as equal if both are mutual.
-
-GPUs take whole batches of pairs: :mod:`.matching_batches`.
+Mutual ones without a ratio test are found on a processor by :mod:`.matching_tiles`; GPUs take whole
+batches of pairs: :mod:`.matching_batches`.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import onednn
 from .matching_batches import PairBatch, match_batch, most_similarities
+from .matching_tiles import mutual_neighbours
 
 # Similarities computed at a time: few enough to stay in the cache for the reductions that follow,
 # enough rows to keep the matrix product fast.
 _CHUNK = {"cpu": 1 << 22, "cuda": 1 << 28}
-_TILE = {"cpu": 1 << 20, "cuda": 1 << 28}  # the same where only maxima are taken
-_ROUNDING = 4e-6  # of two ways to sum the same products, relative to the sum of their sizes
 
 
 @torch.inference_mode()
@@ -81,24 +73,18 @@ def nearest_neighbours(
                 distance_threshold=distance_threshold, ratio_threshold=ratio_threshold,
             )  # fmt: skip
     ratio = ratio_threshold if ratio_threshold and min(count0, count1) > 1 else None
+    if mutual and not ratio and in_tiles(descriptors0.device):
+        found = mutual_in_tiles(
+            list(zip(descriptors0, descriptors1, strict=True)), distance_threshold
+        )
+        if found is not None:
+            return found
 
     best1 = descriptors0.new_full((batch, count1), -torch.inf)  # over image 0, for each of image 1
     second1 = best1.clone()
     similarity = torch.empty_like(scores)
     step = max(1, _CHUNK.get(descriptors0.device.type, 1 << 22) // (batch * count1))
     rows = descriptors0.transpose(1, 2)
-    if mutual and not ratio:
-        found = [
-            _mutual(a.contiguous(), b.contiguous())
-            for a, b in zip(rows, descriptors1.transpose(1, 2), strict=True)
-        ]
-        if all(pair is not None for pair in found):
-            matches, similarity = (torch.stack(part) for part in zip(*found, strict=True))  # type: ignore[arg-type]
-            scores = (similarity + 1) / 2
-            if distance_threshold:
-                near = 2 * (1 - similarity) <= distance_threshold**2
-                return torch.where(near, matches, -1), torch.where(near, scores, 0)
-            return matches, scores
     for start in range(0, count0, step):
         part = slice(start, start + step)
         chunk = torch.bmm(rows[:, part], descriptors1)
@@ -126,6 +112,30 @@ def nearest_neighbours(
     return torch.where(valid, matches, -1), scores
 
 
+@torch.inference_mode()
+def mutual_in_tiles(
+    pairs: Sequence[tuple[Tensor, Tensor]], distance_threshold: float | None = None
+) -> tuple[Tensor, Tensor] | None:
+    """What :func:`nearest_neighbours` says of mutual neighbours, for pairs of any sizes at once.
+
+    Arguments:
+        pairs: descriptors (D, N0) and (D, N1) of B pairs, float32 on a processor, none empty.
+
+    Returns:
+        ``matches0`` and ``scores0``, (B, largest N0), without meaning beyond an image's last
+        descriptor; None where too many descriptors are equal for this way.
+    """
+    found = mutual_neighbours([(first.t(), second.t()) for first, second in pairs])
+    if found is None:
+        return None
+    matches, similarity = found
+    scores = (similarity + 1) / 2
+    if distance_threshold:
+        near = 2 * (1 - similarity) <= distance_threshold**2
+        return torch.where(near, matches, -1), torch.where(near, scores, 0)
+    return matches, scores
+
+
 def in_tiles(device: torch.device) -> bool:
     """Whether the device is fast at a cacheful of similarities at a time, not at whole batches."""
     return device.type == "cpu"
@@ -142,62 +152,6 @@ def _in_batches(
     ]
     matches, scores = (torch.cat(part) for part in zip(*found, strict=True))
     return matches, scores
-
-
-def _mutual(rows0: Tensor, rows1: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Mutual neighbours of (N0, D) in (N1, D) and the best similarities (N0,).
-
-    None where so many similarities are equal (the same descriptor many times) that looking at all
-    pairs of equals would cost more than searching the indices.
-    """
-    best0, best1 = _maxima(rows0, rows1)
-    sorted1, order1 = torch.sort(best1, stable=True)
-    begin = torch.searchsorted(sorted1, best0)
-    count = torch.searchsorted(sorted1, best0, right=True) - begin
-    total = int(count.sum())
-    if total > 8 * (len(rows0) + len(rows1)):
-        return None
-    index0 = torch.repeat_interleave(count)
-    place = torch.arange(total, device=count.device) - (count.cumsum(0) - count)[index0]
-    index1 = order1[begin[index0] + place]
-    products = rows0[index0] * rows1[index1]
-    error = (products.sum(1) - best0[index0]).abs()
-    same = error <= _ROUNDING * products.abs_().sum(1)
-    index0, index1 = index0[same], index1[same]
-    # of equals the first: the pairs are in the order of image 0, and of image 1 for each of it
-    first1 = torch.full_like(best0, len(rows1), dtype=torch.int64)
-    first1.scatter_reduce_(0, index0, index1, "amin")
-    first0 = torch.full_like(best1, len(rows0), dtype=torch.int64)
-    kept = first1[index0] == index1
-    index0, index1 = index0[kept], index1[kept]
-    first0.scatter_reduce_(0, index1, index0, "amin")
-    kept = first0[index1] == index0
-    matches = torch.full_like(first1, -1)
-    matches[index0[kept]] = index1[kept]
-    return matches, best0
-
-
-def _maxima(rows0: Tensor, rows1: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest similarity of each of (N0, D), and of each of (N1, D): (N0,) and (N1,)."""
-    best0 = rows0.new_empty(len(rows0))
-    best1 = rows0.new_full((len(rows1),), -torch.inf)
-    step = max(1, _TILE.get(rows0.device.type, 1 << 20) // len(rows1))
-    for start in range(0, len(rows0), step):
-        tile = similarities(rows0[start : start + step], rows1)
-        torch.amax(tile, 1, out=best0[start : start + step])
-        torch.maximum(best1, tile.amax(0), out=best1)
-    return best0, best1
-
-
-def similarities(rows0: Tensor, rows1: Tensor) -> Tensor:
-    """Products (N0, N1) of (N0, D) and (N1, D) float32.
-
-    On a processor by oneDNN, which comes with torch: on AMD's it is more than twice as fast as
-    the library that `torch.mm` takes, on Intel's as fast.
-    """
-    if rows0.device.type == "cpu" and rows0.dtype == torch.float32 and onednn.LINEAR is not None:
-        return cast(Tensor, onednn.LINEAR(rows0, rows1, None, "none", [], ""))
-    return rows0 @ rows1.t()
 
 
 def _second(chunk: Tensor, top: Tensor) -> Tensor:

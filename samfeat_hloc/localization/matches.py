@@ -6,7 +6,7 @@ import logging
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SamfeatError, require_known
-from ..feature.matching import in_tiles, nearest_neighbours
+from ..feature.matching import in_tiles, mutual_in_tiles, nearest_neighbours
 from ..feature.matching_batches import batches, fits, match_batch, stacked
 from ..files import provenance
 from ..files.feature_readers import pair_name, read_descriptors
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 CACHE_BYTES = 1 << 30
 _PAIRS_A_TASK = 128  # on Ray: enough that its neighbours share most images
 _WORKER_CACHE_BYTES = 1 << 28  # of each worker, which may be many on a machine
+_TOGETHER = 32  # pairs that one thread matches at once on a CPU
 _READ_AT_ONCE = 32  # pairs whose descriptors are read while others are matched on a GPU
 
 
@@ -224,8 +225,8 @@ def match_many(
         yield from waiting() if waiting else ()
         return
     if (workers or torch.get_num_threads()) == 1:
-        for pair in pairs:
-            yield _match(*pair, config)
+        while some := list(islice(pairs, _TOGETHER)):
+            yield from _match_together(some, config)
         return
     with sharing_torch(workers, "matching") as pool:
         named = zip(pairs, chain(names, repeat("")), strict=False)
@@ -338,6 +339,22 @@ def _match(descriptors0: Tensor, descriptors1: Tensor, config: MatchConfig) -> G
     matches, scores = nearest_neighbours(descriptors0, descriptors1, **config.asdict())
     matches = matches.to(_index_type(descriptors1.shape[1]))
     return _group(matches.cpu().numpy(), scores.half().cpu().numpy())
+
+
+def _match_together(pairs: Sequence[tuple[Tensor, Tensor]], config: MatchConfig) -> list[Group]:
+    """Match a few pairs on a CPU in one thread, together where they can be."""
+    plain = config.mutual and not config.ratio_threshold
+    none_empty = all(min(a.shape[1], b.shape[1]) for a, b in pairs)
+    found = mutual_in_tiles(pairs, config.distance_threshold) if plain and none_empty else None
+    if found is None:
+        return [_match(*pair, config) for pair in pairs]
+    matches, scores = found[0].numpy(), found[1].half().numpy()
+    groups = []
+    for (first, second), row, values in zip(pairs, matches, scores, strict=True):
+        index = np.int16 if _index_type(second.shape[1]) == torch.int16 else np.int32
+        count = first.shape[1]
+        groups.append(_group(row[:count].astype(index), values[:count].copy()))
+    return groups
 
 
 def _begin(

@@ -14,7 +14,7 @@ import torch
 from ..colmap.covisibility import most_covisible
 from ..colmap.model import file_of, read_model
 from ..errors import SamfeatError, require_known, some_of
-from ..feature.matching import similarities
+from ..feature.matching_tiles import similarities
 from ..files import provenance
 from ..files.h5arrays import group_names, open_hdf5, read_array
 from ..files.images import check_name
