@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -31,8 +32,8 @@ def heatmap(places: torch.Tensor) -> torch.Tensor:
     return 4 * torch.exp(-squared / 3).sum(0)[None] - 3
 
 
-def shifted(dx: float, dy: float) -> torch.Tensor:
-    return torch.tensor([[[1.0, 0, dx], [0, 1, dy], [0, 0, 1]]])
+def shifted(dx: float, dy: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda points: points + torch.tensor([dx, dy])
 
 
 def test_own_peaks_are_where_the_heatmap_says() -> None:
@@ -55,7 +56,8 @@ def test_agreement_asks_for_the_same_place_in_both_views() -> None:
     def loss(off: float, logits0: torch.Tensor | None = None) -> torch.Tensor:
         view1 = heatmap(PLACES + shift + torch.tensor([off, 0.0]))
         view0 = heatmap(PLACES) if logits0 is None else logits0
-        return agreement_loss(torch.cat([view0, view1]), SEEN, SEEN, shifted(3, 2), 3)
+        moves = shifted(3, 2), shifted(-3, -2)
+        return agreement_loss(torch.cat([view0, view1]), SEEN, SEEN, moves, 3)
 
     apart = [loss(off).item() for off in (0.0, 0.5, 1.0, 2.0)]
     assert apart == sorted(apart)
@@ -121,8 +123,10 @@ def arguments(photos: Path, output: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def test_detection_trains_alone(photos: Path, tmp_path: Path) -> None:
-    more = ("losses.scores=1", "pairs.sensor=0.5")
+@pytest.mark.parametrize("scenes", [0, 1])
+def test_detection_trains_alone(photos: Path, tmp_path: Path, scenes: int) -> None:
+    more = ["losses.scores=1", "pairs.sensor=0.5"]
+    more += [f"data.mix.scenes={scenes}", f"data.mix.homographies={1 - scenes}"]
     path = train(read_recipe(AGREE, arguments(photos, tmp_path / "run", *more)), device="cpu")
     before = SAMFeat.from_pretrained(device="cpu")
     after = SAMFeat.from_pretrained(path, device="cpu")

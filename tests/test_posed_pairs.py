@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -34,11 +34,10 @@ def scene() -> PosedScene:
 
 
 def same(first: PairBatch, second: PairBatch) -> bool:
-    for field in fields(PairBatch):
-        a, b = getattr(first, field.name), getattr(second, field.name)
-        if not (a is b or torch.equal(a, b)):
-            return False
-    return True
+    tensors, others = first.tensors(), second.tensors()
+    return tensors.keys() == others.keys() and all(
+        torch.equal(tensors[name], others[name]) for name in tensors
+    )
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -178,13 +178,21 @@ def test_batches_hold_what_the_losses_need_and_depend_on_the_seed_alone() -> Non
         return source().batch(3, replace(OPTIONS, **changed), torch.Generator().manual_seed(seed))  # type: ignore[arg-type]
 
     made, again, other = batch(3), batch(3), batch(4)
-    for name, value in vars(made).items():
-        if value is not None:
-            assert torch.equal(value, getattr(again, name)), name
+    for name, value in made.tensors().items():
+        assert torch.equal(value, again.tensors()[name]), name
+    assert {"image0", "there.matrix", "back.inverse_depth"} < made.tensors().keys()
     assert not torch.equal(made.image0, other.image0)
     assert made.image1.shape == (3, 3, SIDE, SIDE)
     assert 0 <= float(made.image1.min()) <= float(made.image1.max()) < 1.001
     assert made.valid.mean() > 0.9 and made.present.sum() > 10 and made.matrix01 is None
+
+    # Any point goes to the other view and back, by the scene's depth.
+    there, back = made.moves
+    torch.testing.assert_close(there(made.points0), made.points1)
+    apart = (back(made.points1) - made.points0).norm(dim=-1)[made.valid > 0]
+    assert apart.median() < 0.01 and (apart < 0.5).float().mean() > 0.95
+    for one in (made.select(torch.tensor([1])), made.select(torch.tensor([1, 2]))):
+        torch.testing.assert_close(one.moves[0](one.points0), one.points1)
 
     # Unseen keypoints lie where the other view shows nothing, far from what it does show.
     near = F.max_pool2d(made.valid0[:, None], 17, 1, 8)[:, 0]
@@ -316,8 +324,10 @@ def test_the_recipe_draws_scenes_of_its_photos(tmp_path: Path) -> None:
     assert isinstance(open_data(read_recipe(RECIPE, given), device).source, HomographySource)
     with refused("homographies.yaml", "data.mix.scenes", "data.images"):
         read_recipe(RECIPE, ["data.synthetic=1", "data.mix.scenes=1"])
-    with refused("homographies.yaml", "losses.agreement"):
-        read_recipe(RECIPE, [*given, "data.mix.scenes=1", "losses.agreement=1"])
+    agreeing = [*given, "data.mix.scenes=1", "losses.agreement=1"]
+    assert read_recipe(RECIPE, agreeing).losses.agreement == 1
+    with refused("homographies.yaml", "losses.agreement"):  # known at the map's points alone
+        read_recipe(RECIPE, [*agreeing, "data.model=map"])
 
     arm = ablation.variant(read_recipe(RECIPE, given), "+scenes, unseen", 1)
     assert arm.data.mix.scenes == 1 and arm.pairs.unseen == ablation.UNSEEN

@@ -1,7 +1,7 @@
 """Agreement of the detector with itself: keypoints that it finds in two views of one place.
 
 Labels say where a keypoint of the unlit view is; what light or noise does to the heatmap's peak
-they do not see. Here the network's own peaks of both views are paired by the known homography.
+they do not see. Here the network's own peaks of both views are paired by the known correspondence.
 Their distance is the loss, as the reprojection loss of ALIKED (arXiv 2304.03608), and each peak
 learns its partner's place (:func:`.losses.position_loss`), which also makes it a sharp one, as
 ALIKED's dispersity peak loss does. None of it is in SAMFeat's paper.
@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..feature import detection
-from ..geometry.homographies import inverse, transform
 from .losses import position_loss
+from .pairs import Move
 
 RADIUS = 1  # pixels, of the window of the soft-argmax around a peak
 TEMPERATURE = 0.5  # of its softmax over logits: nearest to what `detection.refine` finds
@@ -46,7 +46,7 @@ def own_peaks(logits: Tensor, seen: Tensor, count: int) -> tuple[Tensor, Tensor]
 
 
 def agreement_loss(
-    logits: Tensor, seen0: Tensor, seen1: Tensor, matrix01: Tensor, count: int
+    logits: Tensor, seen0: Tensor, seen1: Tensor, moves: tuple[Move, Move], count: int
 ) -> Tensor:
     """How far the two views' own keypoints are apart.
 
@@ -55,7 +55,7 @@ def agreement_loss(
     Arguments:
         logits: (2B, S, S) of view 0's images, then view 1's.
         seen0, seen1: (B, S, S), 1 where a pixel's content is visible in the other view too.
-        matrix01: (B, 3, 3) from view 0 to view 1.
+        moves: take points (B, N, 2) of view 0 to view 1, and back, with gradients.
         count: keypoints a view at most.
 
     Returns:
@@ -64,8 +64,8 @@ def agreement_loss(
     """
     places, found = own_peaks(logits, torch.cat([seen0, seen1]), count)
     (places0, places1), (found0, found1) = places.chunk(2), found.chunk(2)
-    matrix10 = inverse(matrix01).to(matrix01.dtype)
-    in1 = transform(matrix01, places0)
+    move01, move10 = moves
+    in1 = move01(places0)
     with torch.no_grad():
         apart = torch.cdist(in1, places1)
         apart = apart.masked_fill(~(found0[:, :, None] & found1[:, None]), torch.inf)
@@ -74,7 +74,7 @@ def agreement_loss(
         own = torch.arange(partner.shape[1], device=partner.device)
         paired = ((back == own) & (nearest < REACH)).float()
     partners = places1.gather(1, partner[..., None].expand(-1, -1, 2))
-    in0 = transform(matrix10, partners)
+    in0 = move10(partners)
     distance = (_length(in1 - partners) + _length(in0 - places0)) / 2
     distance = (distance * paired).sum() / paired.sum().clamp(min=1)
     logits0, logits1 = logits.chunk(2)

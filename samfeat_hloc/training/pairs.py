@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -17,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..feature.detection import local_maximum
-from ..geometry.homographies import pixel_grid, uniform
+from ..geometry.homographies import inverse, pixel_grid, transform, uniform
 from ..geometry.photometric import relight_day, relight_night
 from .corners import common_corners, corners_within, gaussian_blur, splat
+from .reprojection import Reprojection
 
 Move = Callable[[Tensor], Tensor]
 
@@ -55,7 +57,8 @@ class PairBatch:
     labels0, labels1: (B, S, S) keypoint labels. valid0, valid1: (B, S, S), where they hold.
     edges0, edges1: (B, S, S) in [0, 1]. points0, points1: (B, N, 2), row i of one is row i of the
     other. valid: (B, N). too_close: (B, N, N). matrix01: (B, 3, 3), view 0 to view 1,
-    where a homography says it; else None.
+    where a homography says it; else None. by_depth: from view 0 to view 1 and back, where depth
+    says it; else None.
     corners0, corners1: (B, K, 2), the labels' sub-pixel places. present: (B, K), which are there.
     groups0, groups1: (B, N) int64, the teacher's semantic group at the points, -1 where none.
     teacher0, teacher1: (B, C, h, w), the teacher's embedding of the views; None without teacher.
@@ -87,17 +90,35 @@ class PairBatch:
     teacher1: Tensor | None = None
     unseen0: Tensor | None = None
     unseen1: Tensor | None = None
+    by_depth: tuple[Reprojection, Reprojection] | None = None
 
     @property
     def network_input(self) -> Tensor:
         """(2B, 3, S, S) in [-1, 1]: view 0's images, then view 1's."""
         return torch.cat([self.image0, self.image1]) * 2 - 1
 
+    @property
+    def moves(self) -> tuple[Move, Move] | None:
+        """What takes any points of view 0 to view 1, and back; None where nothing does."""
+        if self.by_depth is not None:
+            return self.by_depth
+        if self.matrix01 is None:
+            return None
+        back = inverse(self.matrix01).to(self.matrix01.dtype)
+        return partial(transform, self.matrix01), partial(transform, back)
+
     def select(self, keep: Tensor) -> PairBatch:
         """The pairs whose index is in ``keep``."""
         parts = ((f.name, getattr(self, f.name)) for f in fields(self))
-        kept: dict[str, Any] = {name: v if v is None else v[keep] for name, v in parts}
+        kept: dict[str, Any] = {name: _some(value, keep) for name, value in parts}
         return PairBatch(**kept)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it has, by name."""
+        named = dict(vars(self))
+        for way, move in zip(("there", "back"), named.pop("by_depth") or (), strict=False):
+            named |= {f"{way}.{name}": part for name, part in vars(move).items()}
+        return {name: part for name, part in named.items() if part is not None}
 
 
 @dataclass(frozen=True)
@@ -255,6 +276,12 @@ def seen_by(inside_other: Tensor, move: Move) -> Tensor:
 def drawn_seed(generator: torch.Generator) -> int:
     """A seed for other generators, drawn from this one on its device."""
     return int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+
+
+def _some(part: Any, keep: Tensor) -> Any:
+    if isinstance(part, tuple):
+        return tuple(move[keep] for move in part)
+    return None if part is None else part[keep]
 
 
 def _at(mask: Tensor, points: Tensor) -> Tensor:

@@ -116,10 +116,11 @@ class PosedSource:
         there, back = (reprojection(drawn, k, device) for k in (0, 1))
         seen0, seen1 = mutually_seen(there, back), mutually_seen(back, there)
         labelled = self._labels(drawn, 0, seen0, options.keypoints) if self.labelled else None
-        return complete_pairs(
+        batch = complete_pairs(
             photos[0], photos[1], seen0, seen1, there, options, generator,
             labelled=labelled, taught=taught,
         )  # fmt: skip
+        return replace(batch, by_depth=(there, back))
 
     def _labels(
         self, drawn: list[ViewPair], k: int, seen: torch.Tensor, limit: int

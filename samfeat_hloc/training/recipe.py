@@ -151,7 +151,8 @@ class LoopOptions:
 class LossOptions:
     """How much each loss counts (0 leaves it out), and their settings.
 
-    agreement: of the network's own keypoints in both views, for homographies of photos alone.
+    agreement: of the network's own keypoints in both views, where these are known to the pixel:
+    homographies of photos, generated scenes, posed photos with depth maps.
     scores: that they stay what the start had, for train.layers=detection alone.
     asrd, psrd, wsc and wsc_margin need a teacher. wsc is the release's form, wsc_margin the
     paper's. edge_kind: "mse" or "bce".
@@ -303,10 +304,12 @@ def _check(recipe: Recipe, path: Path) -> None:
     if data.depth and not data.model:
         raise SamfeatError(path, "data.model is missing", "data.depth holds its depth maps")
     if recipe.losses.agreement and (
-        data.model or data.megadepth or data.mtldesc or data.synthetic or data.mix.scenes
-        or not data.images
-    ):  # fmt: skip
-        refuse("losses.agreement", recipe.losses.agreement, "0, or homographies of photos alone")
+        (data.model and not data.depth) or data.mtldesc or data.synthetic
+    ):
+        wanted = (
+            "0, or pairs known to the pixel: photos, generated scenes, data.model with data.depth"
+        )
+        refuse("losses.agreement", recipe.losses.agreement, wanted)
     needing = recipe.losses.needs_teacher()
     if needing and not (data.teacher or data.mtldesc or data.synthetic):
         raise SamfeatError(

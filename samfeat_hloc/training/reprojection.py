@@ -41,6 +41,11 @@ class Reprojection:
         """Points (B, N, 2) in the other view; ``NOWHERE`` where depth is unknown."""
         return self.project(points)[0]
 
+    def __getitem__(self, keep: Tensor) -> Reprojection:
+        """Of some of the views."""
+        slope = None if self.slope is None else self.slope[keep]
+        return Reprojection(self.inverse_depth[keep], self.matrix[keep], self.offset[keep], slope)
+
     def sample(self, points: Tensor) -> Tensor:
         """Inverse depth (B, N) of the first views at points (B, N, 2); 0 outside and unknown."""
         if self.slope is None:

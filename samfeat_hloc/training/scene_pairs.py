@@ -78,10 +78,11 @@ class SceneSource:
         # Nothing is said of the sky.
         shown0, shown1 = ((move.inverse_depth > 0).float() for move in (there, back))
         lamplight = stacked([p.lamplight for p in drawn], device).permute(0, 3, 1, 2)
-        return complete_pairs(
+        batch = complete_pairs(
             lit[0], lit[1], seen0, seen1, there, options, generator,
             shown=(shown0, shown1), lamplight=lamplight,
         )  # fmt: skip
+        return replace(batch, by_depth=(there, back))
 
     def _draw(self, seed: tuple[int, int], side: int) -> Pictures:
         rng = np.random.default_rng(seed)

@@ -93,7 +93,6 @@ def _arrived(batch: PairBatch, event: torch.cuda.Event | None) -> PairBatch:
     if event is not None:
         taking = torch.cuda.current_stream(batch.image0.device)
         taking.wait_event(event)
-        for part in vars(batch).values():
-            if part is not None:
-                part.record_stream(taking)  # its memory is not given away before
+        for part in batch.tensors().values():
+            part.record_stream(taking)  # its memory is not given away before
     return batch

@@ -73,9 +73,10 @@ def detection_losses(
         present = torch.cat([batch.present, batch.present])
         parts["position"] = losses.position_loss(logits, corners, present)
     if options.agreement:
-        assert batch.matrix01 is not None, "the recipe has homographies alone"
+        moves = batch.moves
+        assert moves is not None, "the recipe has pairs that are known everywhere"
         parts["agreement"] = agreement_loss(
-            logits, batch.valid0, batch.valid1, batch.matrix01, batch.corners0.shape[1]
+            logits, batch.valid0, batch.valid1, moves, batch.corners0.shape[1]
         )
     if before is not None:
         seen = torch.cat([batch.valid0, batch.valid1])
@@ -376,7 +377,7 @@ def _first_weights(recipe: Recipe) -> SAMFeat:
 
 def _stop_at(output: Path, step: int, batch: PairBatch) -> None:
     path = output / "nan-batch.pt"
-    torch.save({k: v.cpu() for k, v in vars(batch).items() if v is not None}, path)
+    torch.save({name: part.cpu() for name, part in batch.tensors().items()}, path)
     raise SamfeatError(
         path,
         f"the loss or its gradient is not a number at step {step}",
