@@ -10,8 +10,7 @@
                                             lines 8 to 11: 4x4, from the scan to the world
     DIR/ground_truth.txt                              optional: 'name qw qx qy qz tx ty tz'
 
-There is no model: the points that queries are matched with are those of the scans. Reading the
-scans needs SciPy (``pip install samfeat-hloc[inloc]``).
+There is no model: the points that queries are matched with are those of the scans.
 """
 
 from __future__ import annotations
@@ -88,14 +87,10 @@ def read_scan(root: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     (4, 4) matrix from the scan to the world.
 
     Raises:
-        SamfeatError: SciPy is not installed, or a file is damaged.
+        SamfeatError: a file is damaged.
     """
-    try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise SamfeatError(
-            "--benchmark inloc", "reading its scans needs SciPy", "pip install samfeat-hloc[inloc]"
-        ) from None
+    from scipy.io import loadmat  # nothing else needs it
+
     path = root / f"{name}.mat"
     try:
         points = np.asarray(loadmat(str(path))["XYZcut"], dtype=np.float64)
