@@ -6,6 +6,7 @@ the top-left pixel at (0, 0)). All functions are batched and run on the tensors'
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..parallel.devices import to_device
+
+# torch loads its solvers for a GPU when the first is called, and fails where two threads call it.
+_SOLVING = threading.Lock()
 
 
 @dataclass
@@ -82,7 +86,8 @@ def solved(matrix: Tensor, right: Tensor) -> Tensor:
     Computed in float64, on the CPU for a device that has none (Apple's); on others nothing waits.
     """
     there = torch.device("cpu") if matrix.device.type == "mps" else matrix.device
-    found, _ = torch.linalg.solve_ex(matrix.to(there).double(), right.to(there).double())
+    with _SOLVING:
+        found, _ = torch.linalg.solve_ex(matrix.to(there).double(), right.to(there).double())
     return found.float().to(matrix.device)
 
 
