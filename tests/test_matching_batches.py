@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from fixed_operators import operators
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from test_matches import THRESHOLDS, descriptors, plain, write_features, write_p
 from torch import Tensor
 
 from samfeat_hloc.feature import matching, matching_batches
-from samfeat_hloc.feature.matching_batches import batches, match_batch, stacked
+from samfeat_hloc.feature.matching_batches import batches, match_batch, stacked, takes_halves
 from samfeat_hloc.localization import matches
 from samfeat_hloc.localization.matches import MatchConfig, match_many
 
@@ -177,19 +178,42 @@ def test_what_waits_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("config", THRESHOLDS)
-def test_a_batch_is_a_fixed_number_of_operators_and_none_waits(config: dict[str, Any]) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_batch_is_a_fixed_number_of_operators_and_none_waits(
+    config: dict[str, Any], dtype: torch.dtype
+) -> None:
     def used(sizes: list[tuple[int, int]]) -> Counter[str]:
         def pairs() -> list[tuple[Tensor, ...]]:
-            return [tuple(torch.empty(n, 128, device="cuda").t() for n in size) for size in sizes]
+            return [
+                tuple(torch.empty(n, 128, device="cuda", dtype=dtype).t() for n in size)
+                for size in sizes
+            ]
 
         return operators(pairs, lambda pairs: match_batch(stacked(pairs), **config))
 
+    assert takes_halves(torch.device("cuda"))
     few, many = used([(300, 200), (250, 280)]), used([(300 - i, 200 + i) for i in range(40)])
     assert sum(few.values()) < 100
     # A transposed view for each image is all there is more of, and no work for the device.
     assert few - Counter({"aten::t": few["aten::t"]}) == many - Counter(
         {"aten::t": many["aten::t"]}
     )
+
+
+def test_products_of_halves_are_summed_in_float32() -> None:
+    """What CUDA is asked for; elsewhere halves become float32 first, which gives the same."""
+    torch.manual_seed(0)
+    rows = F.normalize(torch.randn(3, 40, 128), dim=2).half()
+    columns = F.normalize(torch.randn(3, 128, 50), dim=1).half()
+    found = matching_batches._products(rows, columns)
+    assert found.dtype == torch.float32
+    exact = rows.double() @ columns.double()
+    assert (found - exact).abs().max() < 1e-6 < (rows @ columns - exact).abs().max()
+    asked = operators(
+        lambda: [x.to("cuda") for x in (torch.empty(3, 4, 8).half(), torch.empty(3, 8, 5).half())],
+        lambda given: matching_batches._products(*given),
+    )
+    assert asked == Counter({"aten::bmm": 1})
 
 
 def test_a_batch_of_the_stage_comes_to_the_host_in_one_copy(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import SamfeatError, require_known
 from ..feature.matching import in_tiles, mutual_in_tiles, nearest_neighbours
-from ..feature.matching_batches import batches, fits, match_batch, stacked
+from ..feature.matching_batches import batches, fits, match_batch, stacked, takes_halves
 from ..files import provenance
 from ..files.feature_readers import pair_name, read_descriptors
 from ..files.h5arrays import group_names, open_hdf5
@@ -294,7 +294,8 @@ class DescriptorCache:
         )  # fmt: skip
 
     def get(self, name: str) -> Tensor:
-        """Descriptors (D, N) float32 on the device; each one's values lie together in memory."""
+        """Descriptors (D, N) on the device, float32, or float16 where they are stored so and the
+        device can match them; each one's values lie together in memory."""
         found = self._kept.get(name)
         if found is not None:
             self._kept.move_to_end(name)
@@ -302,10 +303,10 @@ class DescriptorCache:
         found = self._read(name)
         self.reads += 1
         self._kept[name] = found
-        self._bytes += found.numel() * 4
+        self._bytes += found.nbytes
         while self._bytes > self.limit and len(self._kept) > 2:
             _, dropped = self._kept.popitem(last=False)
-            self._bytes -= dropped.numel() * 4
+            self._bytes -= dropped.nbytes
         return found
 
     def _read(self, name: str) -> Tensor:
@@ -316,7 +317,8 @@ class DescriptorCache:
         # They go to the device as they are stored: (D, N), mostly halves.
         dtype = np.float16 if rows.dtype == np.float16 else np.float32
         stored = torch.from_numpy(rows.T.astype(dtype, copy=False))
-        return to_device(stored, device).float().t().contiguous().t()
+        there = to_device(stored, device)
+        return (there if takes_halves(device) else there.float()).t().contiguous().t()
 
 
 def _descriptors(
@@ -336,7 +338,8 @@ def _descriptors(
 
 
 def _match(descriptors0: Tensor, descriptors1: Tensor, config: MatchConfig) -> Group:
-    matches, scores = nearest_neighbours(descriptors0, descriptors1, **config.asdict())
+    pair = descriptors0.float(), descriptors1.float()
+    matches, scores = nearest_neighbours(*pair, **config.asdict())
     matches = matches.to(_index_type(descriptors1.shape[1]))
     return _group(matches.cpu().numpy(), scores.half().cpu().numpy())
 
