@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import onednn
+from . import cudnn, onednn
 
 
 def only_inference(x: Tensor) -> bool:
@@ -25,6 +25,8 @@ def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
 
 def conv_relu(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """ReLU of a convolution."""
+    if cudnn.fuses(x):
+        return cudnn.convolution_relu(conv, x)
     fused = onednn.CONVOLUTION_RELU
     if fused is None or not only_inference(x):
         return F.relu(conv(x), inplace=True)
@@ -38,6 +40,12 @@ def conv_relu(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 def to_one(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """A 3x3 convolution to one channel, (B, 1, H, W) float32."""
+    if cudnn.fuses(x):
+        # Its fast kernels make eight channels or more; the one alone takes a slow one, around
+        # which the features change their memory format.
+        weight = F.pad(conv.weight, (0, 0, 0, 0, 0, 0, 0, 7))
+        bias = cast(Tensor, conv.bias)
+        return F.conv2d(x, weight, padding=1)[:, :1].float() + bias[:, None, None]
     if not only_inference(x) or x.dtype == torch.float32:  # whose last digits decide of ties
         return F.conv2d(x, conv.weight, conv.bias, padding=1).float()
     # Convolutions make 16 channels or more at once, so one costs as much as 16. Nine products of
@@ -62,15 +70,30 @@ def halve(x: Tensor) -> Tensor:
 def shrink(x: Tensor, factor: int) -> Tensor:
     """Bilinear shrinking by an even factor, pixel centres at half; height and width its multiples.
 
-    The samples are means of the middle 2x2 pixels: the same by a faster kernel, above all
-    backwards.
+    The samples are means of the middle 2x2 pixels.
     """
-    middle = factor // 2 - 1
     if x.device.type == "cpu":
-        channels = x.shape[1]
+        channels, middle = x.shape[1], factor // 2 - 1
         mean = F.pad(x.new_full((channels, 1, 2, 2), 0.25), (middle,) * 4)
         return F.conv2d(x, mean, stride=factor, groups=channels)
-    return F.avg_pool2d(x[..., middle:, middle:], kernel_size=2, stride=factor)
+    return middle_means(x, factor)
+
+
+def middle_means(x: Tensor, factor: int) -> Tensor:
+    """The means of the middle 2x2 of each ``factor`` x ``factor`` pixels, summed in float32.
+
+    A pooling of the shifted features would copy all of them first.
+    """
+    middle = factor // 2 - 1
+    first, *others = (
+        x[..., row::factor, column::factor]
+        for row in (middle, middle + 1)
+        for column in (middle, middle + 1)
+    )
+    total = first.float()
+    for part in others:
+        total = total + part
+    return (total / 4).to(x.dtype)
 
 
 def enlarge(x: Tensor, factor: int) -> Tensor:
