@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -27,6 +27,7 @@ from .levels import (
 )
 from .local_features import FeatureArrays, NetworkFeatures
 from .options import ExtractOptions
+from .recordings import recordings_of, where_they_are
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,12 +111,10 @@ def extract_batch(
         same_size[prepared.pixels.shape, prepared.pixels.dtype].append(index)
 
     device = next(iter(model.parameters())).device
-    begun = []
-    for indices in same_size.values():
-        stacked = stack_to_device([inputs[i].pixels for i in indices], device)
-        batch = stacked.permute(0, 3, 1, 2).float() / 255
-        masks = _stacked([inputs[i] for i in indices], device)
-        begun.append((indices, to_host(extract_tensors(model, batch, options, masks))))
+    begun = [
+        (indices, _begin(model, [inputs[i] for i in indices], options, device))
+        for indices in same_size.values()
+    ]
     results: dict[int, FeatureArrays] = {}
     for indices, arrived in begun:
         keypoints, scores, descriptors, counts = (part.numpy() for part in arrived())
@@ -133,6 +132,23 @@ def extract_batch(
                 image_size=size,
             )
     return [results[i] for i in range(len(inputs))]
+
+
+def _begin(
+    model: Network, inputs: Sequence[Prepared], options: ExtractOptions, device: torch.device
+) -> Callable[[], list[Tensor]]:
+    """Begin to extract from images of one size; what is returned waits for :class:`Extracted`."""
+    masks = _stacked(inputs, device)
+
+    def extract(stacked: Tensor) -> Extracted:
+        return extract_tensors(model, stacked.permute(0, 3, 1, 2).float() / 255, options, masks)
+
+    stacked = stack_to_device([prepared.pixels for prepared in inputs], device)
+    waits = options.official or options.max_keypoints is None
+    if device.type == "cuda" and masks is None and not waits:
+        key = (options, where_they_are(model.parameters()))
+        return recordings_of(model).begin(key, stacked, extract)
+    return to_host(extract(stacked))
 
 
 def _stacked(inputs: Sequence[Prepared], device: torch.device) -> Tensor | None:
