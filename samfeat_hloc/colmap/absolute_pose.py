@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 
 from .library import pycolmap
+from .pose_refinement import refined
 from .poses import Pose
 
 _MIN_CORRESPONDENCES = 4  # three give up to four poses, the fourth tells them apart
 _ATTEMPTS = 8
+_PART = 500  # correspondences with which RANSAC begins where there are more
+_SURE = 0.25  # of them agree, at least: with a wrong pose less than a tenth do
 _SEED = 0  # of RANSAC, the same for every query: a rerun gives the same poses
 
 
@@ -21,8 +24,13 @@ def estimate_pose(
     *,
     max_error: float = 12.0,
     min_inliers: int = 0,
+    support: np.ndarray | None = None,
 ) -> tuple[Pose, np.ndarray] | None:
     """PnP in LO-RANSAC, refined on the inliers.
+
+    RANSAC looks at every correspondence for every sample. Where there are many it begins with those
+    of most support, nearly all of which are right, and all then say which are inliers; where too
+    few of these agree to be sure, it takes all.
 
     A camera kilometres away sees the whole map in one pixel, and every match of every keypoint
     near that pixel agrees with it; where true inliers are few (lamps at night), that is the most.
@@ -36,6 +44,7 @@ def estimate_pose(
         min_inliers: a pose with fewer is none. RANSAC then draws as many samples as one with
             so many needs, which are few where they are a large share. What is found is what would
             be found without this bound.
+        support: (K,), how many images say so; None where that is not known.
 
     Returns:
         cam_from_world and the inliers, (K,) bool; None where no pose was found.
@@ -44,22 +53,54 @@ def estimate_pose(
     for _ in range(_ATTEMPTS):
         if len(candidates) < max(_MIN_CORRESPONDENCES, min_inliers):
             return None
-        found = pycolmap.estimate_and_refine_absolute_pose(
-            keypoints[candidates],
-            points[candidates],
-            camera,
-            estimation_options=ransac(max_error, min_inliers / len(candidates)),
-        )
+        found = _refined_pose(
+            keypoints[candidates], points[candidates], camera,
+            ransac(max_error, min_inliers / len(candidates)),
+            None if support is None else support[candidates],
+        )  # fmt: skip
         if found is None:
             return None
-        agree = candidates[np.asarray(found["inlier_mask"], dtype=bool)]
+        pose, mask = found
+        agree = candidates[mask]
         if not len(agree) or len(agree) < min_inliers:
             return None
         spot = np.median(keypoints[agree], axis=0)
         if np.median(_distance(keypoints[agree], spot)) > 2 * max_error:
-            return pose_and_inliers(found["cam_from_world"], agree, len(keypoints))
+            return _with_inliers(pose, agree, len(keypoints))
         candidates = candidates[_distance(keypoints[candidates], spot) > 3 * max_error]
     return None
+
+
+def _refined_pose(
+    keypoints: np.ndarray, points: np.ndarray, camera: Any, options: Any,
+    support: np.ndarray | None,
+) -> tuple[Pose, np.ndarray] | None:  # fmt: skip
+    """The pose refined on all inliers, and these, (K,) bool."""
+    if support is not None and len(keypoints) > _PART:
+        most = np.argsort(-support, kind="stable")[:_PART]
+        found = pycolmap.estimate_absolute_pose(keypoints[most], points[most], camera, options)
+        if found is not None and found["num_inliers"] >= _SURE * _PART:
+            pose = Pose.from_rigid3d(found["cam_from_world"])
+            mask = _error(pose, camera, keypoints, points) <= options.ransac.max_error
+            return refined(pose, camera, keypoints[mask], points[mask]), mask
+    found = pycolmap.estimate_and_refine_absolute_pose(
+        keypoints, points, camera, estimation_options=options
+    )
+    if found is None:
+        return None
+    pose = Pose.from_rigid3d(found["cam_from_world"])
+    return pose, np.asarray(found["inlier_mask"], dtype=bool)
+
+
+def _error(pose: Pose, camera: Any, keypoints: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Distances (K,) in pixels; infinite for points behind the camera."""
+    inside = points @ pose.rotation.T + pose.tvec
+    error = np.full(len(points), np.inf)
+    front = inside[:, 2] > 0
+    if front.any():
+        projected = np.asarray(camera.img_from_cam(inside[front]))
+        error[front] = np.linalg.norm(projected - keypoints[front], axis=1)
+    return error
 
 
 def pose_and_inliers(rigid: Any, agree: np.ndarray, count: int) -> tuple[Pose, np.ndarray] | None:
@@ -70,7 +111,10 @@ def pose_and_inliers(rigid: Any, agree: np.ndarray, count: int) -> tuple[Pose, n
         agree: which correspondences agree with it, their indices.
         count: of all correspondences.
     """
-    pose = Pose.from_rigid3d(rigid)
+    return _with_inliers(Pose.from_rigid3d(rigid), agree, count)
+
+
+def _with_inliers(pose: Pose, agree: np.ndarray, count: int) -> tuple[Pose, np.ndarray] | None:
     if not (np.isfinite(pose.qvec).all() and np.isfinite(pose.tvec).all()):
         return None
     inliers = np.zeros(count, dtype=bool)

@@ -20,11 +20,13 @@ class Correspondences:
     """2D-3D matches of a query, each once; the points of a keypoint together, else as they came.
 
     keypoints, points: (K,) int64 rows of the query's keypoints and of the map's points.
+    support: (K,) int64, how many of the retrieved images each is a match of.
     matches_per_image: matches with a point in every retrieved image, before duplicates go.
     """
 
     keypoints: np.ndarray
     points: np.ndarray
+    support: np.ndarray
     matches_per_image: list[int]
 
 
@@ -75,13 +77,13 @@ def merged(images: Sequence[ImageMatches]) -> Correspondences:
     counts = [len(image.keypoints) for image in images]
     if not any(counts):
         none = np.zeros(0, dtype=np.int64)
-        return Correspondences(none, none, counts)
+        return Correspondences(none, none, none, counts)
     points = np.concatenate([image.points for image in images])
     num_points = int(points.max()) + 1
-    unique, first = np.unique(
+    unique, first, support = np.unique(
         np.concatenate([image.keypoints for image in images]) * num_points + points,
-        return_index=True,
-    )
+        return_index=True, return_counts=True,
+    )  # fmt: skip
     found = unique // num_points
     starts = np.flatnonzero(np.diff(found, prepend=-1))
     first_of_keypoint = np.repeat(
@@ -89,7 +91,7 @@ def merged(images: Sequence[ImageMatches]) -> Correspondences:
     )
     # RANSAC draws by position: in hloc's order both engines draw the same.
     order = np.lexsort((first, first_of_keypoint))
-    return Correspondences(found[order], unique[order] % num_points, counts)
+    return Correspondences(found[order], unique[order] % num_points, support[order], counts)
 
 
 def check_keypoints(

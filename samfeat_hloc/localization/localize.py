@@ -192,7 +192,10 @@ def _localize(
     poses: list[Pose] | None = None
     inliers = [np.zeros(len(one.keypoints), dtype=bool) for one in found]
     if task.cams_from_rig is None:
-        solved = estimate_pose(pixels[0], points[0], cameras[0].to_pycolmap(), max_error=max_error)
+        solved = estimate_pose(
+            pixels[0], points[0], cameras[0].to_pycolmap(),
+            max_error=max_error, support=found[0].support,
+        )  # fmt: skip
         if solved is not None:
             poses, inliers = [solved[0]], [solved[1]]
     else:

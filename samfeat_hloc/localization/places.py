@@ -166,7 +166,7 @@ def agreeing(
         ransacs += 1
         estimate = estimate_pose(
             keypoints[found[i].keypoints], xyz[found[i].points], camera,
-            max_error=max_error, min_inliers=least,
+            max_error=max_error, min_inliers=least, support=found[i].support,
         )  # fmt: skip
         if estimate is None:
             continue
@@ -205,19 +205,17 @@ def places_of(images: Sequence[ImageMatches]) -> list[list[ImageMatches]]:
     images = [image for image in images if len(image.seen)]
     if not images:
         return []
-    # the lowest label goes from image to point to image until nothing changes
-    lengths = [len(image.seen) for image in images]
-    image_of = np.repeat(np.arange(len(images)), lengths)
-    points, point_of = np.unique(
-        np.concatenate([image.seen for image in images]), return_inverse=True
-    )
-    by_point = np.argsort(point_of, kind="stable")
-    first_of_point = np.searchsorted(point_of[by_point], np.arange(len(points)))
-    first_of_image = np.cumsum([0, *lengths[:-1]])
-    labels = np.arange(len(images))
-    while True:
-        of_point = np.minimum.reduceat(labels[image_of[by_point]], first_of_point)
-        lowered = np.minimum.reduceat(of_point[point_of], first_of_image)
+    number = len(images)
+    image_of = np.repeat(np.arange(number), [len(image.seen) for image in images])
+    points = np.concatenate([image.seen for image in images])
+    by_point = np.argsort(points)
+    points, image_of = points[by_point], image_of[by_point]
+    links = (image_of[:-1] * number + image_of[1:])[points[:-1] == points[1:]]
+    linked = np.bincount(links, minlength=number**2).reshape(number, number) > 0
+    linked |= linked.T | np.eye(number, dtype=bool)
+    labels = np.arange(number)
+    while True:  # the lowest label goes from image to image until nothing changes
+        lowered = np.where(linked, labels, number).min(axis=1)
         if (lowered == labels).all():
             break
         labels = lowered

@@ -107,6 +107,7 @@ def _solve(
             xyz[found.points],
             intrinsics,
             max_error=settings.max_error,
+            support=found.support,
         )
     pose, inliers = solved or (None, np.zeros(len(found.keypoints), dtype=bool))
     return Posed(
