@@ -27,6 +27,7 @@ from ..colmap.library import pycolmap
 from ..colmap.poses import Pose
 from ..errors import SamfeatError
 from ..feature.extraction import Masked, extract_batch
+from ..feature.matching_batches import takes_halves
 from ..feature.network import SAMFeat
 from ..feature.options import ExtractOptions
 from ..files.image_forms import ImageLike
@@ -34,8 +35,8 @@ from ..files.masks import MaskLike
 from ..files.orientation import keypoints_to_stored, to_upright, turned
 from ..localization.acceptance import refusal, squares
 from ..localization.correspondences import Correspondences
-from ..localization.global_descriptors import vlad
 from ..localization.matches import MatchConfig, match_many
+from ..localization.vocabulary import vlad
 from ..parallel.workers import Workers, sharing_torch
 from . import posing, rigs, saved_map
 from .localization import Clock, Localization
@@ -83,6 +84,7 @@ class Localizer:
         self.model = model
         self.settings = replace(settings or LocalizerSettings(), **changes)
         self._device = next(model.parameters()).device
+        self._words = torch.tensor(frozen.vocabulary, device=self._device)
         # of the images matched last, so that they are brought to the device once
         largest = max((image.descriptors.size for image in frozen.images), default=0) * 4
         count = max(self.settings.num_retrieved, _CACHE_BYTES // max(largest, 1))
@@ -122,6 +124,7 @@ class Localizer:
         """This localizer on another state of its map."""
         other = copy.copy(self)
         other.map = frozen
+        other._words = torch.tensor(frozen.vocabulary, device=self._device)
         return other
 
     def localize(
@@ -338,8 +341,9 @@ class Localizer:
         return self._on_device(image.descriptors)
 
     def _on_device(self, descriptors: np.ndarray) -> torch.Tensor:
-        """(N, D) float16 to (D, N) float32."""
-        return torch.from_numpy(descriptors).to(self._device).float().t()
+        """(N, D) float16 to (D, N), float32 unless the device can match halves."""
+        rows = torch.from_numpy(descriptors).to(self._device)
+        return (rows if takes_halves(rows.device) else rows.float()).t()
 
     def extract(
         self,
@@ -366,9 +370,10 @@ class Localizer:
         if orientation != 1:
             keypoints = keypoints_to_stored(keypoints, orientation, size)
         descriptors = np.ascontiguousarray(found["descriptors"].T.astype(np.float16))
+        rows = self._on_device(descriptors).t().float()
         return QueryFeatures(
             keypoints=keypoints.astype(np.float64) + 0.5,
             descriptors=descriptors,
             size=size,
-            global_descriptor=vlad(descriptors.astype(np.float32), self.map.vocabulary),
+            global_descriptor=vlad(rows, self._words).cpu().numpy(),
         )
