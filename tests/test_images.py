@@ -3,6 +3,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,11 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from refusals import refused
 from typer.testing import CliRunner
 
 from samfeat_hloc.cli import app
 from samfeat_hloc.errors import SamfeatError
-from samfeat_hloc.files.images import check_name, exif_orientation, images_in, read_image
+from samfeat_hloc.files import jpeg
+from samfeat_hloc.files.images import (
+    check_name,
+    exif_orientation,
+    images_in,
+    read_image,
+    read_photo,
+)
 from samfeat_hloc.files.orientation import keypoints_to_stored, to_upright, turned
 
 HLOC_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -38,6 +47,34 @@ def test_pixels_are_those_that_hloc_reads(shared: Path) -> None:
         image = read_image(path)
         assert image.dtype == np.uint8 and image.flags["C_CONTIGUOUS"]
         np.testing.assert_array_equal(image, as_hloc_reads(path), err_msg=str(path))
+
+
+@pytest.mark.parametrize("how", [{}, {"progressive": True}, {"subsampling": 0, "quality": 97}])
+def test_a_jpeg_is_decoded_as_pillow_does(
+    tmp_path: Path, pixels: np.ndarray, how: dict[str, Any]
+) -> None:
+    path = tmp_path / "1.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(path, exif=exif, **how)
+    found = jpeg.pixels(path.read_bytes())
+    assert found is not None and found.flags["C_CONTIGUOUS"]
+    np.testing.assert_array_equal(found, np.asarray(Image.open(path)))
+    np.testing.assert_array_equal(found, read_photo(path)[0])
+    assert read_photo(path)[1] == 6
+
+
+def test_only_a_whole_jpeg_is_for_opencv(tmp_path: Path, pixels: np.ndarray) -> None:
+    path = tmp_path / "1.jpg"
+    Image.fromarray(pixels).save(path)
+    whole = path.read_bytes()
+    for cut in (len(whole) - 2, len(whole) // 2, 30):
+        assert jpeg.pixels(whole[:cut]) is None
+        path.write_bytes(whole[:cut])
+        with refused(path, "truncated or broken"):
+            read_photo(path)
+    assert jpeg.pixels(whole + b"appended by a phone") is not None
+    assert jpeg.pixels(b"\xff\xda no image \xff\xd9") is None
 
 
 @pytest.mark.parametrize("ending", ["png", "tif"])

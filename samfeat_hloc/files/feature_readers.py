@@ -56,11 +56,19 @@ def read_descriptors(file: h5py.File, name: str, path: Path) -> np.ndarray:
             ),
             "extract its features again",
         )
-    if not np.isfinite(values).all():
+    if not _finite(values):
         raise SamfeatError(
             path, f"descriptors of {name} are not finite", "extract its features again"
         )
     return values.T
+
+
+def _finite(values: np.ndarray) -> bool:
+    """Whether all are numbers. Those of float16 by their bits, as numpy looks at each for 1 ns."""
+    if values.dtype != np.float16:
+        return bool(np.isfinite(values).all())
+    exponent = np.uint16(0x7C00)  # all of its bits: infinity or not a number
+    return not bool(((values.view(np.uint16) & exponent) == exponent).any())
 
 
 class FeatureReader(_File):

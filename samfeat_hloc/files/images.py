@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
 from ..errors import SamfeatError, cause_of, in_one_line
+from . import jpeg
 from .orientation import to_upright
 from .signatures import signature
 
@@ -134,7 +136,8 @@ def read_photo(path: Path) -> tuple[np.ndarray, int]:
                     "%s: the file holds %d images, and the first is read; save each to a file of "
                     "its own (`samfeat check` lists all such files)", path, count,
                 )  # fmt: skip
-        return _decoded(image, path)
+        pixels = _colour_jpeg(image)
+        return _decoded(image, path) if pixels is None else (pixels, _orientation_of(image))
 
 
 def images_in(path: Path) -> int:
@@ -334,6 +337,16 @@ def _decoded(image: Image.Image, path: object) -> tuple[np.ndarray, int]:
     if orientation != after:
         pixels = to_upright(pixels, {6: 8, 8: 6}.get(orientation, orientation))
     return np.ascontiguousarray(pixels), orientation
+
+
+def _colour_jpeg(image: Image.Image) -> np.ndarray | None:
+    """The pixels of an image that was just opened, where OpenCV decodes them."""
+    if image.format not in ("JPEG", "MPO") or image.mode != "RGB":
+        return None
+    stream: BinaryIO = image.fp  # type: ignore[attr-defined]
+    stream.seek(0)
+    found = jpeg.pixels(stream.read())
+    return found if found is not None and found.shape[1::-1] == image.size else None
 
 
 def _as_rgb(image: Image.Image, path: object) -> np.ndarray:
