@@ -27,10 +27,10 @@ class Size:
     training: crop and pairs of each row, and steps that are timed."""
 
     keypoints: int = 4096
-    images: int = 16
+    images: int = 24
     photo: tuple[int, int] = (1024, 768)
     photos: int = 32
-    files: int = 96
+    files: int = 192
     city: tuple[int, int, tuple[int, int]] = (40, 10, (640, 480))
     training: tuple[tuple[int, int], ...] = ((400, 32), (256, 64))
     steps: int = 6

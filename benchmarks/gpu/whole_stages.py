@@ -113,6 +113,8 @@ def _localizer(bench: Bench, dataset: AachenDataset, preset: str) -> None:
             for part, seconds in found.seconds.items():
                 taken.setdefault(part, []).append(seconds)
 
+    for query in 2 * dataset.queries[:1]:  # the first two prepare the device
+        localizer.localize(dataset.image_dir / query.name, query.camera)
     name = f"localizer, 20 retrieved, {preset}"
     ways = {"samfeat": localize}
     bench.time(name, "queries", len(dataset.queries), ways, 30, repeats=1)
