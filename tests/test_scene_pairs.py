@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -31,11 +32,11 @@ from samfeat_hloc.scenes import (
 )  # fmt: skip
 from samfeat_hloc.scenes.relief import BACKGROUND, Front, build_front, street_things
 from samfeat_hloc.scenes.render import free_sight, rolled
-from samfeat_hloc.training import ablation, losses, scene_pairs
+from samfeat_hloc.training import ablation, losses, processes, scene_pairs
 from samfeat_hloc.training.data import open_data
 from samfeat_hloc.training.homography_pairs import HomographySource
 from samfeat_hloc.training.pairs import PairOptions, hidden_from
-from samfeat_hloc.training.photos import PhotoSet
+from samfeat_hloc.training.photos import PhotoSet, pack
 from samfeat_hloc.training.posed_views import PosedOptions
 from samfeat_hloc.training.recipe import LossOptions, read_recipe
 from samfeat_hloc.training.scene_pairs import Pictures, SceneSource
@@ -306,6 +307,32 @@ def test_walls_are_photos_and_things_stand_on_the_ground() -> None:
         corners = np.array([corner for corner, *_ in thing.rectangles])
         assert corners[:, 2].min() > -0.01 and corners[:, 2].max() < 6
         assert np.abs(corners[:, :2]).max() < 5
+
+
+def test_processes_draw_what_threads_draw(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(6):
+        cv2.imwrite(str(folder / f"{number}.png"), walls()[number % 5][..., ::-1])
+    photos = pack(folder, tmp_path / "photos.pack")
+    options = PairOptions(crop=64, points=16, keypoints=16)
+    batches = [
+        SceneSource(photos, processes=count).batch(2, options, torch.Generator().manual_seed(3))
+        for count in (0, 2)
+    ]
+    by_threads, by_processes = (batch.tensors() for batch in batches)
+    assert by_threads.keys() == by_processes.keys()
+    for name, expected in by_threads.items():
+        torch.testing.assert_close(by_processes[name], expected, rtol=0, atol=0)
+
+
+def test_processes_are_for_machines_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda")
+    for count, world, expected in ((32, "1", 16), (8, "1", 8), (8, "4", 2), (4, "4", 0)):
+        monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
+        monkeypatch.setenv("WORLD_SIZE", world)
+        assert processes.beside(cuda) == expected
+        assert processes.beside(torch.device("cpu")) == 0
 
 
 def test_the_recipe_draws_scenes_of_its_photos(tmp_path: Path) -> None:

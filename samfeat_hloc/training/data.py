@@ -80,7 +80,7 @@ def open_data(recipe: Recipe, device: torch.device) -> TrainingData:
         taught_by.append("the generated scenes' geometry")
     if data.images and (mix.homographies or mix.taught or mix.scenes):
         # Last, as packing takes longest, but the first among the sources.
-        sources[:0] = _of_photos(recipe, photos, teacher, labels)
+        sources[:0] = _of_photos(recipe, device, photos, teacher, labels)
     if not sources:
         raise SamfeatError("data.mix", "no source of pairs is left", "give one a weight above 0")
     fixed = None
@@ -97,8 +97,9 @@ def open_data(recipe: Recipe, device: torch.device) -> TrainingData:
 
 
 def _of_photos(
-    recipe: Recipe, photos: PhotoFolder, teacher: TeacherCache | None, labels: KeypointLabels | None
-) -> list[tuple[PairSource, float]]:
+    recipe: Recipe, device: torch.device, photos: PhotoFolder, teacher: TeacherCache | None,
+    labels: KeypointLabels | None,
+) -> list[tuple[PairSource, float]]:  # fmt: skip
     """The sources of the recipe's photos with their weights, their pixels packed: homographies of
     all photos, or of those that the teacher knows and of the others; scenes whose walls they are.
     """
@@ -137,5 +138,8 @@ def _of_photos(
     ]
     if mix.scenes:
         walls = [name for names, weight in drawn if weight for name in names] or photos.names
-        sources.append((SceneSource(PackedPhotos(path, walls), recipe.posed), mix.scenes))
+        scenes = SceneSource(
+            PackedPhotos(path, walls), recipe.posed, processes=processes.beside(device)
+        )
+        sources.append((scenes, mix.scenes))
     return sources

@@ -154,6 +154,9 @@ class PackedPhotos:
         self._stream = self.path.open("rb", buffering=0)
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PackedPhotos, (self.path, self.names)  # a copy opens the file anew
+
     def __len__(self) -> int:
         return len(self.names)
 

@@ -49,6 +49,13 @@ def in_parallel(model: nn.Module, device: torch.device, world: int) -> nn.Module
     return DistributedDataParallel(model, device_ids=own_gpu)
 
 
+def beside(device: torch.device) -> int:
+    """How many processes may make data beside this one: its share of the processors where a GPU
+    trains; none where the processors do."""
+    share = (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", "1"))
+    return 0 if device.type == "cpu" or share < 2 else min(share, 16)
+
+
 @contextmanager
 def first_alone() -> Iterator[None]:
     """The first process does the block, then all others do."""

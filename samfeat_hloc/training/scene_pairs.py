@@ -7,16 +7,22 @@ light the second.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
+from itertools import repeat
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..colmap.cameras import Camera
 from ..colmap.poses import Pose
+from ..errors import SamfeatError
 from ..scenes import DAY, NIGHT, Rendering, light_in, look_at, render
 from ..scenes.lighting import Light, panorama
 from ..scenes.relief import BACKGROUND, Front, Pieces, build_front, street_things
@@ -51,15 +57,26 @@ class SceneSource:
     A batch depends on the generator's state and the photos alone.
     """
 
-    def __init__(self, photos: Photos, options: PosedOptions | None = None) -> None:
+    def __init__(
+        self, photos: Photos, options: PosedOptions | None = None, *, processes: int = 0
+    ) -> None:
         """
         Arguments:
             photos: what walls are made of.
             options: ``rotation`` and ``scale`` of the pairs; the others are those of photos.
+            processes: that draw scenes; 0 for threads of this one, which take turns at Python.
         """
         self.photos = photos
         self.options = options or PosedOptions()
-        self._pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1))
+        self._pool: Executor
+        if processes:
+            self._pool = ProcessPoolExecutor(
+                processes, multiprocessing.get_context("spawn"), _share, (photos, self.options)
+            )
+            self._drawing: Callable[..., Pictures] = _draw_shared
+        else:
+            self._pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1))
+            self._drawing = partial(_draw, photos, self.options)
 
     @property
     def num_pairs(self) -> int:
@@ -70,7 +87,15 @@ class SceneSource:
         """``count`` random pairs on the generator's device; see :class:`.pairs.PairSource`."""
         device = generator.device
         seed = drawn_seed(generator)
-        drawn = list(self._pool.map(lambda i: self._draw((seed, i), options.crop), range(count)))
+        seeds = [(seed, i) for i in range(count)]
+        try:
+            drawn = list(self._pool.map(self._drawing, seeds, repeat(options.crop)))
+        except BrokenProcessPool:
+            raise SamfeatError(
+                "data.mix.scenes",
+                "a process that draws scenes was killed (out of memory?)",
+                "run the same command again, with a smaller train.batch if it is killed again",
+            ) from None
         lit = [stacked([p.lit[k] for p in drawn], device).permute(0, 3, 1, 2) for k in (0, 1)]
         there, back = (_reprojection([p.views for p in drawn], k, device) for k in (0, 1))
         seen0 = mutually_seen(there, back, tolerance=SAME)
@@ -84,14 +109,28 @@ class SceneSource:
         )  # fmt: skip
         return replace(batch, by_depth=(there, back))
 
-    def _draw(self, seed: tuple[int, int], side: int) -> Pictures:
-        rng = np.random.default_rng(seed)
-        canvases, sizes = self.photos.read(rng.integers(len(self.photos), size=PHOTOS).tolist())
-        photos = [
-            np.ascontiguousarray(canvas[:, :high, :wide].permute(1, 2, 0).numpy())
-            for canvas, (wide, high) in zip(canvases, sizes.tolist(), strict=True)
-        ]
-        return picture(photos, rng, side, self.options)
+
+def _draw(photos: Photos, options: PosedOptions, seed: tuple[int, int], side: int) -> Pictures:
+    rng = np.random.default_rng(seed)
+    canvases, sizes = photos.read(rng.integers(len(photos), size=PHOTOS).tolist())
+    walls = [
+        np.ascontiguousarray(canvas[:, :high, :wide].permute(1, 2, 0).numpy())
+        for canvas, (wide, high) in zip(canvases, sizes.tolist(), strict=True)
+    ]
+    return picture(walls, rng, side, options)
+
+
+_shared: list[Any] = []  # of a process that draws: its photos and options
+
+
+def _share(photos: Photos, options: PosedOptions) -> None:
+    torch.set_num_threads(1)
+    _shared[:] = [photos, options]
+
+
+def _draw_shared(seed: tuple[int, int], side: int) -> Pictures:
+    photos, options = _shared
+    return _draw(photos, options, seed, side)
 
 
 def picture(
