@@ -155,7 +155,10 @@ def test_map_and_poses_agree(
         assert found.num_inliers > 30
         assert found.num_matches == sum(count for _, count in found.retrieved)
         assert found.num_matches == result.queries[name].num_matches
-        assert found.num_inliers == result.queries[name].num_inliers
+        # ours begins RANSAC with the correspondences of most support where there are many
+        few = found.num_correspondences <= 500
+        apart = abs(found.num_inliers - result.queries[name].num_inliers)
+        assert apart <= (0 if few else 0.02 * found.num_inliers)
         assert found.num_keypoints == result.queries[name].num_keypoints
 
 
