@@ -22,6 +22,7 @@ from ..feature.extraction import (
     record,
     resized_shape,
 )
+from ..feature.halves import as_halves
 from ..feature.local_features import FeatureArrays
 from ..feature.options import ExtractOptions
 from ..files import images, provenance
@@ -309,10 +310,11 @@ def _group(
     width, height = photo.size
     resized_height, resized_width = resized_shape(height, width, options)
     scale = (width / resized_width + height / resized_height) / 2
+    descriptors = found["descriptors"].astype(np.float32, copy=False)
     datasets: dict[str, np.ndarray] = {
         "keypoints": keypoints,
         "keypoint_scores": found["keypoint_scores"].astype(np.float32),
-        "descriptors": found["descriptors"].astype(np.float16 if storage == "half" else np.float32),
+        "descriptors": as_halves(descriptors) if storage == "half" else descriptors,
         "image_size": np.array(photo.stored_size, dtype=np.int64),
     }
     return Group(

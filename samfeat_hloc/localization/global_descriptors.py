@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ..errors import SamfeatError, require_known
+from ..feature.halves import as_floats
 from ..files import provenance
 from ..files.feature_readers import read_descriptors
 from ..files.h5arrays import group_names, open_hdf5
@@ -207,4 +208,4 @@ def _descriptors(file: h5py.File, name: str, path: Path, length: int | None) -> 
             f"descriptors of {name} have shape {rows.T.shape}",
             "extract all images with the same network",
         )
-    return rows.astype(np.float32)
+    return as_floats(rows)

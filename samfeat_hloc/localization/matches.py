@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SamfeatError, require_known
+from ..feature.halves import as_floats
 from ..feature.matching import in_tiles, mutual_in_tiles, nearest_neighbours
 from ..feature.matching_batches import batches, fits, match_batch, stacked, takes_halves
 from ..files import provenance
@@ -313,7 +314,7 @@ class DescriptorCache:
         rows = read_descriptors(self._file, name, self.path)
         device = torch.device(self.device)
         if in_tiles(device):
-            return torch.from_numpy(rows.astype(np.float32, order="C")).t()
+            return torch.from_numpy(as_floats(rows)).t()
         # They go to the device as they are stored: (D, N), mostly halves.
         dtype = np.float16 if rows.dtype == np.float16 else np.float32
         stored = torch.from_numpy(rows.T.astype(dtype, copy=False))

@@ -23,6 +23,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -143,17 +144,27 @@ def agreeing(
         max_error: of inliers, in pixels.
     """
 
-    def explained(pose: Pose, image: ImageMatches) -> int:
-        error = _reprojection(pose, camera, xyz[image.points], keypoints[image.keypoints])
-        return int(np.count_nonzero(error <= max_error))
-
     places = places_of(images)
     if len(places) < 2:
         return Agreement(list(images))
+    points = np.concatenate([image.points for place in places for image in place])
+    seen = np.concatenate([image.keypoints for place in places for image in place])
+    lengths = [[len(image.points) for image in place] for place in places]
+    bounds = np.cumsum([0, *(length for place in lengths for length in place)])
+    firsts = np.cumsum([0, *map(len, places)])
+
+    def explained(pose: Pose) -> list[np.ndarray]:
+        """How many matches of each image of each place the pose explains."""
+        error = _reprojection(pose, camera, xyz[points], keypoints[seen])
+        before = np.concatenate([[0], np.cumsum(error <= max_error)])
+        counts = np.diff(before[bounds])
+        return [counts[first:last] for first, last in pairwise(firsts)]
+
     found = [merged(place) for place in places]
-    most = [max(len(image.keypoints) for image in place) for place in places]
+    most = [max(length) for length in lengths]
     best, best_score, ransacs = 0, 0.0, 0
     solved: tuple[Pose, np.ndarray] | None = None
+    best_counts: list[np.ndarray] = []
     for i in sorted(range(len(places)), key=lambda i: -most[i]):
         count = len(found[i].keypoints)
         # with a share of inliers above this it would be the best
@@ -173,17 +184,17 @@ def agreeing(
         pose, inliers = estimate
         if len(np.unique(found[i].keypoints[inliers])) < enough:
             continue
-        score = max(explained(pose, image) for image in places[i]) * float(inliers.mean())
+        counts = explained(pose)
+        score = float(counts[i].max()) * float(inliers.mean())
         if score > best_score:
-            best, best_score, solved = i, score, estimate
+            best, best_score, solved, best_counts = i, score, estimate, counts
     if solved is None:
         return Agreement(list(images), ransacs=ransacs)
     # counted image by image: what all images of a place show counts once among its matches, and
     # its share of them falls with every further image
     shares = [
-        sum(explained(solved[0], image) for image in place)
-        / max(sum(len(image.keypoints) for image in place), 1)
-        for place in places
+        float(counts.sum()) / max(sum(length), 1)
+        for counts, length in zip(best_counts, lengths, strict=True)
     ]
     agree = [share >= AGREES * shares[best] for share in shares]
     left_out = {image.name for i, place in enumerate(places) if not agree[i] for image in place}

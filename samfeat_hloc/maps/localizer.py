@@ -27,6 +27,7 @@ from ..colmap.library import pycolmap
 from ..colmap.poses import Pose
 from ..errors import SamfeatError
 from ..feature.extraction import Masked, extract_batch
+from ..feature.halves import as_halves
 from ..feature.matching_batches import takes_halves
 from ..feature.network import SAMFeat
 from ..feature.options import ExtractOptions
@@ -369,7 +370,7 @@ class Localizer:
         size = (photo.stored.shape[1], photo.stored.shape[0])
         if orientation != 1:
             keypoints = keypoints_to_stored(keypoints, orientation, size)
-        descriptors = np.ascontiguousarray(found["descriptors"].T.astype(np.float16))
+        descriptors = as_halves(found["descriptors"], turned=True)
         rows = self._on_device(descriptors).t().float()
         return QueryFeatures(
             keypoints=keypoints.astype(np.float64) + 0.5,
