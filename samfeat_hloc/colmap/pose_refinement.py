@@ -15,8 +15,9 @@ from .library import pycolmap
 from .poses import Pose
 
 _ITERATIONS = 50
+_BEGIN = 1e-4  # of the diagonal, added to it
 _STEP = 1e-6  # in normalised coordinates, for the derivatives of the camera's projection
-_CONVERGED = 1e-9  # of the cost, by which the last step lowered it
+_CONVERGED = 1e-6  # of the cost, by which the last step lowered it
 
 
 def refined(pose: Pose, camera: Any, keypoints: np.ndarray, points: np.ndarray) -> Pose:
@@ -28,7 +29,7 @@ def refined(pose: Pose, camera: Any, keypoints: np.ndarray, points: np.ndarray) 
         keypoints: (K, 2) float64 pixels, the corner of the image at (0, 0).
         points: (K, 3) float64.
     """
-    rotation, tvec, damping = pose.rotation, pose.tvec, 1e-4
+    rotation, tvec, damping = pose.rotation, pose.tvec, _BEGIN
     inside = points @ rotation.T + tvec
     errors = _projected(camera, inside) - keypoints
     cost = _cost(errors)
@@ -45,7 +46,7 @@ def refined(pose: Pose, camera: Any, keypoints: np.ndarray, points: np.ndarray) 
                 lowered = (cost - cost_there) / cost
                 inside, errors, cost = moved, errors_there, cost_there
                 damping /= 10
-                if lowered < _CONVERGED:
+                if lowered < _CONVERGED and damping < _BEGIN:  # not a small step for its damping
                     break
                 continue
         damping *= 10
@@ -66,14 +67,22 @@ def _cost(errors: np.ndarray) -> float:
 def _normal_equations(
     camera: Any, inside: np.ndarray, errors: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """J^T W J (6, 6) and J^T W e (6,) of a turn about the camera's centre and a shift after it."""
+    """The second and first derivatives of half the loss, (6, 6) and (6,), by a turn about the
+    camera's centre and a shift after it.
+
+    The loss bends less along an error than across it: the mean of both is taken. Beyond a pixel,
+    where along it it bends the other way, a step that long would lead too far.
+    """
     x, y, z = inside.T
     seen = np.stack([x / z, y / z, np.ones_like(z)], axis=1)
     by_x, by_y = (
         (_projected(camera, seen + step) - _projected(camera, seen - step)) / (2 * _STEP)
         for step in np.eye(3)[:2] * _STEP
     )
-    weights = 1 / (1 + np.einsum("ij,ij->i", errors, errors))
+    squared = np.einsum("ij,ij->i", errors, errors)
+    across = 1 / (1 + squared)
+    along = np.where(squared < 1, (1 - squared) * across**2, across)
+    bends = (across + along) / 2
     normal, gradient = np.zeros((6, 6)), np.zeros(6)
     for axis in (0, 1):
         of_x, of_y = by_x[:, axis] / z, by_y[:, axis] / z
@@ -81,9 +90,8 @@ def _normal_equations(
         rows = np.stack(
             [y * of_z - z * of_y, z * of_x - x * of_z, x * of_y - y * of_x, of_x, of_y, of_z],
         )
-        weighted = rows * weights
-        normal += weighted @ rows.T
-        gradient += weighted @ errors[:, axis]
+        normal += (rows * bends) @ rows.T
+        gradient += rows @ (across * errors[:, axis])
     return normal, gradient
 
 
