@@ -14,6 +14,7 @@ _MIN_CORRESPONDENCES = 4  # three give up to four poses, the fourth tells them a
 _ATTEMPTS = 8
 _PART = 500  # correspondences with which RANSAC begins where there are more
 _SURE = 0.25  # of them agree, at least: with a wrong pose less than a tenth do
+_TRIALS = 20  # at least; COLMAP draws 100, where nearly all agree many more than tell
 _SEED = 0  # of RANSAC, the same for every query: a rerun gives the same poses
 
 
@@ -55,8 +56,8 @@ def estimate_pose(
             return None
         found = _refined_pose(
             keypoints[candidates], points[candidates], camera,
-            ransac(max_error, min_inliers / len(candidates)),
             None if support is None else support[candidates],
+            max_error, min_inliers / len(candidates),
         )  # fmt: skip
         if found is None:
             return None
@@ -72,19 +73,21 @@ def estimate_pose(
 
 
 def _refined_pose(
-    keypoints: np.ndarray, points: np.ndarray, camera: Any, options: Any,
-    support: np.ndarray | None,
+    keypoints: np.ndarray, points: np.ndarray, camera: Any, support: np.ndarray | None,
+    max_error: float, min_share: float,
 ) -> tuple[Pose, np.ndarray] | None:  # fmt: skip
     """The pose refined on all inliers, and these, (K,) bool."""
-    if support is not None and len(keypoints) > _PART:
+    if support is not None and len(keypoints) > _PART and min_share < _SURE:
         most = np.argsort(-support, kind="stable")[:_PART]
+        options = ransac(max_error, _SURE)
+        options.ransac.min_num_trials = _TRIALS
         found = pycolmap.estimate_absolute_pose(keypoints[most], points[most], camera, options)
         if found is not None and found["num_inliers"] >= _SURE * _PART:
             pose = Pose.from_rigid3d(found["cam_from_world"])
-            mask = _error(pose, camera, keypoints, points) <= options.ransac.max_error
+            mask = _error(pose, camera, keypoints, points) <= max_error
             return refined(pose, camera, keypoints[mask], points[mask]), mask
     found = pycolmap.estimate_and_refine_absolute_pose(
-        keypoints, points, camera, estimation_options=options
+        keypoints, points, camera, estimation_options=ransac(max_error, min_share)
     )
     if found is None:
         return None
