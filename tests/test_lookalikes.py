@@ -109,11 +109,20 @@ def test_a_third_place_does_not_join_two_that_contradict_each_other() -> None:
     np.testing.assert_array_equal(left_out[:-2], ~np.array(street.true[:-2]))
 
 
-def test_both_sides_of_a_street_without_their_poses(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def small_city(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    city = tmp_path_factory.mktemp("lookalikes") / "city"
+    return write_demo(city, num_db=16, num_queries=1, size=(320, 240))
+
+
+@pytest.mark.parametrize("weights", [None, Path("scenes")])
+def test_both_sides_of_a_street_without_their_poses(
+    small_city: Path, tmp_path: Path, weights: Path | None
+) -> None:
     """The photos of the generated city were joined into one wrong model: each side gets its own,
     and the relative rotations are the true ones."""
-    city = write_demo(tmp_path / "city", num_db=16, num_queries=1, size=(320, 240))
-    options = ReconstructOptions(preset="samfeat_fast", workers=1)
+    city = small_city
+    options = ReconstructOptions(preset="samfeat_fast", workers=1, weights=weights)
     done = run(city / "images_upright" / "db", tmp_path / "outputs", options)
     assert done.lookalike_pairs > 20 and not done.left_out and not done.suspicious
     truth = read_model(city / "3D-models" / "aachen_v_1_1").images
@@ -157,8 +166,16 @@ def test_matches_too_few_or_at_one_spot_do_not_move_together() -> None:
 
 def test_weak_is_beside_the_best_pair_of_both() -> None:
     images = np.array([(0, 1), (1, 2), (2, 3), (0, 3)])
-    found = weak(images, np.array([0.9, 0.35, 0.08, 0.37]), 4)
+    found = weak(images, np.array([0.9, 0.35, 0.08, 0.37]), 4, 0.4)
     assert found.tolist() == [False, True, True, False]
+
+
+def test_weak_is_beside_the_best_pair_of_a_usual_image_too() -> None:
+    """The last two images have no good pair of their own."""
+    images = np.array([(0, 1), (1, 2), (2, 3), (3, 4)])
+    strength = np.array([0.9, 0.8, 0.1, 0.09])
+    assert weak(images, strength, 5, 0.4).tolist() == [False, False, True, False]
+    assert weak(images, strength, 5, 0.4, usual=True).tolist() == [False, False, True, True]
 
 
 def test_a_weak_pair_is_confirmed_by_a_loop_that_closes() -> None:

@@ -34,7 +34,7 @@ def main(database: Path, output: Path, *, overwrite: bool = False) -> Path:
     made_by = provenance.made_by(
         "lookalike_pairs",
         {
-            "neighbours": [lookalikes.NEIGHBOURS, lookalikes.MOVES_WITH],
+            "neighbours": [lookalikes.NEIGHBOURS, lookalikes.MOVES_WITH, lookalikes.STEADY],
             "deviation": [lookalikes.DEVIATION, lookalikes.PRECISION],
             "weak": lookalikes.WEAK,
             "confirmed": [lookalikes.CONFIRMED, lookalikes.LEAST_CONFIRMED],

@@ -4,9 +4,11 @@ Two houses of one style, seen by two upright photos, have many matches that fit 
 geometry: windows lie on rows, and so do the epipolar lines. Such a pair is verified, and nothing in
 it says that it is wrong; the other pairs do.
 
-- Matches of what both photos show move together with their neighbours. The share of a pair's
-  matches that are inliers and do so is its *strength*. Where it is a small part (`WEAK`) of that of
-  the best pairs of both photos, the pair is *weak*.
+- Matches of what both photos show move together with their neighbours. Some neighbours agree by
+  chance where windows lie on rows, but hardly ever all. The *strength* of a pair is the share of
+  keypoints that are matched so that nearly all neighbours (`STEADY`) move along. Where it is a
+  small part (`WEAK`) of that of the best pairs of both photos, or of a usual photo's where both
+  have none as good, the pair is *weak*.
 - A weak pair is *confirmed* where tracks through other pairs hold its matches too (a loop of three
   pairs that closes, keypoint by keypoint; see Zach et al., "Disambiguating visual relations using
   loop constraints", CVPR 2010).
@@ -32,14 +34,15 @@ from scipy.spatial import cKDTree
 
 from ..progress import tqdm
 
-NEIGHBOURS = 8  # of a match, among which some have to move with it
-MOVES_WITH = 3  # of these neighbours
-DEVIATION = 0.5  # times the distance of a neighbour: it does not move along beyond
+NEIGHBOURS = 12  # of a match, some or nearly all of which have to move with it
+MOVES_WITH = 4  # of these neighbours, for a match that can confirm a pair
+STEADY = 11  # of these neighbours, for a match that adds to a pair's strength
+DEVIATION = 0.7  # times the distance of a neighbour: it does not move along beyond
 PRECISION = 4.0  # pixels by which a neighbour may be off whatever its distance
-WEAK = 0.4  # times the strength of the best pair of both photos
+WEAK = 0.08  # times the strength of the best pair of both photos, or of a usual photo
 CONFIRMED = 0.25  # of a weak pair's inliers are in tracks of other pairs
 LEAST_CONFIRMED = 15  # inliers
-CONTRADICT = 0.05  # of the keypoints matched between two places, to several things of one of them
+CONTRADICT = 0.02  # of the keypoints matched between two places, to several things of one of them
 _ANGLES = 24  # bins
 
 
@@ -68,35 +71,44 @@ def lookalikes(pairs: Pairs) -> np.ndarray:
     if not len(pairs.images):
         return np.zeros(0, dtype=bool)
     every = zip(pairs.images, pairs.inliers, strict=True)
-    steady = [
-        moving_together(pairs.keypoints[a][found[:, 0]], pairs.keypoints[b][found[:, 1]])
+    along = [
+        neighbours_along(pairs.keypoints[a][found[:, 0]], pairs.keypoints[b][found[:, 1]])
         for (a, b), found in tqdm(
             every, total=len(pairs.inliers), desc="lookalikes", unit="pair", delay=2
         )
     ]
-    strong = ~weak(
-        pairs.images,
-        np.array([np.count_nonzero(one) for one in steady]) / np.maximum(pairs.num_matches, 1),
-        len(pairs.keypoints),
-    )
-    kept = confirmed(pairs, steady, strong)
+    sizes = np.array([len(keypoints) for keypoints in pairs.keypoints])
+    steady = np.array([np.count_nonzero(one >= STEADY) for one in along])
+    strength = steady / sizes[pairs.images].min(axis=1)
+    strong = ~weak(pairs.images, strength, len(sizes), WEAK, usual=True)
+    kept = confirmed(pairs, [one >= MOVES_WITH for one in along], strong)
     return contradicting(pairs, kept)
 
 
 def moving_together(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """(M,) bool: matches that move with `MOVES_WITH` of their `NEIGHBOURS` nearest, both ways.
 
+    Arguments:
+        first, second: (M, 2) pixels of the matches in each image.
+    """
+    return neighbours_along(first, second) >= MOVES_WITH
+
+
+def neighbours_along(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(M,) int64: how many of the `NEIGHBOURS` nearest matches move with each, the fewer of both
+    ways.
+
     Photos may be turned against each other and differ in scale, by as much as most neighbours say.
 
     Arguments:
         first, second: (M, 2) pixels of the matches in each image.
     """
-    return _along(first, second) & _along(second, first)
+    return np.minimum(_along(first, second), _along(second, first))
 
 
 def _along(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     if len(first) <= MOVES_WITH:
-        return np.zeros(len(first), dtype=bool)
+        return np.zeros(len(first), dtype=np.int64)
     count = min(NEIGHBOURS, len(first) - 1)
     near = cKDTree(first).query(first, k=count + 1)[1][:, 1:]
     # as complex numbers: a quotient is a turn and a scale
@@ -105,28 +117,37 @@ def _along(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     apart = (here != 0) & (there != 0)
     quotients = there[apart] / here[apart]
     if not len(quotients):
-        return np.zeros(len(first), dtype=bool)
+        return np.zeros(len(first), dtype=np.int64)
     turns = np.round(np.angle(quotients) / (2 * np.pi) * _ANGLES).astype(int) % _ANGLES
     turn = np.bincount(turns, minlength=_ANGLES).argmax()
     scale = np.median(np.abs(quotients[turns == turn]))
     expected = here * scale * np.exp(2j * np.pi * turn / _ANGLES)
     moves = np.abs(there - expected) < DEVIATION * np.abs(expected) + PRECISION
-    return moves.sum(axis=1) >= MOVES_WITH
+    return np.count_nonzero(moves, axis=1)
 
 
 def weak(
-    images: np.ndarray, strength: np.ndarray, num_images: int, below: float = WEAK
+    images: np.ndarray,
+    strength: np.ndarray,
+    num_images: int,
+    below: float,
+    *,
+    usual: bool = False,
 ) -> np.ndarray:
-    """(P,) bool: pairs that are weak beside the best pairs of both their images.
+    """(P,) bool: pairs that are weak beside the best pairs of both images, or have no strength.
 
     Arguments:
         images: (P, 2) int64.
         strength: (P,) from 0 to 1.
         below: times the strength of the best pair.
+        usual: an image's best pair counts as no weaker than the median of all images' best. The
+            ends of a walk have no good pair, and among themselves wrong ones were not weak.
     """
     best = np.zeros(num_images)
     np.maximum.at(best, images.ravel(), np.repeat(strength, 2))
-    return strength < below * best[images].max(axis=1)
+    if usual:
+        best = np.maximum(best, np.median(best))
+    return strength <= below * best[images].max(axis=1)
 
 
 def confirmed(pairs: Pairs, steady: Sequence[np.ndarray], strong: np.ndarray) -> np.ndarray:
@@ -143,8 +164,10 @@ def confirmed(pairs: Pairs, steady: Sequence[np.ndarray], strong: np.ndarray) ->
     ]
     enough = np.array([max(CONFIRMED * len(found), LEAST_CONFIRMED) for found in pairs.inliers])
     kept = strong.copy()
+    none = np.zeros((0, 2), dtype=np.int64)  # where no pair is kept
     while True:
-        track = _connected(np.concatenate([edges[i] for i in np.flatnonzero(kept)]), starts[-1])
+        used = [edges[i] for i in np.flatnonzero(kept)]
+        track = _connected(np.concatenate([*used, none]), starts[-1])
         closed = [np.count_nonzero(track[edge[:, 0]] == track[edge[:, 1]]) for edge in edges]
         more = kept | (np.array(closed) >= enough)
         if (more == kept).all():
