@@ -38,6 +38,7 @@ def main(database: Path, output: Path, *, overwrite: bool = False) -> Path:
             "deviation": [lookalikes.DEVIATION, lookalikes.PRECISION],
             "weak": lookalikes.WEAK,
             "confirmed": [lookalikes.CONFIRMED, lookalikes.LEAST_CONFIRMED],
+            "unconfirmed": lookalikes.UNCONFIRMED,
             "contradict": lookalikes.CONTRADICT,
         },
         {"database": provenance.file_hash(provenance.sidecar(database))},

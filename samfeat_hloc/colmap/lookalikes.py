@@ -16,7 +16,7 @@ it says that it is wrong; the other pairs do.
   that a photo of the one shares with the other are matched in photos of it that do not see each
   other: what is one thing here would be several there (see Wilson and Snavely, "Network principles
   for SfM: disambiguating repeated structures with local context", ICCV 2013). Then the weak pairs
-  between them are left out, and within them those that nothing confirms.
+  between them are left out, and within them those that hardly anything confirms.
 
 Weak pairs alone are no fault: photos of tourists from far apart have them. Where no two places
 contradict each other every pair stays.
@@ -42,6 +42,7 @@ PRECISION = 4.0  # pixels by which a neighbour may be off whatever its distance
 WEAK = 0.08  # times the strength of the best pair of both photos, or of a usual photo
 CONFIRMED = 0.25  # of a weak pair's inliers are in tracks of other pairs
 LEAST_CONFIRMED = 15  # inliers
+UNCONFIRMED = 0.1  # of its inliers are: below, it is left out even within a place
 CONTRADICT = 0.02  # of the keypoints matched between two places, to several things of one of them
 _ANGLES = 24  # bins
 
@@ -81,8 +82,10 @@ def lookalikes(pairs: Pairs) -> np.ndarray:
     steady = np.array([np.count_nonzero(one >= STEADY) for one in along])
     strength = steady / sizes[pairs.images].min(axis=1)
     strong = ~weak(pairs.images, strength, len(sizes), WEAK, usual=True)
-    kept = confirmed(pairs, [one >= MOVES_WITH for one in along], strong)
-    return contradicting(pairs, kept)
+    moving = [one >= MOVES_WITH for one in along]
+    kept = confirmed(pairs, moving, strong)
+    matches = np.array([len(found) for found in pairs.inliers])
+    return contradicting(pairs, kept, closing(pairs, moving, kept) < UNCONFIRMED * matches)
 
 
 def moving_together(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -157,29 +160,40 @@ def confirmed(pairs: Pairs, steady: Sequence[np.ndarray], strong: np.ndarray) ->
         steady: for each pair (M,) bool, the inliers that count.
         strong: (P,) bool.
     """
-    starts = np.cumsum([0, *map(len, pairs.keypoints)])
-    edges = [
-        found[which] + starts[images]
-        for images, found, which in zip(pairs.images, pairs.inliers, steady, strict=True)
-    ]
     enough = np.array([max(CONFIRMED * len(found), LEAST_CONFIRMED) for found in pairs.inliers])
-    kept = strong.copy()
-    none = np.zeros((0, 2), dtype=np.int64)  # where no pair is kept
+    kept = strong
     while True:
-        used = [edges[i] for i in np.flatnonzero(kept)]
-        track = _connected(np.concatenate([*used, none]), starts[-1])
-        closed = [np.count_nonzero(track[edge[:, 0]] == track[edge[:, 1]]) for edge in edges]
-        more = kept | (np.array(closed) >= enough)
+        more = kept | (closing(pairs, steady, kept) >= enough)
         if (more == kept).all():
             return kept
         kept = more
 
 
-def contradicting(pairs: Pairs, kept: np.ndarray) -> np.ndarray:
+def closing(pairs: Pairs, steady: Sequence[np.ndarray], kept: np.ndarray) -> np.ndarray:
+    """(P,) int64: how many of a pair's inliers that count are in tracks of the kept pairs.
+
+    Arguments:
+        steady: for each pair (M,) bool, the inliers that count.
+        kept: (P,) bool.
+    """
+    starts = np.cumsum([0, *map(len, pairs.keypoints)])
+    edges = [
+        found[which] + starts[images]
+        for images, found, which in zip(pairs.images, pairs.inliers, steady, strict=True)
+    ]
+    none = np.zeros((0, 2), dtype=np.int64)
+    used = [edge for edge, one in zip(edges, kept, strict=True) if one]
+    track = _connected(np.concatenate([*used, none]), starts[-1])
+    closed = [np.count_nonzero(track[edge[:, 0]] == track[edge[:, 1]]) for edge in edges]
+    return np.array(closed, dtype=np.int64)
+
+
+def contradicting(pairs: Pairs, kept: np.ndarray, doubtful: np.ndarray) -> np.ndarray:
     """(P,) bool: the pairs to leave out, of places that contradict each other; see the module.
 
     Arguments:
         kept: (P,) bool, pairs that join places.
+        doubtful: (P,) bool, pairs to leave out within such a place.
     """
     num_images = len(pairs.keypoints)
     place = _connected(pairs.images[kept], num_images)
@@ -201,8 +215,8 @@ def contradicting(pairs: Pairs, kept: np.ndarray) -> np.ndarray:
             joined[members[other]] = one
             members[one] += members[other]
     left_out |= joined[place[pairs.images[:, 0]]] != joined[place[pairs.images[:, 1]]]
-    doubtful = against.any(axis=1)[place[pairs.images[:, 0]]]
-    return left_out | (~kept & ~between & doubtful)
+    contradicted = against.any(axis=1)[place[pairs.images[:, 0]]]
+    return left_out | (~kept & ~between & contradicted & doubtful)
 
 
 def _contradictions(pairs: Pairs, kept: np.ndarray, place: np.ndarray) -> np.ndarray:
