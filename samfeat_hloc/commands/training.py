@@ -79,7 +79,7 @@ def register(app: typer.Typer) -> None:
                 help="What a wrong match costs, where a right one earns 1. More leaves fewer wrong "
                 "matches, and fewer right ones.",
             ),
-        ] = 0.5,
+        ] = 1.0,
         device: Device = None,
         overwrite: OverwriteOutput = False,
     ) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 MIN_INLIERS = 30
 MIN_SHARE = 0.1
 MIN_SQUARES = 25
-_HALF_SURE, _STEEPNESS = 0.48, 8.9  # of `confidence`
+_HALF_SURE, _STEEPNESS = 0.45, 7.0  # of `confidence`
 
 
 def least_inliers(num_matched: int, min_inliers: int = MIN_INLIERS) -> int:

@@ -45,7 +45,7 @@ HOMOGRAPHIES = HomographyOptions(scale=2.2, perspective=0.3, shift=0.6, zoom=[0.
 SCALES = ((1.0,), (0.5, 0.7, 1.0, 1.2, 1.7), (1.0,), (0.35, 0.5, 0.7, 1.0))
 KEYPOINTS = 900
 TEMPERATURE = 0.02
-PENALTY = 0.5  # 1.5 leaves fewer wrong matches and fewer right ones, which thin maps pay for
+PENALTY = 1.0  # more leaves fewer wrong matches and fewer right ones, which thin maps pay for
 RIGHT = 2.5  # pixels
 WRONG = 4.0  # pixels; between the two, a match neither earns nor costs
 _AMONG_OTHERS = 0.7  # share of the pairs that get keypoints of other photos
