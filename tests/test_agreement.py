@@ -155,8 +155,8 @@ def test_detection_trains_alone(photos: Path, tmp_path: Path, scenes: int) -> No
 
 def test_the_shipped_weights_were_made_so() -> None:
     shipped = checkpoints.read_checkpoint(checkpoints.SHIPPED)
-    assert shipped.config["fine_detection"]
-    assert shipped.metadata["detection"]["pairs"] == 2000
+    assert "fine_detection" not in shipped.config
+    assert shipped.metadata["detection"]["pairs"] == 2800
 
 
 def test_more_steps_on_a_batch_are_other_weights(photos: Path, tmp_path: Path) -> None:
