@@ -109,20 +109,11 @@ def test_a_third_place_does_not_join_two_that_contradict_each_other() -> None:
     np.testing.assert_array_equal(left_out[:-2], ~np.array(street.true[:-2]))
 
 
-@pytest.fixture(scope="module")
-def small_city(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    city = tmp_path_factory.mktemp("lookalikes") / "city"
-    return write_demo(city, num_db=16, num_queries=1, size=(320, 240))
-
-
-@pytest.mark.parametrize("weights", [None, Path("scenes")])
-def test_both_sides_of_a_street_without_their_poses(
-    small_city: Path, tmp_path: Path, weights: Path | None
-) -> None:
+def test_both_sides_of_a_street_without_their_poses(tmp_path: Path) -> None:
     """The photos of the generated city were joined into one wrong model: each side gets its own,
     and the relative rotations are the true ones."""
-    city = small_city
-    options = ReconstructOptions(preset="samfeat_fast", workers=1, weights=weights)
+    city = write_demo(tmp_path / "city", num_db=16, num_queries=1, size=(320, 240))
+    options = ReconstructOptions(preset="samfeat_fast", workers=1)
     done = run(city / "images_upright" / "db", tmp_path / "outputs", options)
     assert done.lookalike_pairs > 20 and not done.left_out and not done.suspicious
     truth = read_model(city / "3D-models" / "aachen_v_1_1").images
