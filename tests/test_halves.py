@@ -22,3 +22,4 @@ def test_the_values_are_those_of_numpy(shape: tuple[int, int]) -> None:
     floats = as_floats(halves.T)
     assert floats.dtype == np.float32 and floats.flags["C_CONTIGUOUS"]
     np.testing.assert_array_equal(floats, halves.T.astype(np.float32))
+    np.testing.assert_array_equal(as_floats(halves.T.astype(">f2")), floats)

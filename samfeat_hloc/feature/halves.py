@@ -18,4 +18,6 @@ def as_halves(descriptors: np.ndarray, *, turned: bool = False) -> np.ndarray:
 
 def as_floats(descriptors: np.ndarray) -> np.ndarray:
     """Descriptors of any layout as float32, each row's values together in memory."""
+    if not descriptors.dtype.isnative:  # of a file from another kind of machine; torch has none
+        descriptors = descriptors.astype(np.float32)
     return torch.from_numpy(descriptors).contiguous().float().numpy()
