@@ -13,7 +13,14 @@ from refusals import refused
 
 from samfeat_hloc.colmap import lookalike_pairs, photo_database, structure_from_motion
 from samfeat_hloc.colmap.disagreement import SUSPICIOUS, disagreeing
-from samfeat_hloc.colmap.lookalikes import Pairs, confirmed, lookalikes, moving_together, weak
+from samfeat_hloc.colmap.lookalikes import (
+    MOVES_WITH,
+    Pairs,
+    confirmed,
+    lookalikes,
+    neighbours_along,
+    weak,
+)
 from samfeat_hloc.colmap.model import read_model
 from samfeat_hloc.localization import matches, pairs_by_rule
 from samfeat_hloc.pipelines.reconstruct import ReconstructOptions, run
@@ -145,14 +152,14 @@ def test_matches_that_move_together_are_told_from_chance(degrees: float, scale: 
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     second = scale * first @ turn.T + [300, -200]
     second[200:] = scale * random.uniform(0, 1000, (200, 2))
-    found = moving_together(first, second)
+    found = neighbours_along(first, second) >= MOVES_WITH
     assert found[:200].mean() > 0.7
     assert found[200:].mean() < 0.1
 
 
 def test_matches_too_few_or_at_one_spot_do_not_move_together() -> None:
-    assert not moving_together(np.zeros((3, 2)), np.zeros((3, 2))).any()
-    assert not moving_together(np.zeros((20, 2)), np.zeros((20, 2))).any()
+    for count in (3, 20):
+        assert (neighbours_along(np.zeros((count, 2)), np.zeros((count, 2))) < MOVES_WITH).all()
 
 
 def test_weak_is_beside_the_best_pair_of_both() -> None:

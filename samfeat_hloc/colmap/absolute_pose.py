@@ -67,7 +67,7 @@ def estimate_pose(
             return None
         spot = np.median(keypoints[agree], axis=0)
         if np.median(_distance(keypoints[agree], spot)) > 2 * max_error:
-            return _with_inliers(pose, agree, len(keypoints))
+            return pose_and_inliers(pose, agree, len(keypoints))
         candidates = candidates[_distance(keypoints[candidates], spot) > 3 * max_error]
     return None
 
@@ -84,7 +84,7 @@ def _refined_pose(
         found = pycolmap.estimate_absolute_pose(keypoints[most], points[most], camera, options)
         if found is not None and found["num_inliers"] >= _SURE * _PART:
             pose = Pose.from_rigid3d(found["cam_from_world"])
-            mask = _error(pose, camera, keypoints, points) <= max_error
+            mask = reprojection_errors(pose, camera, keypoints, points) <= max_error
             return refined(pose, camera, keypoints[mask], points[mask]), mask
     found = pycolmap.estimate_and_refine_absolute_pose(
         keypoints, points, camera, estimation_options=ransac(max_error, min_share)
@@ -95,8 +95,16 @@ def _refined_pose(
     return pose, np.asarray(found["inlier_mask"], dtype=bool)
 
 
-def _error(pose: Pose, camera: Any, keypoints: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Distances (K,) in pixels; infinite for points behind the camera."""
+def reprojection_errors(
+    pose: Pose, camera: Any, keypoints: np.ndarray, points: np.ndarray
+) -> np.ndarray:
+    """Distances (K,) in pixels of keypoints (K, 2) from where points (K, 3) are seen; infinite for
+    points behind the camera.
+
+    Args:
+        pose: cam_from_world.
+        camera: a `pycolmap.Camera`.
+    """
     inside = points @ pose.rotation.T + pose.tvec
     error = np.full(len(points), np.inf)
     front = inside[:, 2] > 0
@@ -106,18 +114,13 @@ def _error(pose: Pose, camera: Any, keypoints: np.ndarray, points: np.ndarray) -
     return error
 
 
-def pose_and_inliers(rigid: Any, agree: np.ndarray, count: int) -> tuple[Pose, np.ndarray] | None:
-    """A pose that COLMAP found and its inliers, (count,) bool; None where it is not finite.
+def pose_and_inliers(pose: Pose, agree: np.ndarray, count: int) -> tuple[Pose, np.ndarray] | None:
+    """A pose and its inliers, (count,) bool; None where it is not finite.
 
     Args:
-        rigid: a `pycolmap.Rigid3d`.
         agree: which correspondences agree with it, their indices.
         count: of all correspondences.
     """
-    return _with_inliers(Pose.from_rigid3d(rigid), agree, count)
-
-
-def _with_inliers(pose: Pose, agree: np.ndarray, count: int) -> tuple[Pose, np.ndarray] | None:
     if not (np.isfinite(pose.qvec).all() and np.isfinite(pose.tvec).all()):
         return None
     inliers = np.zeros(count, dtype=bool)

@@ -88,15 +88,6 @@ def lookalikes(pairs: Pairs) -> np.ndarray:
     return contradicting(pairs, kept, closing(pairs, moving, kept) < UNCONFIRMED * matches)
 
 
-def moving_together(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(M,) bool: matches that move with `MOVES_WITH` of their `NEIGHBOURS` nearest, both ways.
-
-    Arguments:
-        first, second: (M, 2) pixels of the matches in each image.
-    """
-    return neighbours_along(first, second) >= MOVES_WITH
-
-
 def neighbours_along(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """(M,) int64: how many of the `NEIGHBOURS` nearest matches move with each, the fewer of both
     ways.

@@ -64,7 +64,7 @@ def estimate_rig_pose(
             spots[camera] = np.median(xy[agree[of_camera[agree] == camera]], axis=0)
         away = np.hypot(*(xy - spots[of_camera]).T)
         if np.median(away[agree]) > 2 * max_error:
-            posed = pose_and_inliers(found["rig_from_world"], agree, len(xy))
+            posed = pose_and_inliers(Pose.from_rigid3d(found["rig_from_world"]), agree, len(xy))
             if posed is None:
                 return None
             return posed[0], np.split(posed[1], np.cumsum(counts)[:-1])

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from ..colmap.absolute_pose import estimate_pose
+from ..colmap.absolute_pose import estimate_pose, reprojection_errors
 from ..colmap.poses import Pose
 from ..datasets.queries import Query
 from ..files import provenance
@@ -143,7 +143,6 @@ def agreeing(
         keypoints: (N, 2) float64 pixels of the query, the corner of the image at (0, 0).
         max_error: of inliers, in pixels.
     """
-
     places = places_of(images)
     if len(places) < 2:
         return Agreement(list(images))
@@ -155,7 +154,7 @@ def agreeing(
 
     def explained(pose: Pose) -> list[np.ndarray]:
         """How many matches of each image of each place the pose explains."""
-        error = _reprojection(pose, camera, xyz[points], keypoints[seen])
+        error = reprojection_errors(pose, camera, keypoints[seen], xyz[points])
         before = np.concatenate([[0], np.cumsum(error <= max_error)])
         counts = np.diff(before[bounds])
         return [counts[first:last] for first, last in pairwise(firsts)]
@@ -231,14 +230,3 @@ def places_of(images: Sequence[ImageMatches]) -> list[list[ImageMatches]]:
             break
         labels = lowered
     return [[images[i] for i in np.flatnonzero(labels == label)] for label in np.unique(labels)]
-
-
-def _reprojection(pose: Pose, camera: Any, points: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
-    """Distances in pixels; infinite for points behind the camera."""
-    inside = points @ pose.rotation.T + pose.tvec
-    error = np.full(len(points), np.inf)
-    front = inside[:, 2] > 0
-    if front.any():
-        projected = np.asarray(camera.img_from_cam(inside[front]))
-        error[front] = np.linalg.norm(projected - keypoints[front], axis=1)
-    return error
