@@ -281,7 +281,11 @@ def test_a_pair_that_fails_unforeseen_is_named(
             raise LookupError("nobody foresaw this")
         return match(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(matches, "_match", fail_at_the_last)
+    def fail(*arguments: object) -> object:
+        raise LookupError("nobody foresaw this")
+
+    monkeypatch.setattr(matches, "mutual_in_tiles", fail)  # of the pairs together
+    monkeypatch.setattr(matches, "_match", fail_at_the_last)  # of each alone
     with refused(".jpg", "LookupError: nobody foresaw this") as caught:
         matches.main(pairs, features, tmp_path / "m.h5", workers=2, device="cpu")
     assert caught.value.subject in {f"{names[0]} {name}" for name in names[1:]}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import chain, islice, repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from ..files.h5store import Group, SegmentWriter
 from ..files.pair_lists import read_pairs, unique_pairs
 from ..parallel.cluster import Cluster
 from ..parallel.devices import device_of, to_device, to_host
-from ..parallel.workers import Workers, sharing_torch
+from ..parallel.workers import Workers, failure, sharing_torch
 from ..progress import tqdm
 
 logger = logging.getLogger(__name__)
@@ -34,8 +35,10 @@ logger = logging.getLogger(__name__)
 CACHE_BYTES = 1 << 30
 _PAIRS_A_TASK = 128  # on Ray: enough that its neighbours share most images
 _WORKER_CACHE_BYTES = 1 << 28  # of each worker, which may be many on a machine
-_TOGETHER = 32  # pairs that one thread matches at once on a CPU
+_TOGETHER = 1 << 14  # descriptors that one thread matches at once on a CPU, of each side's images
 _READ_AT_ONCE = 32  # pairs whose descriptors are read while others are matched on a GPU
+
+_Named = tuple[tuple[Tensor, Tensor], str]  # descriptors of a pair, and its name for messages
 
 
 @dataclass(frozen=True)
@@ -206,8 +209,8 @@ def match_many(
 ) -> Iterator[Group]:  # fmt: skip
     """Match pairs of descriptors (D, N0), (D, N1), a few at a time; groups come in their order.
 
-    On a CPU several pairs go side by side, each with its share of torch's threads; on other devices
-    whole batches, each while the one before is brought to the host.
+    On a CPU a few pairs at a time go side by side, each few with a share of torch's threads; on
+    other devices whole batches, each while the one before is brought to the host.
 
     Arguments:
         names: of the pairs, for messages.
@@ -225,13 +228,18 @@ def match_many(
             waiting = begun
         yield from waiting() if waiting else ()
         return
+    named = _together(zip(pairs, chain(names, repeat("")), strict=False))
     if (workers or torch.get_num_threads()) == 1:
-        while some := list(islice(pairs, _TOGETHER)):
-            yield from _match_together(some, config)
+        for some in named:
+            yield from _match_together([pair for pair, _ in some], config)
         return
     with sharing_torch(workers, "matching") as pool:
-        named = zip(pairs, chain(names, repeat("")), strict=False)
-        yield from pool.map(lambda item: _match(*item[0], config), named, name=lambda item: item[1])
+        for groups, failed in pool.map(
+            lambda some: _match_named(some, config), named, name=lambda some: some[0][1]
+        ):
+            yield from groups
+            if failed is not None:
+                raise failed
 
 
 def for_locality(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -343,6 +351,38 @@ def _match(descriptors0: Tensor, descriptors1: Tensor, config: MatchConfig) -> G
     matches, scores = nearest_neighbours(*pair, **config.asdict())
     matches = matches.to(_index_type(descriptors1.shape[1]))
     return _group(matches.cpu().numpy(), scores.half().cpu().numpy())
+
+
+def _together(named: Iterable[_Named]) -> Iterator[list[_Named]]:
+    """Pairs in lists of about as many descriptors each, one pair at least."""
+    some: list[_Named] = []
+    descriptors = 0
+    for item in named:
+        larger = max(side.shape[1] for side in item[0])
+        if some and descriptors + larger > _TOGETHER:
+            yield some
+            some, descriptors = [], 0
+        some.append(item)
+        descriptors += larger
+    if some:
+        yield some
+
+
+def _match_named(
+    named: Sequence[_Named], config: MatchConfig
+) -> tuple[list[Group], Exception | None]:
+    """Match a few pairs; of those before one that fails their groups, and the error to raise."""
+    with suppress(Exception):
+        return _match_together([pair for pair, _ in named], config), None
+    groups = []
+    for pair, name in named:
+        try:
+            groups.append(_match(*pair, config))
+        except Exception as error:
+            failed = failure(error, name, "matching")
+            failed.__cause__ = None if failed is error else error
+            return groups, failed
+    return groups, None
 
 
 def _match_together(pairs: Sequence[tuple[Tensor, Tensor]], config: MatchConfig) -> list[Group]:

@@ -1,7 +1,8 @@
 """The vocabulary of retrieval: k-means (Lloyd's iterations) in torch, on any device.
 
-Each iteration is a few matrix products, nothing waits for the device, and sums are products too:
-scattered additions would come out differently from run to run on a GPU.
+Each iteration is a few matrix products, and nothing waits for the device. Elsewhere than on a
+processor sums are products too: scattered additions would come out differently from run to run on a
+GPU.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..feature.matching_tiles import similarities
 from ..parallel.devices import to_device
 
 ITERATIONS = 25
@@ -30,9 +32,9 @@ def kmeans(points: Tensor, clusters: int, *, seed: int, iterations: int = ITERAT
         apart = []
         for some, length in zip(*_parts(points, lengths, clusters), strict=True):
             similarity, nearest = _nearest(some, centres)
-            members = _members(nearest, clusters)
-            sums += members @ some
-            counts += members.sum(1, keepdim=True)
+            total, members = _sums(some, nearest, clusters)
+            sums += total
+            counts += members
             apart.append(length - 2 * similarity)
         farthest = points[torch.cat(apart).topk(min(clusters, len(points))).indices]
         empty = counts == 0
@@ -46,8 +48,8 @@ def vlad(descriptors: Tensor, words: Tensor) -> Tensor:
     """Descriptors (N, D) and words (K, D) to the unit vector (K * D,); zero for N = 0."""
     if not len(descriptors):
         return torch.zeros_like(words).flatten()
-    members = _members(_nearest(descriptors, words)[1], len(words))
-    residuals = members @ descriptors - members.sum(1, keepdim=True) * words
+    total, members = _sums(descriptors, _nearest(descriptors, words)[1], len(words))
+    residuals = total - members * words
     residuals /= residuals.norm(dim=1, keepdim=True).clamp(min=1e-12)
     return (residuals / residuals.norm().clamp(min=1e-12)).flatten()
 
@@ -59,11 +61,15 @@ def _parts(points: Tensor, lengths: Tensor, clusters: int) -> tuple[list[Tensor]
 
 def _nearest(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     """Of each point x the largest ``x c - c c / 2`` over the centres c, and which it is."""
-    halves = centres.square().sum(1) / 2
-    similarity, index = torch.addmm(-halves, points, centres.t()).max(1)
-    return similarity, index
+    similarity = similarities(points, centres) - centres.square().sum(1) / 2
+    best, index = similarity.max(1)
+    return best, index
 
 
-def _members(nearest: Tensor, clusters: int) -> Tensor:
-    """(clusters, N) float32, 1 where a point belongs to a cluster."""
-    return (torch.arange(clusters, device=nearest.device)[:, None] == nearest).float()
+def _sums(points: Tensor, nearest: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
+    """Of each cluster the sum of its points (clusters, D), and their number (clusters, 1)."""
+    if points.device.type == "cpu":
+        total = points.new_zeros(clusters, points.shape[1]).index_add_(0, nearest, points)
+        return total, torch.bincount(nearest, minlength=clusters)[:, None].to(points.dtype)
+    members = (torch.arange(clusters, device=nearest.device)[:, None] == nearest).to(points.dtype)
+    return members @ points, members.sum(1, keepdim=True)

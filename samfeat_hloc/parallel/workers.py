@@ -139,7 +139,8 @@ def sharing_torch(count: int | None, what: str) -> Iterator[Workers]:
     """Workers among which torch's threads are shared out, for work on tensors of a CPU.
 
     Threads within one tensor operation wait for each other after each; side by side, with a
-    tensor each, they share no step.
+    tensor each, they share no step. Meanwhile the calling thread has a worker's share too: its
+    operations would wait for threads that find every processor taken.
 
     Arguments:
         count: of workers; None for as many as torch has threads.
@@ -151,10 +152,11 @@ def sharing_torch(count: int | None, what: str) -> Iterator[Workers]:
     count = count or threads
     share = max(threads // count, 1)
     try:
+        torch.set_num_threads(share)
         with Workers(count, what, start=lambda: torch.set_num_threads(share)) as pool:
             yield pool
     finally:
-        torch.set_num_threads(threads)  # of threads that start later
+        torch.set_num_threads(threads)
 
 
 class Hung(SamfeatError):
@@ -192,17 +194,27 @@ def next_result(
     name = waiting.pop(future)
     try:
         return future.result()
-    except (SamfeatError, BrokenExecutor):
-        raise
     except Exception as error:
-        if cause_of(error) is not None:
-            raise
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise SamfeatError(
-            name or what,
-            f"{what} failed on it ({why})",
-            "leave it out, or report this; what is finished is kept",
-        ) from error
+        raise failure(error, name, what) from error
+
+
+def failure(error: Exception, name: str, what: str) -> Exception:
+    """What to raise where work failed: an error that names what it failed on.
+
+    The error itself where it is a SamfeatError, a worker's death or the machine's fault.
+
+    Arguments:
+        name: of what was worked on; may be empty.
+        what: was being done.
+    """
+    if isinstance(error, SamfeatError | BrokenExecutor) or cause_of(error) is not None:
+        return error
+    why = " ".join(f"{type(error).__name__}: {error}".split())
+    return SamfeatError(
+        name or what,
+        f"{what} failed on it ({why})",
+        "leave it out, or report this; what is finished is kept",
+    )
 
 
 def patience() -> float:
