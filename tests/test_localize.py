@@ -25,7 +25,7 @@ from samfeat_hloc.evaluation.localization import position_error, rotation_error
 from samfeat_hloc.files.feature_readers import MatchReader
 from samfeat_hloc.localization import localize, mapping
 from samfeat_hloc.localization import matches as matching
-from samfeat_hloc.localization.correspondences import correspondences
+from samfeat_hloc.localization.correspondences import image_matches, merged
 from samfeat_hloc.localization.result import FALLBACK, LOCALIZED, LocalizationResult
 
 
@@ -134,7 +134,8 @@ def test_correspondences_are_hlocs(files: Files) -> None:
     """The arrays against the plain loops over matches that they stand for."""
     model = read_model(files.root / "map")
     with MatchReader(files.matches("query")) as matches:
-        found = correspondences(model, QUERIES[0], DB, matches)
+        images = [image_matches(model, QUERIES[0], name, matches) for name in DB]
+        found = merged(images)
         expected, counts = set(), []
         for db_name in DB:
             seen = [
@@ -144,6 +145,9 @@ def test_correspondences_are_hlocs(files: Files) -> None:
             ]
             counts.append(len(seen))
             expected.update(seen)
+            others = [pair for pair in matches.matches(QUERIES[0], db_name).tolist()
+                      if model.images[db_name].points[pair[1]] < 0]  # fmt: skip
+            assert images[DB.index(db_name)].pointless.tolist() == others
     pairs = list(zip(found.keypoints.tolist(), found.points.tolist(), strict=True))
     assert pairs == sorted(expected)
     assert found.matches_per_image == counts

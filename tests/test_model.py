@@ -20,6 +20,7 @@ from samfeat_hloc.colmap import model as model_module
 from samfeat_hloc.colmap.model import open_in_pycolmap, read_content, read_model
 from samfeat_hloc.colmap.poses import Pose
 from samfeat_hloc.errors import SamfeatError
+from samfeat_hloc.files import stamps
 from samfeat_hloc.localization import localize, mapping, pairs, places
 from samfeat_hloc.pipelines.summary import map_figures
 
@@ -189,7 +190,7 @@ def test_damaged_text_is_named_with_its_line(tmp_path: Path, what: str) -> None:
 
 
 def test_a_model_is_read_once(town_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_module, "_TICK", 0)
+    monkeypatch.setattr(stamps, "TICK", 0)
     reads = []
     real = model_module._read
     monkeypatch.setattr(model_module, "_read", lambda folder: reads.append(folder) or real(folder))
@@ -214,7 +215,7 @@ def test_a_model_is_read_once(town_model: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_run_reads_each_model_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """pycolmap reads the reference model too: the triangulation is its own."""
-    monkeypatch.setattr(model_module, "_TICK", 0)
+    monkeypatch.setattr(stamps, "TICK", 0)
     files = mapped_scene.build(tmp_path / "scene")
     reads: list[Path] = []
     real = model_module._read

@@ -146,7 +146,7 @@ def test_the_pose_of_the_only_place_left_is_kept(tmp_path: Path) -> None:
 def test_places_are_what_the_map_connects() -> None:
     def sees(name: str, *points: int) -> ImageMatches:
         none = np.zeros(0, np.int64)
-        return ImageMatches(name, np.array(points, np.int32), none, none)
+        return ImageMatches(name, np.array(points, np.int32), none, none, none.reshape(0, 2))
 
     images = [sees("a", 7, 8), sees("b", 1, 2), sees("c"), sees("d", 9), sees("e", 8, 9, 9)]
     assert [[i.name for i in place] for place in places_of(images)] == [["a", "d", "e"], ["b"]]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 
 from ..errors import SamfeatError, in_one_line
 from ..files.images import check_name
+from ..files.stamps import Stamp, settled
 from . import model_binary, model_text
 from .cameras import Camera
 from .model_parts import ImageRecord
@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 _FILES = ("cameras", "images", "points3D")
 _KEPT = 2  # models: the reference model and the map
-_TICK = 20_000_000  # nanoseconds within which a file system may give two changes the same time
 _MOST_DIFFERENCE = 1e-4  # between the poses of an image in two files, relative
 
 
@@ -169,9 +168,9 @@ def read_model(folder: Path) -> Model:
         if stamp in _kept:
             _kept.move_to_end(stamp)
             return _kept[stamp]
-        settled = time.time_ns() - max(modified for *_, modified, _ in stamp) > _TICK
+        kept = settled(stamp)
         model = _read(folder)
-        if settled and stamp == _stamp(folder):
+        if kept and stamp == _stamp(folder):
             _kept[stamp] = model
             while len(_kept) > _KEPT:
                 _kept.popitem(last=False)
@@ -234,16 +233,10 @@ _kept: OrderedDict[tuple, Model] = OrderedDict()
 _lock = threading.RLock()
 
 
-def _stamp(folder: Path) -> tuple[tuple[int, ...], ...]:
-    """What tells the files of a model from others and from what they were, wherever they lie."""
+def _stamp(folder: Path) -> tuple[Stamp, ...]:
     file_of(folder, "images")
-    found = []
-    for part in (*_FILES, "rigs", "frames"):
-        path = file_of(folder, part)
-        if path.is_file():
-            stat = path.stat()
-            found.append((stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size))
-    return tuple(found)
+    paths = (file_of(folder, part) for part in (*_FILES, "rigs", "frames"))
+    return tuple(Stamp.of(path) for path in paths if path.is_file())
 
 
 def _read(folder: Path) -> Model:

@@ -2,7 +2,8 @@
 
 It minimises what `pycolmap.refine_absolute_pose` does, the sum of log(1 + e^2) over the inliers'
 reprojection errors e in pixels (Cauchy's loss), in a fraction of the time: six unknowns need no
-general solver.
+general solver. Matches without a point count a quarter of that, by their distances from their
+lines.
 """
 
 from __future__ import annotations
@@ -12,15 +13,21 @@ from typing import Any
 import numpy as np
 
 from .library import pycolmap
+from .pointless_matches import PointlessMatches
 from .poses import Pose
 
 _ITERATIONS = 50
 _BEGIN = 1e-4  # of the diagonal, added to it
 _STEP = 1e-6  # in normalised coordinates, for the derivatives of the camera's projection
-_CONVERGED = 1e-6  # of the cost, by which the last step lowered it
+_OF_POINTLESS = 0.25  # of the loss: more of them than of those with a point are wrong
+CONVERGED = 1e-8  # share of the loss by which one more step would lower it
+ROUGHLY = 1e-4  # likewise; the pose is then within a third of its own deviation
 
 
-def refined(pose: Pose, camera: Any, keypoints: np.ndarray, points: np.ndarray) -> Pose:
+def refined(
+    pose: Pose, camera: Any, keypoints: np.ndarray, points: np.ndarray,
+    pointless: PointlessMatches | None = None, converged: float = CONVERGED,
+) -> Pose:  # fmt: skip
     """The pose, moved to where the loss of these correspondences is least.
 
     Args:
@@ -28,26 +35,41 @@ def refined(pose: Pose, camera: Any, keypoints: np.ndarray, points: np.ndarray) 
         camera: a `pycolmap.Camera`, of any model.
         keypoints: (K, 2) float64 pixels, the corner of the image at (0, 0).
         points: (K, 3) float64.
+        pointless: further matches; None for none.
+        converged: share of the loss; a step that would not lower it by more is not taken.
     """
     rotation, tvec, damping = pose.rotation, pose.tvec, _BEGIN
+
+    def cost_of(errors: np.ndarray, rotation: np.ndarray, tvec: np.ndarray) -> float:
+        of_lines = 0.0
+        if pointless is not None:
+            of_lines = float(np.log1p(pointless.errors(rotation, tvec) ** 2).sum())
+        return _cost(errors) + _OF_POINTLESS * of_lines
+
     inside = points @ rotation.T + tvec
     errors = _projected(camera, inside) - keypoints
-    cost = _cost(errors)
+    cost = cost_of(errors, rotation, tvec)
     for _ in range(_ITERATIONS):
         normal, gradient = _normal_equations(camera, inside, errors)
+        if pointless is not None:
+            apart, rows = pointless.derivatives(rotation, tvec)
+            across = 1 / (1 + apart**2)
+            bends = np.maximum(1 - apart**2, 0) * across**2  # the other way beyond a pixel
+            normal += _OF_POINTLESS * (rows * bends) @ rows.T
+            gradient += _OF_POINTLESS * rows @ (across * apart)
         step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), -gradient)
+        if damping <= _BEGIN and -(gradient @ step) < converged * cost:
+            break
         turn = _turned(step[:3])
         moved = inside @ turn.T + step[3:]
         if (moved[:, 2] > 0).all():
             errors_there = _projected(camera, moved) - keypoints
-            cost_there = _cost(errors_there)
+            rotation_there, tvec_there = turn @ rotation, turn @ tvec + step[3:]
+            cost_there = cost_of(errors_there, rotation_there, tvec_there)
             if cost_there < cost:
-                rotation, tvec = turn @ rotation, turn @ tvec + step[3:]
-                lowered = (cost - cost_there) / cost
+                rotation, tvec = rotation_there, tvec_there
                 inside, errors, cost = moved, errors_there, cost_there
                 damping /= 10
-                if lowered < _CONVERGED and damping < _BEGIN:  # not a small step for its damping
-                    break
                 continue
         damping *= 10
         if damping > 1e6:
@@ -73,26 +95,21 @@ def _normal_equations(
     The loss bends less along an error than across it: the mean of both is taken. Beyond a pixel,
     where along it it bends the other way, a step that long would lead too far.
     """
-    x, y, z = inside.T
-    seen = np.stack([x / z, y / z, np.ones_like(z)], axis=1)
-    by_x, by_y = (
-        (_projected(camera, seen + step) - _projected(camera, seen - step)) / (2 * _STEP)
-        for step in np.eye(3)[:2] * _STEP
+    z = inside[:, 2]
+    seen = inside / z[:, None]
+    steps = np.array([[_STEP, 0, 0], [-_STEP, 0, 0], [0, _STEP, 0], [0, -_STEP, 0]])
+    there = _projected(camera, (seen + steps[:, None]).reshape(-1, 3)).reshape(4, len(seen), 2)
+    of_x, of_y = (there[::2] - there[1::2]).swapaxes(1, 2) / (2 * _STEP) / z  # (2, K) each
+    x, y, _ = inside.T
+    of_z = -(of_x * seen[:, 0] + of_y * seen[:, 1])
+    rows = np.stack(
+        [y * of_z - z * of_y, z * of_x - x * of_z, x * of_y - y * of_x, of_x, of_y, of_z]
     )
     squared = np.einsum("ij,ij->i", errors, errors)
     across = 1 / (1 + squared)
     along = np.where(squared < 1, (1 - squared) * across**2, across)
-    bends = (across + along) / 2
-    normal, gradient = np.zeros((6, 6)), np.zeros(6)
-    for axis in (0, 1):
-        of_x, of_y = by_x[:, axis] / z, by_y[:, axis] / z
-        of_z = -(of_x * seen[:, 0] + of_y * seen[:, 1])
-        rows = np.stack(
-            [y * of_z - z * of_y, z * of_x - x * of_z, x * of_y - y * of_x, of_x, of_y, of_z],
-        )
-        normal += (rows * bends) @ rows.T
-        gradient += rows @ (across * errors[:, axis])
-    return normal, gradient
+    normal = (rows * ((across + along) / 2)).reshape(6, -1) @ rows.reshape(6, -1).T
+    return normal, rows.reshape(6, -1) @ (across * errors.T).ravel()
 
 
 def _turned(vector: np.ndarray) -> np.ndarray:

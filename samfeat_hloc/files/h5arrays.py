@@ -136,8 +136,8 @@ def read_plain(file: h5py.File, key: str) -> np.ndarray | None:
     try:
         dataset = h5py.h5d.open(file.id, key.encode())
         shape, dtype = dataset.shape, dataset.dtype
-        filters = dataset.get_create_plist().get_nfilters()
-        if dtype.kind not in "fiu" or filters or math.prod(shape) > MOST_VALUES:
+        in_pieces = dataset.get_offset() is None  # so are those that are packed
+        if dtype.kind not in "fiu" or in_pieces or math.prod(shape) > MOST_VALUES:
             return None
         array = np.empty(shape, dtype)
         if array.size:

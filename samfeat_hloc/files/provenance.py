@@ -20,12 +20,16 @@ import h5py
 from ..errors import SamfeatError
 from .atomic import write_whole
 from .h5arrays import check_file, open_hdf5, reading_hdf5
+from .stamps import Stamp, settled
 
 ATTRIBUTE = "made_by"
 _COMPARED = ("stage", "config", "weights_sha256", "inputs")
 _MEND = "recreate it with --overwrite, or choose another output"
 _BLOCK = 1 << 16
 _SAMPLES = 64
+_KEPT = 1000
+
+_hashes: dict[Stamp, str] = {}
 
 
 def made_by(
@@ -180,21 +184,35 @@ def file_hash(path: Path) -> str:
 
     Text and other small files: SHA-256 of the content. HDF5 files, which may have gigabytes: of
     their record and the names in them; of one without a record (hloc made it) the names, the
-    size, and 64 blocks spread over the file.
+    size, and 64 blocks spread over the file. A file that has not changed is not read again, as the
+    names in a city's file are millions.
 
     Raises:
         SamfeatError: the file is missing or cannot be read.
     """
     check_file(path)
+    stamp = Stamp.of(path)
+    if stamp in _hashes:
+        return _hashes[stamp]
+    kept = settled([stamp])
+    digest = _file_hash(path)
+    if kept and stamp == Stamp.of(path):
+        if len(_hashes) >= _KEPT:
+            _hashes.clear()
+        _hashes[stamp] = digest
+    return digest
+
+
+def _file_hash(path: Path) -> str:
     digest = hashlib.sha256()
     try:
         if not h5py.is_hdf5(path):
             return file_sha256(path)
         with open_hdf5(path) as file, reading_hdf5(path):
             text = file.attrs.get(ATTRIBUTE)
-            names: list[str] = []
-            file.visit(names.append)
-        digest.update("\n".join(sorted(names)).encode())
+            names: list[bytes] = []
+            h5py.h5o.visit(file.id, names.append)  # File.visit makes text of each
+        digest.update(b"\n".join(sorted(names)))
         if text is not None:
             record = _parsed(text, path)
             compared = {key: record.get(key) for key in _COMPARED}

@@ -32,44 +32,42 @@ class Correspondences:
 
 @dataclass(frozen=True, eq=False)
 class ImageMatches:
-    """A retrieved image of the map, and the query's matches with its keypoints that have a point.
+    """A retrieved image of the map, and the query's matches with its keypoints.
 
     seen: (S,) rows of the points that the image sees.
     keypoints, points: (K,) int64 rows of the query's keypoints and of the map's points.
+    pointless: (M, 2) int64 rows of the query's keypoints and of the image's, of the matches with
+        those that have no point.
     """
 
     name: str
     seen: np.ndarray
     keypoints: np.ndarray
     points: np.ndarray
+    pointless: np.ndarray
+
+    @classmethod
+    def of(cls, name: str, points: np.ndarray, pair: np.ndarray) -> ImageMatches:
+        """From the points (N,) of the image's keypoints, -1 for none, and the matches (M, 2)."""
+        rows = points[pair[:, 1]].astype(np.int64)
+        there = rows >= 0
+        return cls(name, points[points >= 0], pair[there, 0], rows[there], pair[~there])
 
 
 def image_matches(map_model: Model, name: str, db_name: str, matches: MatchReader) -> ImageMatches:
-    """Follow a query's matches with one image to points of the map.
+    """Follow a query's matches with one image to points of the map, where there are any.
 
     Raises:
         SamfeatError: the pair has no matches in the file, or they are of other keypoints than
             the map has.
     """
     to_point = map_model.images[db_name].points
-    seen = to_point[to_point >= 0]
-    if not len(seen):  # pycolmap 3.13 even drops such an image's keypoints
-        none = np.zeros(0, dtype=np.int64)
-        return ImageMatches(db_name, seen, none, none)
-    pair = matches.matches(name, db_name, (None, len(to_point)))
-    rows = to_point[pair[:, 1]].astype(np.int64)
-    return ImageMatches(db_name, seen, pair[rows >= 0, 0], rows[rows >= 0])
-
-
-def correspondences(
-    map_model: Model, name: str, retrieved: Sequence[str], matches: MatchReader
-) -> Correspondences:
-    """Follow a query's matches with its retrieved images to points of the map.
-
-    Raises:
-        SamfeatError: see `image_matches`.
-    """
-    return merged([image_matches(map_model, name, db_name, matches) for db_name in retrieved])
+    if not len(to_point):  # pycolmap 3.13 drops the keypoints of an image without points
+        pair = matches.matches(name, db_name)
+        to_point = np.full(pair[:, 1].max(initial=-1) + 1, -1)
+    else:
+        pair = matches.matches(name, db_name, (None, len(to_point)))
+    return ImageMatches.of(db_name, to_point, pair)
 
 
 def merged(images: Sequence[ImageMatches]) -> Correspondences:

@@ -1,15 +1,17 @@
 """Localization: the pose of every query from its matches with the map.
 
-Matches become 2D-3D correspondences (`correspondences`), and these a pose (`absolute_pose`), for
-several queries at a time because COLMAP releases Python's lock. Queries that a rig's cameras took
-at once are localized together (`rig_pose`).
+Matches become 2D-3D correspondences (`correspondences`), and these a pose (`absolute_pose`), which
+is refined with the matches that have no point (`pointless`), for several queries at a time because
+COLMAP releases Python's lock. Queries that a rig's cameras took at once are localized together
+(`rig_pose`), by matches with points alone.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import numpy as np
 
 from ..colmap.absolute_pose import estimate_pose
 from ..colmap.model import Model
+from ..colmap.pointless_matches import PosedImage
 from ..colmap.poses import Pose
 from ..colmap.rig_pose import estimate_rig_pose
 from ..datasets.queries import Query
@@ -27,8 +30,9 @@ from ..files.outputs import Output
 from ..parallel.cluster import Cluster
 from ..parallel.workers import Workers
 from ..progress import tqdm
-from .correspondences import check_keypoints, correspondences
+from .correspondences import check_keypoints, image_matches, merged
 from .inputs import LocalizationInputs
+from .pointless import refine_with_pointless
 from .result import (
     FALLBACK,
     LOCALIZED,
@@ -44,6 +48,7 @@ from .result import (
 logger = logging.getLogger(__name__)
 
 _QUERIES_A_TASK = 16  # on Ray
+_IMAGES_KEPT = 4096  # of the map, their keypoints: 130 MB of 4,096 each
 _SIZE_MEND = "give the intrinsics of the image as it is stored"
 
 
@@ -89,8 +94,7 @@ def main(
             size = query.camera.width, query.camera.height
             files.features.check_size(query.name, size, _SIZE_MEND)
 
-        def localize(task: _Task) -> list[QueryResult]:
-            return _localize(files.map_model, task, files.features, files.matches, max_error)
+        localize = _Localization(files.map_model, files.features, files.matches, max_error)
 
         results = {
             query.name: from_group(query.name, writer.read(query.name), writer.parts)
@@ -165,9 +169,31 @@ class _Solving:
 
     def __call__(self, tasks: Sequence[_Task]) -> list[list[QueryResult]]:
         with FeatureReader(self.features) as features, MatchReader(self.matches) as matches:
-            return [
-                _localize(self.map_model, task, features, matches, self.max_error) for task in tasks
-            ]
+            localize = _Localization(self.map_model, features, matches, self.max_error)
+            return [localize(task) for task in tasks]
+
+
+class _Localization:
+    """A task in, its results out."""
+
+    def __init__(
+        self, map_model: Model, features: FeatureReader, matches: MatchReader, max_error: float
+    ) -> None:
+        self.map_model = map_model
+        self.features = features
+        self.matches = matches
+        self.max_error = max_error
+        self._image_of = lru_cache(_IMAGES_KEPT)(self._read_image)
+
+    def __call__(self, task: _Task) -> list[QueryResult]:
+        return _localize(
+            self.map_model, task, self.features, self.matches, self.max_error, self._image_of
+        )
+
+    def _read_image(self, name: str) -> PosedImage:
+        keypoints = self.features.keypoints(name).astype(np.float32)
+        camera = self.map_model.camera_of(name).to_pycolmap()
+        return PosedImage.of(keypoints, self.map_model.images[name].pose, camera)
 
 
 def _localize(
@@ -176,13 +202,15 @@ def _localize(
     features: FeatureReader,
     matches: MatchReader,
     max_error: float,
+    image_of: Callable[[str], PosedImage],
 ) -> list[QueryResult]:
-    keypoints, found = [], []
+    keypoints, found, images = [], [], []
     for query, retrieved in task.photos:
         of_query = features.keypoints(query.name)
         if not len(of_query) and task.cams_from_rig is None:
             logger.warning("%s has no keypoints: it gets the pose of %s", query.name, retrieved[0])
-        one = correspondences(map_model, query.name, retrieved, matches)
+        images = [image_matches(map_model, query.name, name, matches) for name in retrieved]
+        one = merged(images)
         check_keypoints(query.name, one.keypoints, len(of_query), features, matches)
         keypoints.append(of_query)
         found.append(one)
@@ -192,12 +220,17 @@ def _localize(
     poses: list[Pose] | None = None
     inliers = [np.zeros(len(one.keypoints), dtype=bool) for one in found]
     if task.cams_from_rig is None:
+        camera = cameras[0].to_pycolmap()
         solved = estimate_pose(
-            pixels[0], points[0], cameras[0].to_pycolmap(),
-            max_error=max_error, support=found[0].support,
+            pixels[0], points[0], camera,
+            max_error=max_error, support=found[0].support, rough=True,
         )  # fmt: skip
         if solved is not None:
-            poses, inliers = [solved[0]], [solved[1]]
+            pose = refine_with_pointless(
+                *solved, found[0], images, keypoints[0], map_model.xyz, camera,
+                image_of,
+            )  # fmt: skip
+            poses, inliers = [pose], [solved[1]]
     else:
         together = estimate_rig_pose(
             pixels, points, cameras, task.cams_from_rig, max_error=max_error

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..colmap.absolute_pose import middle
 from ..colmap.model import Model
 from ..errors import SamfeatError
 from ..files.feature_readers import FeatureReader
@@ -62,7 +63,7 @@ def check_same_features(
 
 
 def _distance(model: Model, name: str, keypoints: np.ndarray) -> float:
-    """The median distance of keypoints to the projections of their points, in pixels."""
+    """The middle distance of keypoints to the projections of their points, in pixels."""
     image = model.images[name]
     seen = image.points >= 0
     in_camera = model.xyz[image.points[seen]] @ image.pose.rotation.T + image.pose.tvec
@@ -73,4 +74,4 @@ def _distance(model: Model, name: str, keypoints: np.ndarray) -> float:
         projected = np.asarray(camera.img_from_cam(in_camera[front]), dtype=float)
         found = np.linalg.norm(projected - keypoints[seen][front], axis=1)
         distances[front] = np.where(np.isfinite(found), found, np.inf)
-    return float(np.median(distances))
+    return middle(distances)

@@ -290,7 +290,7 @@ class Localizer:
         images = [posing.with_points(*found) for found in zip(retrieved, pairs, strict=True)]
         posed = posing.solve(
             images, features.keypoints, self.map.xyz, Camera.of(camera), self.settings, clock,
-            refine_focal=refine_focal,
+            retrieved, refine_focal=refine_focal,
         )  # fmt: skip
         found, inliers = posed.found, posed.inliers
         matched = len(np.unique(found.keypoints))
@@ -312,7 +312,10 @@ class Localizer:
             num_squares=apart,
             inlier_keypoints=agree,
             inlier_points=self.map.point_ids[found.points[inliers]],
-            retrieved=list(zip(posed.names, found.matches_per_image, strict=True)),
+            retrieved=[
+                (one.name, count)
+                for one, count in zip(posed.images, found.matches_per_image, strict=True)
+            ],
             turned=0,
             num_ransacs=posed.ransacs,
             seconds=clock.seconds,

@@ -10,10 +10,12 @@ import numpy as np
 from ..colmap.absolute_pose import estimate_pose
 from ..colmap.cameras import Camera
 from ..colmap.focal_length import estimate_focal_length, refine_focal_length
+from ..colmap.pointless_matches import PosedImage
 from ..colmap.poses import Pose
 from ..localization.acceptance import least_inliers
 from ..localization.correspondences import Correspondences, ImageMatches, merged
 from ..localization.places import Agreement, agreeing, most_promising
+from ..localization.pointless import refine_with_pointless
 from .localization import Clock
 from .localizer_settings import LocalizerSettings
 from .saved_map import FrozenImage
@@ -29,7 +31,7 @@ class Posed:
         pose: cam_from_world; None where there is none.
         inliers: (K,) bool, which correspondences are within the error bound.
         found: the K correspondences.
-        names: the images that they are of.
+        images: the matches with each image that they are of.
         camera: the intrinsics that it was found with.
         focal_deviation: standard deviation, in pixels, of the focal length where it was found too.
         ransacs: how often RANSAC was run.
@@ -38,17 +40,15 @@ class Posed:
     pose: Pose | None
     inliers: np.ndarray
     found: Correspondences
-    names: list[str]
+    images: list[ImageMatches]
     camera: Camera
     focal_deviation: float | None
     ransacs: int
 
 
 def with_points(image: FrozenImage, pair: tuple[np.ndarray, np.ndarray]) -> ImageMatches:
-    """The matches with keypoints that have a point."""
-    rows = image.points[pair[1]].astype(np.int64)
-    seen = rows >= 0
-    return ImageMatches(image.name, image.points[image.points >= 0], pair[0][seen], rows[seen])
+    """The matches with an image, those with a point of the map apart from those without."""
+    return ImageMatches.of(image.name, image.points, np.stack(pair, axis=1))
 
 
 def solve(
@@ -58,6 +58,7 @@ def solve(
     camera: Camera,
     settings: LocalizerSettings,
     clock: Clock,
+    frozen: Sequence[FrozenImage],
     *,
     refine_focal: bool,
 ) -> Posed:
@@ -68,8 +69,37 @@ def solve(
         keypoints: (N, 2) float64 pixels of the photo, its corner at (0, 0).
         xyz: (P, 3) float64, the map's points.
         camera: the photo's intrinsics.
+        frozen: the images.
         refine_focal: look for the focal length first, and keep ``camera`` where it is not told.
     """
+    posed = _with_focal(images, keypoints, xyz, camera, settings, clock, refine_focal)
+    if posed.pose is None:
+        return posed
+    named = {image.name: image for image in frozen}
+
+    def image_of(name: str) -> PosedImage:
+        image = named[name]
+        return PosedImage.of(image.keypoints, image.pose, image.camera.to_pycolmap())
+
+    with clock.stage("pose"):
+        pose = refine_with_pointless(
+            posed.pose, posed.inliers, posed.found, posed.images, keypoints, xyz,
+            posed.camera.to_pycolmap(), image_of,
+        )  # fmt: skip
+    return replace(posed, pose=pose)
+
+
+def _with_focal(
+    images: list[ImageMatches],
+    keypoints: np.ndarray,
+    xyz: np.ndarray,
+    camera: Camera,
+    settings: LocalizerSettings,
+    clock: Clock,
+    refine_focal: bool,
+) -> Posed:
+    """The pose from matches with points, with the focal length that they tell where it is asked
+    for."""
     ransacs = 0
     if refine_focal:
         with clock.stage("focal"):
@@ -108,13 +138,14 @@ def _solve(
             intrinsics,
             max_error=settings.max_error,
             support=found.support,
+            rough=True,
         )
     pose, inliers = solved or (None, np.zeros(len(found.keypoints), dtype=bool))
     return Posed(
         pose=pose,
         inliers=inliers,
         found=found,
-        names=[image.name for image in agreement.images],
+        images=agreement.images,
         camera=camera,
         focal_deviation=None,
         ransacs=agreement.ransacs + (agreement.solved is None),
