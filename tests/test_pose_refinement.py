@@ -64,6 +64,14 @@ def test_without_noise_it_ends_at_the_truth() -> None:
     assert position_error(found, TRUTH) < 1e-6 and rotation_error(found, TRUTH) < 1e-5
 
 
+def test_correspondences_that_leave_a_direction_free_leave_the_pose() -> None:
+    camera = CAMERAS[0].to_pycolmap()
+    ahead = TRUTH.inverse().rotation @ np.array([0, 0, 5.0]) + TRUTH.centre  # turns about it
+    keypoints = np.tile([camera.principal_point_x, camera.principal_point_y], (4, 1))
+    found = refined(TRUTH, camera, keypoints, np.tile(ahead, (4, 1)))
+    assert position_error(found, TRUTH) < 1e-6 and rotation_error(found, TRUTH) < 1e-5
+
+
 def mixed(true: int, wrong: int) -> tuple[np.ndarray, np.ndarray]:
     """True correspondences, then wrong ones."""
     keypoints, points = seen(CAMERAS[0], true + wrong, 0.7)

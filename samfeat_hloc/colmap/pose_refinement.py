@@ -17,10 +17,11 @@ from .pointless_matches import PointlessMatches
 from .poses import Pose
 
 _ITERATIONS = 50
+_NOTHING = 1e-6  # of the loss: all fit but for rounding
 _BEGIN = 1e-4  # of the diagonal, added to it
 _STEP = 1e-6  # in normalised coordinates, for the derivatives of the camera's projection
 _OF_POINTLESS = 0.25  # of the loss: more of them than of those with a point are wrong
-CONVERGED = 1e-8  # share of the loss by which one more step would lower it
+CONVERGED = 3e-7  # share of the loss by which one more step would lower it
 ROUGHLY = 1e-4  # likewise; the pose is then within a third of its own deviation
 
 
@@ -57,8 +58,11 @@ def refined(
             bends = np.maximum(1 - apart**2, 0) * across**2  # the other way beyond a pixel
             normal += _OF_POINTLESS * (rows * bends) @ rows.T
             gradient += _OF_POINTLESS * rows @ (across * apart)
-        step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), -gradient)
-        if damping <= _BEGIN and -(gradient @ step) < converged * cost:
+        try:
+            step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), -gradient)
+        except np.linalg.LinAlgError:  # they leave a direction free
+            break
+        if damping <= _BEGIN and -(gradient @ step) < converged * max(cost, _NOTHING):
             break
         turn = _turned(step[:3])
         moved = inside @ turn.T + step[3:]
