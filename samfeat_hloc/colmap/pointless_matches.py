@@ -33,6 +33,7 @@ class PosedImage:
 
     @classmethod
     def of(cls, keypoints: np.ndarray, pose: Pose, camera: Any) -> PosedImage:
+        """With a pose that is cam_from_world."""
         return cls(keypoints, pose.rotation, pose.centre, camera)
 
 
@@ -115,7 +116,7 @@ def agreeing(
 
 
 def _rays(camera: Any, keypoints: np.ndarray) -> np.ndarray:
-    plane = np.asarray(camera.cam_from_img(keypoints)).reshape(-1, 2).T
+    plane = np.asarray(camera.cam_from_img(keypoints.astype(np.float64))).reshape(-1, 2).T
     return np.concatenate([plane, np.ones_like(plane[:1])])
 
 
