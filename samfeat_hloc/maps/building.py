@@ -27,7 +27,7 @@ from ..localization.same_features import check_same_features
 from ..progress import tqdm
 from . import new_points, saved_map
 from .localizer import Localizer
-from .posing import with_points
+from .posing import image_matches
 from .saved_map import FrozenImage, FrozenMap
 from .sources import MapSources
 
@@ -236,7 +236,7 @@ def _joined(
     pairs = localizer.match(features, retrieved)
     used, num_inliers = {image.name for image in retrieved}, 0
     if pose is not None:
-        found = merged([with_points(*pair) for pair in zip(retrieved, pairs, strict=True)])
+        found = merged([image_matches(*pair) for pair in zip(retrieved, pairs, strict=True)])
     else:
         localization, found, _ = localizer.solve(
             features, camera, retrieved, pairs, refine_focal=rough

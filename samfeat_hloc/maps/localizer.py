@@ -244,7 +244,7 @@ class Localizer:
                 retrieved = self.retrieve(features.global_descriptor)
             with clock.stage("match"):
                 pairs = zip(retrieved, self.match(features, retrieved), strict=True)
-                matched = [posing.with_points(*found) for found in pairs]
+                matched = [posing.image_matches(*found) for found in pairs]
             views.append(rigs.RigView(photo.camera, features.keypoints, matched))
         return rigs.solve(views, poses, self.map.xyz, self.map.point_ids, self.settings, clock)
 
@@ -287,11 +287,15 @@ class Localizer:
     ) -> tuple[Localization, Correspondences, np.ndarray]:
         """As :meth:`localize_features`, from the matches with each retrieved image."""
         clock = Clock(seconds)
-        images = [posing.with_points(*found) for found in zip(retrieved, pairs, strict=True)]
+        images = [posing.image_matches(*found) for found in zip(retrieved, pairs, strict=True)]
         posed = posing.solve(
             images, features.keypoints, self.map.xyz, Camera.of(camera), self.settings, clock,
-            retrieved, refine_focal=refine_focal,
+            refine_focal=refine_focal,
         )  # fmt: skip
+        with clock.stage("pose"):
+            posed = posing.refined_with_pointless(
+                posed, features.keypoints, self.map.xyz, retrieved
+            )
         found, inliers = posed.found, posed.inliers
         matched = len(np.unique(found.keypoints))
         agreeing = len(np.unique(found.keypoints[inliers]))

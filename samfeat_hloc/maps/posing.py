@@ -46,7 +46,7 @@ class Posed:
     ransacs: int
 
 
-def with_points(image: FrozenImage, pair: tuple[np.ndarray, np.ndarray]) -> ImageMatches:
+def image_matches(image: FrozenImage, pair: tuple[np.ndarray, np.ndarray]) -> ImageMatches:
     """The matches with an image, those with a point of the map apart from those without."""
     return ImageMatches.of(image.name, image.points, np.stack(pair, axis=1))
 
@@ -58,48 +58,18 @@ def solve(
     camera: Camera,
     settings: LocalizerSettings,
     clock: Clock,
-    frozen: Sequence[FrozenImage],
     *,
     refine_focal: bool,
 ) -> Posed:
-    """The pose of a photo.
+    """The pose of a photo from its matches with points.
 
     Arguments:
-        images: the matches with each, as :func:`with_points` gives them, most similar first.
+        images: the matches with each, as :func:`image_matches` gives them, most similar first.
         keypoints: (N, 2) float64 pixels of the photo, its corner at (0, 0).
         xyz: (P, 3) float64, the map's points.
         camera: the photo's intrinsics.
-        frozen: the images.
         refine_focal: look for the focal length first, and keep ``camera`` where it is not told.
     """
-    posed = _with_focal(images, keypoints, xyz, camera, settings, clock, refine_focal)
-    if posed.pose is None:
-        return posed
-    named = {image.name: image for image in frozen}
-
-    def image_of(name: str) -> PosedImage:
-        image = named[name]
-        return PosedImage.of(image.keypoints, image.pose, image.camera.to_pycolmap())
-
-    with clock.stage("pose"):
-        pose = refine_with_pointless(
-            posed.pose, posed.inliers, posed.found, posed.images, keypoints, xyz,
-            posed.camera.to_pycolmap(), image_of,
-        )  # fmt: skip
-    return replace(posed, pose=pose)
-
-
-def _with_focal(
-    images: list[ImageMatches],
-    keypoints: np.ndarray,
-    xyz: np.ndarray,
-    camera: Camera,
-    settings: LocalizerSettings,
-    clock: Clock,
-    refine_focal: bool,
-) -> Posed:
-    """The pose from matches with points, with the focal length that they tell where it is asked
-    for."""
     ransacs = 0
     if refine_focal:
         with clock.stage("focal"):
@@ -114,6 +84,30 @@ def _with_focal(
                 return replace(refined, ransacs=ransacs)
     posed = _solve(images, keypoints, xyz, camera, settings, clock)
     return replace(posed, ransacs=ransacs + posed.ransacs)
+
+
+def refined_with_pointless(
+    posed: Posed, keypoints: np.ndarray, xyz: np.ndarray, frozen: Sequence[FrozenImage]
+) -> Posed:
+    """The same, with its pose refined by the matches without a point too.
+
+    Arguments:
+        keypoints, xyz: as in :func:`solve`.
+        frozen: the images that the photo is matched with.
+    """
+    if posed.pose is None:
+        return posed
+    named = {image.name: image for image in frozen}
+
+    def image_of(name: str) -> PosedImage:
+        image = named[name]
+        return PosedImage.of(image.keypoints, image.pose, image.camera.to_pycolmap())
+
+    pose = refine_with_pointless(
+        posed.pose, posed.inliers, posed.found, posed.images, keypoints, xyz,
+        posed.camera.to_pycolmap(), image_of,
+    )  # fmt: skip
+    return replace(posed, pose=pose)
 
 
 def _solve(
