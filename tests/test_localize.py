@@ -22,10 +22,15 @@ from samfeat_hloc.colmap.poses import read_poses
 from samfeat_hloc.datasets.queries import Query
 from samfeat_hloc.errors import SamfeatError
 from samfeat_hloc.evaluation.localization import position_error, rotation_error
-from samfeat_hloc.files.feature_readers import MatchReader
+from samfeat_hloc.files.feature_readers import FeatureReader, MatchReader
 from samfeat_hloc.localization import localize, mapping
 from samfeat_hloc.localization import matches as matching
-from samfeat_hloc.localization.correspondences import image_matches, merged
+from samfeat_hloc.localization.correspondences import (
+    ImageMatches,
+    check_keypoints,
+    image_matches,
+    merged,
+)
 from samfeat_hloc.localization.result import FALLBACK, LOCALIZED, LocalizationResult
 
 
@@ -151,6 +156,15 @@ def test_correspondences_are_hlocs(files: Files) -> None:
     pairs = list(zip(found.keypoints.tolist(), found.points.tolist(), strict=True))
     assert pairs == sorted(expected)
     assert found.matches_per_image == counts
+
+
+def test_matches_without_a_point_are_of_the_querys_keypoints_too(files: Files) -> None:
+    none = np.zeros(0, dtype=np.int64)
+    images = [ImageMatches(DB[0], none, none, none, np.array([[7, 0]]))]
+    with FeatureReader(files.features) as features, MatchReader(files.matches("query")) as matches:
+        check_keypoints(QUERIES[0], images, 8, features, matches)
+        with refused(matches.path.name, QUERIES[0]):
+            check_keypoints(QUERIES[0], images, 7, features, matches)
 
 
 def test_a_pair_stored_the_other_way_round(files: Files, tmp_path: Path) -> None:

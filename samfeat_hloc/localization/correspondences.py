@@ -93,10 +93,15 @@ def merged(images: Sequence[ImageMatches]) -> Correspondences:
 
 
 def check_keypoints(
-    name: str, matched: np.ndarray, count: int, features: FeatureReader, matches: MatchReader
+    name: str,
+    images: Sequence[ImageMatches],
+    count: int,
+    features: FeatureReader,
+    matches: MatchReader,
 ) -> None:
-    """Refuse matches of keypoints (rows) that the query, which has ``count``, does not have."""
-    if len(matched) and matched.max() >= count:
+    """Refuse matches of keypoints that the query, which has ``count``, does not have."""
+    rows = (rows for image in images for rows in (image.keypoints, image.pointless[:, 0]))
+    if any(one.max(initial=-1) >= count for one in rows):
         raise SamfeatError(
             matches.path,
             f"{name} has matches of keypoints that {features.path} does not have",

@@ -210,10 +210,9 @@ def _localize(
         if not len(of_query) and task.cams_from_rig is None:
             logger.warning("%s has no keypoints: it gets the pose of %s", query.name, retrieved[0])
         images = [image_matches(map_model, query.name, name, matches) for name in retrieved]
-        one = merged(images)
-        check_keypoints(query.name, one.keypoints, len(of_query), features, matches)
+        check_keypoints(query.name, images, len(of_query), features, matches)
         keypoints.append(of_query)
-        found.append(one)
+        found.append(merged(images))
     pixels = [xy[one.keypoints] for xy, one in zip(keypoints, found, strict=True)]
     points = [map_model.xyz[one.points] for one in found]
     cameras = [query.camera for query, _ in task.photos]

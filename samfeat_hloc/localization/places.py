@@ -106,10 +106,7 @@ def main(
                 image_matches(files.map_model, query.name, name, files.matches)
                 for name in files.retrieved[query.name]
             ]
-            for image in images:
-                check_keypoints(
-                    query.name, image.keypoints, len(keypoints), files.features, files.matches
-                )
+            check_keypoints(query.name, images, len(keypoints), files.features, files.matches)
             camera = query.camera.to_pycolmap()
             found = agreeing(images, files.map_model.xyz, camera, keypoints, max_error=max_error)
             return [image.name for image in found.images]
