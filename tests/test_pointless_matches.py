@@ -56,7 +56,7 @@ def test_an_error_is_the_distance_to_the_nearest_pixels_that_fit() -> None:
     rows = np.arange(40)
     exact = PosedImage.of(one.keypoints, Pose.from_matrix(one.rotation, -one.rotation @ one.centre),
                           OTHER)  # fmt: skip
-    near = agreeing(POSE, CAMERA, world.keypoints, [Matched(rows, rows, exact)])
+    near = agreeing(POSE, CAMERA, world.keypoints, [Matched(rows, rows, exact)], 1.5)
     assert len(near.rays[0]) > 35
     errors = np.abs(near.errors(POSE.rotation, POSE.tvec))
     for i, error in enumerate(errors[:8]):
@@ -82,7 +82,7 @@ def test_an_error_is_the_distance_to_the_nearest_pixels_that_fit() -> None:
 
 def test_derivatives_are_differences() -> None:
     world = World(30, noise=0.4)
-    near = agreeing(POSE, CAMERA, world.keypoints, world.matched(np.arange(30)))
+    near = agreeing(POSE, CAMERA, world.keypoints, world.matched(np.arange(30)), 1.5)
     errors, rows = near.derivatives(POSE.rotation, POSE.tvec)
     np.testing.assert_allclose(errors, near.errors(POSE.rotation, POSE.tvec))
     for axis in range(6):
@@ -102,17 +102,17 @@ def test_derivatives_are_differences() -> None:
 def test_wrong_matches_and_what_is_behind_a_camera_do_not_count() -> None:
     world = World(400, noise=0.2)
     rows = np.arange(400)
-    right = agreeing(POSE, CAMERA, world.keypoints, world.matched(rows))
+    right = agreeing(POSE, CAMERA, world.keypoints, world.matched(rows), 1.5)
     assert right.rays.shape[1] > 380
     shuffled = np.random.default_rng(1).permutation(400)
     wrong = [Matched(m.rows, shuffled[m.rows], m.image) for m in world.matched(rows)]
-    assert agreeing(POSE, CAMERA, world.keypoints, wrong).rays.shape[1] < 12
+    assert agreeing(POSE, CAMERA, world.keypoints, wrong, 1.5).rays.shape[1] < 12
     back = [
         Matched(m.rows, m.image_rows, PosedImage(
             m.image.keypoints, np.diag([-1.0, 1, -1]) @ m.image.rotation, m.image.centre, OTHER))
         for m in world.matched(rows)
     ]  # fmt: skip
-    assert agreeing(POSE, CAMERA, world.keypoints, back).rays.shape[1] < 12
+    assert agreeing(POSE, CAMERA, world.keypoints, back, 1.5).rays.shape[1] < 12
 
 
 def test_few_points_and_many_matches_without_one_are_better_than_few_points() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .library import pycolmap
-from .pose_refinement import CONVERGED, ROUGHLY, refined
+from .pose_refinement import CONVERGED, ROUGHLY, middle, refined
 from .poses import Pose
 
 _MIN_CORRESPONDENCES = 4  # three give up to four poses, the fourth tells them apart
@@ -115,12 +115,6 @@ def reprojection_errors(
         projected = np.asarray(camera.img_from_cam(inside[front]))
         error[front] = np.linalg.norm(projected - keypoints[front], axis=1)
     return error
-
-
-def middle(values: np.ndarray) -> float:
-    """The larger of the one or two in the middle; `np.median` takes ten times as long."""
-    half = len(values) // 2
-    return float(np.partition(values, half)[half])
 
 
 def pose_and_inliers(pose: Pose, agree: np.ndarray, count: int) -> tuple[Pose, np.ndarray] | None:

@@ -15,9 +15,6 @@ import numpy as np
 
 from .poses import Pose
 
-MAX_ERROR = 1.5  # pixels, of a match that counts; farther from its line it is mostly a wrong one
-
-
 @dataclass(frozen=True, eq=False)
 class PosedImage:
     """An image whose pose is known.
@@ -78,8 +75,9 @@ class PointlessMatches:
 
 
 def agreeing(
-    pose: Pose, camera: Any, keypoints: np.ndarray, matched: Sequence[Matched]
-) -> PointlessMatches:
+    pose: Pose, camera: Any, keypoints: np.ndarray, matched: Sequence[Matched],
+    max_error: float,
+) -> PointlessMatches:  # fmt: skip
     """The matches near their lines, with what they show before both cameras.
 
     Args:
@@ -87,6 +85,7 @@ def agreeing(
         camera: the photo's `pycolmap.Camera`.
         keypoints: (N, 2) float64 pixels of the photo, its corner at (0, 0).
         matched: with one image at least.
+        max_error: distance in pixels from the line.
     """
     rotation = pose.rotation
     images, counts = [part.image for part in matched], [len(part.rows) for part in matched]
@@ -111,7 +110,7 @@ def agreeing(
     between = _cross(rays, seen)
     before = (_dot(line, between) > 0) & (_dot(_cross(base, rays), between) > 0)
     # No line has a length where the photo was taken from the image's own place.
-    kept = before & (np.abs(_dot(rays, line)) <= MAX_ERROR * length) & (length > 1e-12)
+    kept = before & (np.abs(_dot(rays, line)) <= max_error * length) & (length > 1e-12)
     return PointlessMatches(rays[:, kept] / length[kept], centres[:, kept], directions[:, kept])
 
 

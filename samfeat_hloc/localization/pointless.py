@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from ..colmap.pointless_matches import Matched, PosedImage, agreeing
-from ..colmap.pose_refinement import refined
+from ..colmap.pose_refinement import error_scale, refined
 from ..colmap.poses import Pose
 from .correspondences import Correspondences, ImageMatches
+
+_SCALES = 5  # from its line, of a match that counts; farther it is mostly a wrong one
 
 
 def refine_with_pointless(
@@ -43,5 +45,7 @@ def refine_with_pointless(
         mine, theirs = image.pointless[free[image.pointless[:, 0]]].T
         if len(mine):
             matched.append(Matched(mine, theirs, image_of(image.name)))
-    near = agreeing(pose, camera, keypoints, matched) if matched else None
-    return refined(pose, camera, keypoints[rows], xyz[found.points[inliers]], near)
+    inlying = keypoints[rows], xyz[found.points[inliers]]
+    scale = error_scale(pose, camera, *inlying)
+    near = agreeing(pose, camera, keypoints, matched, _SCALES * scale) if matched else None
+    return refined(pose, camera, *inlying, near, scale)

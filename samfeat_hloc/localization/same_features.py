@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..colmap.absolute_pose import middle
+from ..colmap.pose_refinement import middle
 from ..colmap.model import Model
 from ..errors import SamfeatError
 from ..files.feature_readers import FeatureReader
