@@ -11,7 +11,7 @@ from samfeat_hloc.colmap.pointless_matches import Matched, PosedImage, agreeing
 from samfeat_hloc.colmap.poses import Pose
 from samfeat_hloc.evaluation.localization import position_error
 from samfeat_hloc.localization.correspondences import Correspondences, ImageMatches
-from samfeat_hloc.localization.pointless import refine_with_pointless
+from samfeat_hloc.localization.pointless import PosedPhoto, refine_with_pointless
 
 CAMERA = Camera("SIMPLE_RADIAL", 1024, 768, (900.0, 512.0, 384.0, -0.05)).to_pycolmap()
 OTHER = Camera("PINHOLE", 800, 600, (600.0, 650.0, 400.0, 300.0)).to_pycolmap()
@@ -116,7 +116,8 @@ def test_wrong_matches_and_what_is_behind_a_camera_do_not_count() -> None:
 
 
 def test_few_points_and_many_matches_without_one_are_better_than_few_points() -> None:
-    before, after = [], []
+    before: list[float] = []
+    after: list[float] = []
     for seed in range(12):
         world = World(420, noise=0.7, seed=seed)
         with_point, rest = np.arange(10), np.arange(10, 420)
@@ -130,8 +131,9 @@ def test_few_points_and_many_matches_without_one_are_better_than_few_points() ->
         ]
         found = Correspondences(with_point, with_point, np.ones(10, np.int64), [10])
         start = turned(np.array([1e-3, -1e-3, 5e-4])) @ POSE
-        arguments = (start, np.ones(10, bool), found)
-        rest_of = (world.keypoints, world.points, CAMERA, lambda name: world.images[int(name)])  # noqa: B023
-        before.append(position_error(refine_with_pointless(*arguments, [], *rest_of), POSE))
-        after.append(position_error(refine_with_pointless(*arguments, images, *rest_of), POSE))
+        for matched, errors in (([], before), (images, after)):
+            photo = PosedPhoto(world.keypoints, CAMERA, matched, found, np.ones(10, bool))
+            image_of = {str(i): image for i, image in enumerate(world.images)}.__getitem__
+            pose = refine_with_pointless(start, [photo], world.points, image_of)
+            errors.append(position_error(pose, POSE))
     assert np.mean(np.log(after)) < np.mean(np.log(before)) - np.log(1.3)

@@ -9,7 +9,7 @@ import pytest
 from samfeat_hloc.colmap import absolute_pose
 from samfeat_hloc.colmap.absolute_pose import estimate_pose
 from samfeat_hloc.colmap.cameras import Camera
-from samfeat_hloc.colmap.pose_refinement import refined
+from samfeat_hloc.colmap.pose_refinement import View, error_scale, refined
 from samfeat_hloc.colmap.poses import Pose
 from samfeat_hloc.evaluation.localization import position_error, rotation_error
 
@@ -41,7 +41,7 @@ def test_it_ends_where_colmaps_loss_is_least(camera: Camera) -> None:
     keypoints, points = seen(camera, 400, 0.7)
     keypoints[:40] += np.random.default_rng(1).uniform(-10, 10, (40, 2))
     start = near(TRUTH, 0.1, 1.0)
-    found = refined(start, camera.to_pycolmap(), keypoints, points)
+    found = refined(start, [View(camera.to_pycolmap(), keypoints, points)])
     everything = np.ones(len(points), dtype=bool)
     theirs = pycolmap.refine_absolute_pose(
         start.to_rigid3d(), keypoints, points, everything, camera.to_pycolmap()
@@ -60,15 +60,54 @@ def test_it_ends_where_colmaps_loss_is_least(camera: Camera) -> None:
 
 def test_without_noise_it_ends_at_the_truth() -> None:
     keypoints, points = seen(CAMERAS[1], 50, 0.0)
-    found = refined(near(TRUTH, 0.2, 2.0), CAMERAS[1].to_pycolmap(), keypoints, points)
+    found = refined(near(TRUTH, 0.2, 2.0), [View(CAMERAS[1].to_pycolmap(), keypoints, points)])
     assert position_error(found, TRUTH) < 1e-6 and rotation_error(found, TRUTH) < 1e-5
+
+
+def rough_errors(count: int, seed: int) -> np.ndarray:
+    """Pixels: most are small, and there are some of every size, as keypoints' are."""
+    random = np.random.default_rng(seed)
+    return np.clip(0.15 * random.standard_t(1, size=(count, 2)), -8, 8)
+
+
+def test_errors_count_by_their_own_scale() -> None:
+    at_a_pixel, at_their_scale = [], []
+    for seed in range(12):
+        camera = CAMERAS[0].to_pycolmap()
+        keypoints, points = seen(CAMERAS[0], 300, 0.0, seed)
+        view = View(camera, keypoints + rough_errors(300, seed), points)
+        start = refined(near(TRUTH, 0.1, 1.0), [view])
+        scale = error_scale(start, [view])
+        assert 0.1 <= scale < 0.25
+        at_a_pixel.append(position_error(start, TRUTH))
+        at_their_scale.append(position_error(refined(start, [view], scale), TRUTH))
+    assert np.mean(np.log(at_their_scale)) < np.mean(np.log(at_a_pixel)) - np.log(1.15)
+
+
+def test_a_larger_photo_has_the_same_pose() -> None:
+    keypoints, points = seen(CAMERAS[0], 300, 0.0)
+    keypoints += 3 * rough_errors(300, 0)
+    large = Camera("SIMPLE_PINHOLE", 4096, 3072, (3600.0, 2048.0, 1536.0))
+    views = [View(CAMERAS[0].to_pycolmap(), keypoints, points)]
+    larger = [View(large.to_pycolmap(), 4 * keypoints, points)]
+    scale, of_larger = error_scale(TRUTH, views), error_scale(TRUTH, larger)
+    assert of_larger == pytest.approx(4 * scale)
+    poses = refined(TRUTH, views, scale), refined(TRUTH, larger, of_larger)
+    assert position_error(*poses) < 1e-6 and rotation_error(*poses) < 1e-5
+
+
+def test_a_point_behind_its_camera_leaves_the_pose() -> None:
+    keypoints, points = seen(CAMERAS[0], 20, 0.4)
+    points[3] = TRUTH.centre - (points[3] - TRUTH.centre)
+    view = View(CAMERAS[0].to_pycolmap(), keypoints, points)
+    assert refined(TRUTH, [view]) is TRUTH and error_scale(TRUTH, [view]) == 1
 
 
 def test_correspondences_that_leave_a_direction_free_leave_the_pose() -> None:
     camera = CAMERAS[0].to_pycolmap()
     ahead = TRUTH.inverse().rotation @ np.array([0, 0, 5.0]) + TRUTH.centre  # turns about it
     keypoints = np.tile([camera.principal_point_x, camera.principal_point_y], (4, 1))
-    found = refined(TRUTH, camera, keypoints, np.tile(ahead, (4, 1)))
+    found = refined(TRUTH, [View(camera, keypoints, np.tile(ahead, (4, 1)))])
     assert position_error(found, TRUTH) < 1e-6 and rotation_error(found, TRUTH) < 1e-5
 
 

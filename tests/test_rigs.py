@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 
 from samfeat_hloc.cli import app, main
 from samfeat_hloc.colmap.cameras import Camera
+from samfeat_hloc.colmap.pointless_matches import Matched, PosedImage, agreeing
+from samfeat_hloc.colmap.pose_refinement import View, refined
 from samfeat_hloc.colmap.poses import Pose, read_poses
 from samfeat_hloc.colmap.rig_config import frames_of, read_rig_config
 from samfeat_hloc.colmap.rig_pose import estimate_rig_pose
@@ -74,7 +76,7 @@ def correspondences(
     ],
 )
 def test_the_pose_of_a_rig(cams_from_rig: list[Pose], counts: list[int]) -> None:
-    cameras = [CAMERA] * len(cams_from_rig)
+    cameras = [CAMERA.to_pycolmap()] * len(cams_from_rig)
     for outliers in (0.0, 0.6):
         made = correspondences(cams_from_rig, counts, outliers)
         found = estimate_rig_pose(*made, cameras, cams_from_rig)
@@ -88,6 +90,46 @@ def test_the_pose_of_a_rig(cams_from_rig: list[Pose], counts: list[int]) -> None
     assert estimate_rig_pose(*few, cameras, cams_from_rig) is None
     none = [[array[:0] for array in arrays] for arrays in made]
     assert estimate_rig_pose(*none, cameras, cams_from_rig) is None
+
+
+def test_a_rig_is_refined_where_the_loss_of_all_its_photos_is_least() -> None:
+    cams_from_rig = list(RIG.values())
+    keypoints, points = correspondences(cams_from_rig, [60, 0, 40], 0.0)
+    camera = CAMERA.to_pycolmap()
+    elsewhere = turned(5, (0.4, 0.1, -0.5)) @ RIG_FROM_WORLD
+    image = PosedImage.of(projected(elsewhere, points[0]), elsewhere, camera)
+    views = []
+    for cam_from_rig, xy, xyz in zip(cams_from_rig, keypoints, points, strict=True):
+        views.append(View(camera, xy, xyz, None, cam_from_rig))
+    rows = np.arange(60)
+    pointless = agreeing(
+        RIG["left"] @ RIG_FROM_WORLD, camera, keypoints[0], [Matched(rows, rows, image)], 3.0
+    )
+    views[0] = views[0]._replace(pointless=pointless)
+    start = turned(1, (0.05, -0.02, 0.03)) @ RIG_FROM_WORLD
+    found = refined(start, views)
+
+    def loss(pose: Pose) -> float:
+        total = 0.0
+        for view in views:
+            assert view.cam_from_rig is not None
+            posed = view.cam_from_rig @ pose
+            error = projected(posed, view.points) - view.keypoints
+            total += float(np.log1p((error**2).sum(1)).sum())
+        of_lines = pointless.errors((RIG["left"] @ pose).rotation, (RIG["left"] @ pose).tvec)
+        return total + 0.25 * float(np.log1p(of_lines**2).sum())
+
+    assert loss(found) < loss(RIG_FROM_WORLD) < loss(start)
+    for axis in np.eye(3):
+        for size in (1, -1):
+            turn = Pose(np.append(1, 1e-5 * size * axis), np.zeros(3))
+            assert loss(turn @ found) > loss(found)
+            assert loss(Pose(found.qvec, found.tvec + 1e-4 * size * axis)) > loss(found)
+
+
+def projected(pose: Pose, points: np.ndarray) -> np.ndarray:
+    inside = points @ pose.rotation.T + pose.tvec
+    return inside[:, :2] / inside[:, 2:] * 260 + [160, 120]
 
 
 # ---- rig_config.json ----

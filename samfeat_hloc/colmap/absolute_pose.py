@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .library import pycolmap
-from .pose_refinement import CONVERGED, ROUGHLY, middle, refined
+from .pose_refinement import CONVERGED, ROUGHLY, View, middle, refined
 from .poses import Pose
 
 _MIN_CORRESPONDENCES = 4  # three give up to four poses, the fourth tells them apart
@@ -87,7 +87,8 @@ def _refined_pose(
         if found is not None and found["num_inliers"] >= _SURE * _PART:
             pose = Pose.from_rigid3d(found["cam_from_world"])
             mask = reprojection_errors(pose, camera, keypoints, points) <= max_error
-            pose = refined(pose, camera, keypoints[mask], points[mask], converged=converged)
+            view = View(camera, keypoints[mask], points[mask])
+            pose = refined(pose, [view], converged=converged)
             return pose, mask
     found = pycolmap.estimate_and_refine_absolute_pose(
         keypoints, points, camera, estimation_options=ransac(max_error, min_share)

@@ -15,6 +15,7 @@ import numpy as np
 
 from .poses import Pose
 
+
 @dataclass(frozen=True, eq=False)
 class PosedImage:
     """An image whose pose is known.

@@ -4,14 +4,15 @@ It minimises the sum of log(1 + (e / s)^2) over the inliers' reprojection errors
 as `pycolmap.refine_absolute_pose` does, in a fraction of the time: six unknowns need no general
 solver. Matches without a point count a quarter of that, by their distances from their lines.
 
-COLMAP's scale s is a pixel. What a pixel means differs from photo to photo, by the feature, the size
-at which it was found and the light; and where most inliers are within a third of a pixel, one that
-is a pixel off is a wrong one and should count as such. :func:`error_scale` measures s.
+COLMAP's scale s is a pixel. But errors are larger in one photo than in another, by the feature, by
+the size at which the photo was read and by its light; where most inliers are within a third of a
+pixel, one that is a pixel off is wrong and should count as such. :func:`error_scale` measures s.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,41 +31,49 @@ CONVERGED = 3e-7  # share of the loss by which one more step would lower it
 ROUGHLY = 1e-4  # likewise; the pose is then within a third of its own deviation
 
 
+class View(NamedTuple):
+    """What one camera says of the pose.
+
+    camera: a `pycolmap.Camera`, of any model. keypoints: (K, 2) float64 pixels, the corner of the
+    image at (0, 0). points: (K, 3) float64, what they show. pointless: further matches; None for
+    none. cam_from_rig: where the pose is a rig's; None where it is this camera's.
+    """
+
+    camera: Any
+    keypoints: np.ndarray
+    points: np.ndarray
+    pointless: PointlessMatches | None = None
+    cam_from_rig: Pose | None = None
+
+    def posed(self, rotation: np.ndarray, tvec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The camera's own pose, from the rig's."""
+        if self.cam_from_rig is None:
+            return rotation, tvec
+        turn = self.cam_from_rig.rotation
+        return turn @ rotation, turn @ tvec + self.cam_from_rig.tvec
+
+
 def refined(
-    pose: Pose, camera: Any, keypoints: np.ndarray, points: np.ndarray,
-    pointless: PointlessMatches | None = None, scale: float = 1.0, converged: float = CONVERGED,
-) -> Pose:  # fmt: skip
-    """The pose, moved to where the loss of these correspondences is least.
+    pose: Pose, views: Sequence[View], scale: float = 1.0, converged: float = CONVERGED
+) -> Pose:
+    """The pose, moved to where the loss of these views is least.
 
     Args:
-        pose: cam_from_world, with all points before the camera.
-        camera: a `pycolmap.Camera`, of any model.
-        keypoints: (K, 2) float64 pixels, the corner of the image at (0, 0).
-        points: (K, 3) float64.
-        pointless: further matches; None for none.
+        pose: cam_from_world, or rig_from_world; returned where a point is behind its camera.
+        views: one of a camera, several of a rig.
         scale: of the errors, in pixels.
         converged: share of the loss; a step that would not lower it by more is not taken.
     """
     rotation, tvec, damping = pose.rotation, pose.tvec, _BEGIN
-
-    def cost_of(errors: np.ndarray, rotation: np.ndarray, tvec: np.ndarray) -> float:
-        of_lines = 0.0
-        if pointless is not None:
-            apart = pointless.errors(rotation, tvec) / scale
-            of_lines = float(np.log1p(apart**2).sum())
-        return _cost(errors) + _OF_POINTLESS * of_lines
-
-    inside = points @ rotation.T + tvec
-    errors = (_projected(camera, inside) - keypoints) / scale
-    cost = cost_of(errors, rotation, tvec)
+    cost, looks = _looks(views, rotation, tvec, scale)
+    if not looks:
+        return pose
     for _ in range(_ITERATIONS):
-        normal, gradient = _normal_equations(camera, inside, errors, scale)
-        if pointless is not None:
-            apart, rows = (values / scale for values in pointless.derivatives(rotation, tvec))
-            across = 1 / (1 + apart**2)
-            bends = np.maximum(1 - apart**2, 0) * across**2  # the other way beyond the scale
-            normal += _OF_POINTLESS * (rows * bends) @ rows.T
-            gradient += _OF_POINTLESS * rows @ (across * apart)
+        normal, gradient = np.zeros((6, 6)), np.zeros(6)
+        for view, look in zip(views, looks, strict=True):
+            of_view = _normal_equations(view, look, rotation, tvec, scale)
+            normal += of_view[0]
+            gradient += of_view[1]
         try:
             step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), -gradient)
         except np.linalg.LinAlgError:  # they leave a direction free
@@ -72,25 +81,25 @@ def refined(
         if damping <= _BEGIN and -(gradient @ step) < converged * max(cost, _NOTHING):
             break
         turn = _turned(step[:3])
-        moved = inside @ turn.T + step[3:]
-        if (moved[:, 2] > 0).all():
-            errors_there = (_projected(camera, moved) - keypoints) / scale
-            rotation_there, tvec_there = turn @ rotation, turn @ tvec + step[3:]
-            cost_there = cost_of(errors_there, rotation_there, tvec_there)
-            if cost_there < cost:
-                rotation, tvec = rotation_there, tvec_there
-                inside, errors, cost = moved, errors_there, cost_there
-                damping /= 10
-                continue
-        damping *= 10
-        if damping > 1e6:
-            break
+        there = turn @ rotation, turn @ tvec + step[3:]
+        cost_there, looks_there = _looks(views, *there, scale)
+        if cost_there < cost:
+            (rotation, tvec), cost, looks = there, cost_there, looks_there
+            damping /= 10
+        else:
+            damping *= 10
+            if damping > 1e6:
+                break
     return Pose.from_matrix(rotation, tvec)
 
 
-def error_scale(pose: Pose, camera: Any, keypoints: np.ndarray, points: np.ndarray) -> float:
-    """Of inliers' errors, in pixels; arguments as those of :func:`refined`, none of them empty."""
-    errors = _projected(camera, points @ pose.rotation.T + pose.tvec) - keypoints
+def error_scale(pose: Pose, views: Sequence[View]) -> float:
+    """Of inliers' errors, in pixels; arguments as those of :func:`refined`. A pixel where a point
+    is behind its camera."""
+    _, looks = _looks(views, pose.rotation, pose.tvec, 1.0)
+    if not looks:
+        return 1.0
+    errors = np.concatenate([look.errors for look in looks])
     return max(_SHARE * middle(np.hypot(*errors.T)), _LEAST_SCALE)
 
 
@@ -100,28 +109,54 @@ def middle(values: np.ndarray) -> float:
     return float(np.partition(values, half)[half])
 
 
+class _Look(NamedTuple):
+    """From a pose: the points in the camera (K, 3), their errors (K, 2) in scales."""
+
+    inside: np.ndarray
+    errors: np.ndarray
+
+
+def _looks(
+    views: Sequence[View], rotation: np.ndarray, tvec: np.ndarray, scale: float
+) -> tuple[float, list[_Look]]:
+    """The loss of the views, and what they show; infinite and nothing where a point is behind its
+    camera."""
+    cost, looks = 0.0, []
+    for view in views:
+        turn, shift = view.posed(rotation, tvec)
+        inside = view.points @ turn.T + shift
+        if not (inside[:, 2] > 0).all():
+            return np.inf, []
+        errors = (_projected(view.camera, inside) - view.keypoints) / scale
+        cost += float(np.log1p(np.einsum("ij,ij->i", errors, errors)).sum())
+        if view.pointless is not None:
+            apart = view.pointless.errors(turn, shift) / scale
+            cost += _OF_POINTLESS * float(np.log1p(apart**2).sum())
+        looks.append(_Look(inside, errors))
+    return (cost, looks) if np.isfinite(cost) else (np.inf, [])
+
+
 def _projected(camera: Any, inside: np.ndarray) -> np.ndarray:
-    return np.asarray(camera.img_from_cam(inside))
-
-
-def _cost(errors: np.ndarray) -> float:
-    cost = float(np.log1p(np.einsum("ij,ij->i", errors, errors)).sum())
-    return cost if np.isfinite(cost) else np.inf
+    if not len(inside):
+        return np.zeros((0, 2))
+    return np.asarray(camera.img_from_cam(inside)).reshape(-1, 2)
 
 
 def _normal_equations(
-    camera: Any, inside: np.ndarray, errors: np.ndarray, scale: float
+    view: View, look: _Look, rotation: np.ndarray, tvec: np.ndarray, scale: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The second and first derivatives of half the loss, (6, 6) and (6,), by a turn about the
-    camera's centre and a shift after it.
+    """The second and first derivatives of half a view's loss, (6, 6) and (6,), by a turn of the
+    pose about its origin and a shift after it.
 
     The loss bends less along an error than across it: the mean of both is taken. Beyond the scale,
     where along it it bends the other way, a step that long would lead too far.
     """
+    inside, errors = look
     z = inside[:, 2]
     seen = inside / z[:, None]
     steps = np.array([[_STEP, 0, 0], [-_STEP, 0, 0], [0, _STEP, 0], [0, -_STEP, 0]])
-    there = _projected(camera, (seen + steps[:, None]).reshape(-1, 3)).reshape(4, len(seen), 2)
+    there = _projected(view.camera, (seen + steps[:, None]).reshape(-1, 3))
+    there = there.reshape(4, len(seen), 2)
     of_x, of_y = (there[::2] - there[1::2]).swapaxes(1, 2) / (2 * _STEP * scale) / z  # (2, K) each
     x, y, _ = inside.T
     of_z = -(of_x * seen[:, 0] + of_y * seen[:, 1])
@@ -132,7 +167,21 @@ def _normal_equations(
     across = 1 / (1 + squared)
     along = np.where(squared < 1, (1 - squared) * across**2, across)
     normal = (rows * ((across + along) / 2)).reshape(6, -1) @ rows.reshape(6, -1).T
-    return normal, rows.reshape(6, -1) @ (across * errors.T).ravel()
+    gradient = rows.reshape(6, -1) @ (across * errors.T).ravel()
+    if view.pointless is not None:
+        apart, of_lines = view.pointless.derivatives(*view.posed(rotation, tvec))
+        apart, of_lines = apart / scale, of_lines / scale
+        across = 1 / (1 + apart**2)
+        bends = np.maximum(1 - apart**2, 0) * across**2  # the other way beyond the scale
+        normal += _OF_POINTLESS * (of_lines * bends) @ of_lines.T
+        gradient += _OF_POINTLESS * of_lines @ (across * apart)
+    if view.cam_from_rig is None:
+        return normal, gradient
+    # A turn of the rig about its origin turns the camera, and moves it by its place in the rig.
+    turn, (x, y, z) = view.cam_from_rig.rotation, view.cam_from_rig.tvec
+    moved = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ turn
+    of_rig = np.block([[turn, np.zeros((3, 3))], [moved, turn]])
+    return of_rig.T @ normal @ of_rig, of_rig.T @ gradient
 
 
 def _turned(vector: np.ndarray) -> np.ndarray:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from .absolute_pose import pose_and_inliers, ransac_options
-from .cameras import Camera
 from .library import pycolmap
 from .poses import Pose
 
@@ -18,7 +18,7 @@ _ATTEMPTS = 8
 def estimate_rig_pose(
     keypoints: Sequence[np.ndarray],
     points: Sequence[np.ndarray],
-    cameras: Sequence[Camera],
+    cameras: Sequence[Any],
     cams_from_rig: Sequence[Pose],
     *,
     max_error: float = 12.0,
@@ -31,7 +31,7 @@ def estimate_rig_pose(
     Args:
         keypoints: of each camera (K, 2) float64 pixels, the corner of its image at (0, 0).
         points: of each camera (K, 3) float64, where its keypoints are in the world.
-        cameras: the intrinsics.
+        cameras: a `pycolmap.Camera` of each.
         cams_from_rig: the poses in the rig, in the units of the points.
         max_error: of inliers, in pixels.
 
@@ -41,7 +41,6 @@ def estimate_rig_pose(
     options = pycolmap.RANSACOptions()
     for name, value in ransac_options(max_error).items():
         setattr(options, name, value)
-    intrinsics = [camera.to_pycolmap() for camera in cameras]
     rigid = [pose.to_rigid3d() for pose in cams_from_rig]
     counts = [len(of_one) for of_one in keypoints]
     of_camera = np.repeat(np.arange(len(cameras)), counts)
@@ -52,7 +51,7 @@ def estimate_rig_pose(
             return None
         found = pycolmap.estimate_and_refine_generalized_absolute_pose(
             xy[candidates], xyz[candidates], of_camera[candidates].tolist(),
-            rigid, intrinsics, estimation_options=options,
+            rigid, list(cameras), estimation_options=options,
         )  # fmt: skip
         if found is None:
             return None

@@ -3,7 +3,7 @@
 Matches become 2D-3D correspondences (`correspondences`), and these a pose (`absolute_pose`), which
 is refined with the matches that have no point (`pointless`), for several queries at a time because
 COLMAP releases Python's lock. Queries that a rig's cameras took at once are localized together
-(`rig_pose`), by matches with points alone.
+(`rig_pose`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ..parallel.workers import Workers
 from ..progress import tqdm
 from .correspondences import check_keypoints, image_matches, merged
 from .inputs import LocalizationInputs
-from .pointless import refine_with_pointless
+from .pointless import PosedPhoto, refine_with_pointless
 from .result import (
     FALLBACK,
     LOCALIZED,
@@ -204,7 +204,7 @@ def _localize(
     max_error: float,
     image_of: Callable[[str], PosedImage],
 ) -> list[QueryResult]:
-    keypoints, found, images = [], [], []
+    keypoints, matches_of, found = [], [], []
     for query, retrieved in task.photos:
         of_query = features.keypoints(query.name)
         if not len(of_query) and task.cams_from_rig is None:
@@ -212,31 +212,31 @@ def _localize(
         images = [image_matches(map_model, query.name, name, matches) for name in retrieved]
         check_keypoints(query.name, images, len(of_query), features, matches)
         keypoints.append(of_query)
+        matches_of.append(images)
         found.append(merged(images))
     pixels = [xy[one.keypoints] for xy, one in zip(keypoints, found, strict=True)]
     points = [map_model.xyz[one.points] for one in found]
-    cameras = [query.camera for query, _ in task.photos]
-    poses: list[Pose] | None = None
-    inliers = [np.zeros(len(one.keypoints), dtype=bool) for one in found]
+    cameras = [query.camera.to_pycolmap() for query, _ in task.photos]
+    cams_from_rig: Sequence[Pose | None] = task.cams_from_rig or [None]
+    solved: tuple[Pose, list[np.ndarray]] | None
     if task.cams_from_rig is None:
-        camera = cameras[0].to_pycolmap()
-        solved = estimate_pose(
-            pixels[0], points[0], camera,
+        alone = estimate_pose(
+            pixels[0], points[0], cameras[0],
             max_error=max_error, support=found[0].support, rough=True,
         )  # fmt: skip
-        if solved is not None:
-            pose = refine_with_pointless(
-                *solved, found[0], images, keypoints[0], map_model.xyz, camera,
-                image_of,
-            )  # fmt: skip
-            poses, inliers = [pose], [solved[1]]
+        solved = None if alone is None else (alone[0], [alone[1]])
     else:
-        together = estimate_rig_pose(
-            pixels, points, cameras, task.cams_from_rig, max_error=max_error
-        )
-        if together is not None:
-            rig_from_world, inliers = together
-            poses = [cam_from_rig @ rig_from_world for cam_from_rig in task.cams_from_rig]
+        solved = estimate_rig_pose(pixels, points, cameras, task.cams_from_rig, max_error=max_error)
+    inliers = [np.zeros(len(one.keypoints), dtype=bool) for one in found]
+    pose = None
+    if solved is not None:
+        inliers = solved[1]
+        parts = zip(keypoints, cameras, matches_of, found, inliers, cams_from_rig, strict=True)
+        photos = [PosedPhoto(*part) for part in parts]
+        pose = refine_with_pointless(solved[0], photos, map_model.xyz, image_of)
+    poses = None
+    if pose is not None:
+        poses = [pose if one is None else one @ pose for one in cams_from_rig]
     frame = None
     if task.cams_from_rig is not None:
         names = [query.name for query, _ in task.photos]

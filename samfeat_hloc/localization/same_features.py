@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..colmap.pose_refinement import middle
 from ..colmap.model import Model
+from ..colmap.pose_refinement import middle
 from ..errors import SamfeatError
 from ..files.feature_readers import FeatureReader
 

@@ -234,7 +234,7 @@ class Localizer:
             )
         poses = [rigs.as_pose(pose) for pose in cams_from_rig]
         clock = Clock()
-        views = []
+        views, matched_with = [], {}
         for image, camera, mask in zip(images, cameras, masks, strict=True):
             with clock.stage("read"):
                 photo = read_photo(image, camera, False, mask)
@@ -245,8 +245,12 @@ class Localizer:
             with clock.stage("match"):
                 pairs = zip(retrieved, self.match(features, retrieved), strict=True)
                 matched = [posing.image_matches(*found) for found in pairs]
+            matched_with.update({image.name: image for image in retrieved})
             views.append(rigs.RigView(photo.camera, features.keypoints, matched))
-        return rigs.solve(views, poses, self.map.xyz, self.map.point_ids, self.settings, clock)
+        image_of = posing.images_by_name(matched_with.values())
+        return rigs.solve(
+            views, poses, self.map.xyz, self.map.point_ids, image_of, self.settings, clock
+        )
 
     def _localize(self, photo: Photo, quarters: int, seconds: dict[str, float]) -> Localization:
         """A photo turned clockwise; `seconds` go on from one turn to the next."""

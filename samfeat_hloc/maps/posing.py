@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..colmap.poses import Pose
 from ..localization.acceptance import least_inliers
 from ..localization.correspondences import Correspondences, ImageMatches, merged
 from ..localization.places import Agreement, agreeing, most_promising
-from ..localization.pointless import refine_with_pointless
+from ..localization.pointless import PosedPhoto, refine_with_pointless
 from .localization import Clock
 from .localizer_settings import LocalizerSettings
 from .saved_map import FrozenImage
@@ -86,6 +86,17 @@ def solve(
     return replace(posed, ransacs=ransacs + posed.ransacs)
 
 
+def images_by_name(frozen: Iterable[FrozenImage]) -> Callable[[str], PosedImage]:
+    """A function from a name to the image that has it."""
+    named = {image.name: image for image in frozen}
+
+    def image_of(name: str) -> PosedImage:
+        image = named[name]
+        return PosedImage.of(image.keypoints, image.pose, image.camera.to_pycolmap())
+
+    return image_of
+
+
 def refined_with_pointless(
     posed: Posed, keypoints: np.ndarray, xyz: np.ndarray, frozen: Sequence[FrozenImage]
 ) -> Posed:
@@ -97,17 +108,12 @@ def refined_with_pointless(
     """
     if posed.pose is None:
         return posed
-    named = {image.name: image for image in frozen}
-
-    def image_of(name: str) -> PosedImage:
-        image = named[name]
-        return PosedImage.of(image.keypoints, image.pose, image.camera.to_pycolmap())
-
-    pose = refine_with_pointless(
-        posed.pose, posed.inliers, posed.found, posed.images, keypoints, xyz,
-        posed.camera.to_pycolmap(), image_of,
-    )  # fmt: skip
-    return replace(posed, pose=pose)
+    photo = PosedPhoto(
+        keypoints, posed.camera.to_pycolmap(), posed.images, posed.found, posed.inliers
+    )
+    return replace(
+        posed, pose=refine_with_pointless(posed.pose, [photo], xyz, images_by_name(frozen))
+    )
 
 
 def _solve(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..colmap.cameras import Camera
+from ..colmap.pointless_matches import PosedImage
 from ..colmap.poses import Pose, pose_json
 from ..colmap.rig_pose import estimate_rig_pose
 from ..errors import SamfeatError
 from ..localization.acceptance import confidence, refusal, squares
 from ..localization.correspondences import ImageMatches, merged
+from ..localization.pointless import PosedPhoto, refine_with_pointless
 from .localization import Clock
 from .localizer_settings import LocalizerSettings
 
@@ -116,6 +118,7 @@ def solve(
     cams_from_rig: Sequence[Pose],
     xyz: np.ndarray,
     point_ids: np.ndarray,
+    image_of: Callable[[str], PosedImage],
     settings: LocalizerSettings,
     clock: Clock,
 ) -> RigLocalization:
@@ -125,18 +128,27 @@ def solve(
         views: its photos.
         cams_from_rig: the pose of each in the rig, in the map's units.
         xyz, point_ids: the map's points and their ids.
+        image_of: an image that they are matched with, by its name.
     """
     with clock.stage("pose"):
         found = [merged(view.images) for view in views]
+        cameras = [view.camera.to_pycolmap() for view in views]
         solved = estimate_rig_pose(
             [v.keypoints[f.keypoints] for v, f in zip(views, found, strict=True)],
             [xyz[one.points] for one in found],
-            [view.camera for view in views],
+            cameras,
             cams_from_rig,
             max_error=settings.max_error,
         )
-    nothing = [np.zeros(len(one.keypoints), dtype=bool) for one in found]
-    pose, agree = solved or (None, nothing)
+        pose, agree = solved or (None, [np.zeros(len(one.keypoints), dtype=bool) for one in found])
+        if pose is not None:
+            photos = [
+                PosedPhoto(view.keypoints, camera, view.images, one, kept, cam_from_rig)
+                for view, camera, one, kept, cam_from_rig in zip(
+                    views, cameras, found, agree, cams_from_rig, strict=True
+                )
+            ]
+            pose = refine_with_pointless(pose, photos, xyz, image_of)
     agreeing = [len(np.unique(one.keypoints[kept])) for one, kept in zip(found, agree, strict=True)]
     matched = sum(len(np.unique(one.keypoints)) for one in found)
     inlier_keypoints = [
