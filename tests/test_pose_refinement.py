@@ -41,7 +41,8 @@ def test_it_ends_where_colmaps_loss_is_least(camera: Camera) -> None:
     keypoints, points = seen(camera, 400, 0.7)
     keypoints[:40] += np.random.default_rng(1).uniform(-10, 10, (40, 2))
     start = near(TRUTH, 0.1, 1.0)
-    found = refined(start, [View(camera.to_pycolmap(), keypoints, points)])
+    view = View(camera.to_pycolmap(), keypoints, points)
+    found = refined(start, [view], converged=1e-9)
     everything = np.ones(len(points), dtype=bool)
     theirs = pycolmap.refine_absolute_pose(
         start.to_rigid3d(), keypoints, points, everything, camera.to_pycolmap()

@@ -27,7 +27,7 @@ _STEP = 1e-6  # in normalised coordinates, for the derivatives of the camera's p
 _OF_POINTLESS = 0.25  # of the loss: more of them than of those with a point are wrong
 _SHARE = 1 / 3  # of the inliers' median error: half as much and twice as much serve as well
 _LEAST_SCALE = 0.1  # pixels: no keypoints are more exact, but a few inliers fit any pose
-CONVERGED = 3e-7  # share of the loss by which one more step would lower it
+CONVERGED = 2e-6  # share of the loss by which one more step would lower it
 ROUGHLY = 1e-4  # likewise; the pose is then within a third of its own deviation
 
 
