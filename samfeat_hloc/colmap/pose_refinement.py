@@ -149,7 +149,8 @@ def _normal_equations(
     pose about its origin and a shift after it.
 
     The loss bends less along an error than across it: the mean of both is taken. Beyond the scale,
-    where along it it bends the other way, a step that long would lead too far.
+    where along it it bends the other way, half of what it bends across it stands for that: with
+    nothing a step would lead too far, with all of it not far enough.
     """
     inside, errors = look
     z = inside[:, 2]
@@ -165,7 +166,7 @@ def _normal_equations(
     )
     squared = np.einsum("ij,ij->i", errors, errors)
     across = 1 / (1 + squared)
-    along = np.where(squared < 1, (1 - squared) * across**2, across)
+    along = np.where(squared < 1, (1 - squared) * across**2, across / 2)
     normal = (rows * ((across + along) / 2)).reshape(6, -1) @ rows.reshape(6, -1).T
     gradient = rows.reshape(6, -1) @ (across * errors.T).ravel()
     if view.pointless is not None:
