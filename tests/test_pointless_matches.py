@@ -58,7 +58,7 @@ def test_an_error_is_the_distance_to_the_nearest_pixels_that_fit() -> None:
                           OTHER)  # fmt: skip
     near = agreeing(POSE, CAMERA, world.keypoints, [Matched(rows, rows, exact)], 1.5)
     assert len(near.rays[0]) > 35
-    errors = np.abs(near.errors(POSE.rotation, POSE.tvec))
+    errors = np.abs(near.seen(POSE.rotation, POSE.tvec).errors())
     for i, error in enumerate(errors[:8]):
         ray, direction = near.rays[:, i] / near.rays[2, i], near.directions[:, i]
         row = np.argmin(np.abs(CAMERA.cam_from_img(world.keypoints) - ray[:2]).sum(1))
@@ -83,8 +83,7 @@ def test_an_error_is_the_distance_to_the_nearest_pixels_that_fit() -> None:
 def test_derivatives_are_differences() -> None:
     world = World(30, noise=0.4)
     near = agreeing(POSE, CAMERA, world.keypoints, world.matched(np.arange(30)), 1.5)
-    errors, rows = near.derivatives(POSE.rotation, POSE.tvec)
-    np.testing.assert_allclose(errors, near.errors(POSE.rotation, POSE.tvec))
+    rows = near.seen(POSE.rotation, POSE.tvec).derivatives()
     for axis in range(6):
         step = np.zeros(6)
         step[axis] = 1e-6
@@ -94,7 +93,7 @@ def test_derivatives_are_differences() -> None:
                 turned(sign * step[:3]) if axis < 3 else Pose(np.array([1, 0, 0, 0.0]), [0, 0, 0])
             )
             tvec = turn.rotation @ POSE.tvec + sign * step[3:]
-            moved.append(near.errors(turn.rotation @ POSE.rotation, tvec))
+            moved.append(near.seen(turn.rotation @ POSE.rotation, tvec).errors())
         expected = (moved[0] - moved[1]) / 2e-6
         np.testing.assert_allclose(rows[axis], expected, rtol=1e-5, atol=1e-3)
 

@@ -116,7 +116,8 @@ def test_a_rig_is_refined_where_the_loss_of_all_its_photos_is_least() -> None:
             posed = view.cam_from_rig @ pose
             error = projected(posed, view.points) - view.keypoints
             total += float(np.log1p((error**2).sum(1)).sum())
-        of_lines = pointless.errors((RIG["left"] @ pose).rotation, (RIG["left"] @ pose).tvec)
+        left = RIG["left"] @ pose
+        of_lines = pointless.seen(left.rotation, left.tvec).errors()
         return total + 0.25 * float(np.log1p(of_lines**2).sum())
 
     assert loss(found) < loss(RIG_FROM_WORLD) < loss(start)

@@ -47,32 +47,41 @@ class Matched(NamedTuple):
 class PointlessMatches:
     """M matches of a photo, with keypoints of images whose poses are known, on lines in the world.
 
-    rays: (3, M) float64, of the photo's keypoints in its camera, so long that :meth:`errors` are in
-    pixels. centres: (3, M), of the images in the world. directions: (3, M), to what their keypoints
-    show.
+    rays: (3, M) float64, of the photo's keypoints in its camera, so long that errors are in pixels.
+    centres: (3, M), of the images in the world. directions: (3, M), to what their keypoints show.
     """
 
     rays: np.ndarray
     centres: np.ndarray
     directions: np.ndarray
 
-    def errors(self, rotation: np.ndarray, tvec: np.ndarray) -> np.ndarray:
-        """Signed distances (M,): of the match to the nearest pixels that fit the poses (Sampson's),
-        near the pose with which the matches were found to agree.
+    def seen(self, rotation: np.ndarray, tvec: np.ndarray) -> SeenLines:
+        """From a pose of the photo.
 
         Args:
-            rotation, tvec: of the photo's cam_from_world.
+            rotation, tvec: of cam_from_world.
         """
-        seen, base = rotation @ self.directions, rotation @ self.centres + tvec[:, None]
-        return _dot(self.rays, _cross(base, seen))
+        directions = rotation @ self.directions
+        lines = _cross(rotation @ self.centres + tvec[:, None], directions)
+        return SeenLines(self.rays, directions, lines)
 
-    def derivatives(self, rotation: np.ndarray, tvec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The errors (M,), and their derivatives (6, M) by a turn about the photo's camera centre
-        and a shift after it."""
-        seen, base = rotation @ self.directions, rotation @ self.centres + tvec[:, None]
-        line = _cross(base, seen)
-        rows = np.concatenate([_cross(line, self.rays), _cross(seen, self.rays)])
-        return _dot(self.rays, line), rows
+
+class SeenLines(NamedTuple):
+    """Matches without a point from a pose of the photo: the rays, and in its camera (3, M) what
+    the images' keypoints show and the lines that these lie on."""
+
+    rays: np.ndarray
+    directions: np.ndarray
+    lines: np.ndarray
+
+    def errors(self) -> np.ndarray:
+        """Signed distances (M,): of the match to the nearest pixels that fit the poses (Sampson's),
+        near the pose with which the matches were found to agree."""
+        return _dot(self.rays, self.lines)
+
+    def derivatives(self) -> np.ndarray:
+        """Of the errors, (6, M), by a turn about the photo's camera centre and a shift after it."""
+        return np.concatenate([_cross(self.lines, self.rays), _cross(self.directions, self.rays)])
 
 
 def agreeing(

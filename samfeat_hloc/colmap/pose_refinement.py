@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .library import pycolmap
-from .pointless_matches import PointlessMatches
+from .pointless_matches import PointlessMatches, SeenLines
 from .poses import Pose
 
 _ITERATIONS = 50
@@ -68,10 +68,14 @@ def refined(
     cost, looks = _looks(views, rotation, tvec, scale)
     if not looks:
         return pose
+    # The steps are so short that a lens bends what is seen there no other way.
+    bends = [
+        _of_rays(view.camera, look.inside) / scale for view, look in zip(views, looks, strict=True)
+    ]
     for _ in range(_ITERATIONS):
         normal, gradient = np.zeros((6, 6)), np.zeros(6)
-        for view, look in zip(views, looks, strict=True):
-            of_view = _normal_equations(view, look, rotation, tvec, scale)
+        for view, look, of_rays in zip(views, looks, bends, strict=True):
+            of_view = _normal_equations(view, look, of_rays, scale)
             normal += of_view[0]
             gradient += of_view[1]
         try:
@@ -110,10 +114,12 @@ def middle(values: np.ndarray) -> float:
 
 
 class _Look(NamedTuple):
-    """From a pose: the points in the camera (K, 3), their errors (K, 2) in scales."""
+    """From a pose: the points in the camera (K, 3), their errors (K, 2) in scales, and the lines
+    of the matches without a point."""
 
     inside: np.ndarray
     errors: np.ndarray
+    lines: SeenLines | None
 
 
 def _looks(
@@ -129,10 +135,10 @@ def _looks(
             return np.inf, []
         errors = (_projected(view.camera, inside) - view.keypoints) / scale
         cost += float(np.log1p(np.einsum("ij,ij->i", errors, errors)).sum())
-        if view.pointless is not None:
-            apart = view.pointless.errors(turn, shift) / scale
-            cost += _OF_POINTLESS * float(np.log1p(apart**2).sum())
-        looks.append(_Look(inside, errors))
+        lines = None if view.pointless is None else view.pointless.seen(turn, shift)
+        if lines is not None:
+            cost += _OF_POINTLESS * float(np.log1p((lines.errors() / scale) ** 2).sum())
+        looks.append(_Look(inside, errors, lines))
     return (cost, looks) if np.isfinite(cost) else (np.inf, [])
 
 
@@ -142,8 +148,16 @@ def _projected(camera: Any, inside: np.ndarray) -> np.ndarray:
     return np.asarray(camera.img_from_cam(inside)).reshape(-1, 2)
 
 
+def _of_rays(camera: Any, inside: np.ndarray) -> np.ndarray:
+    """Derivatives of keypoints, u and v, by x / z and y / z of points (K, 3): (2, 2, K) pixels."""
+    seen = inside / inside[:, 2:]
+    steps = np.array([[_STEP, 0, 0], [-_STEP, 0, 0], [0, _STEP, 0], [0, -_STEP, 0]])
+    there = _projected(camera, (seen + steps[:, None]).reshape(-1, 3)).reshape(4, len(seen), 2)
+    return np.ascontiguousarray((there[::2] - there[1::2]).swapaxes(1, 2)) / (2 * _STEP)
+
+
 def _normal_equations(
-    view: View, look: _Look, rotation: np.ndarray, tvec: np.ndarray, scale: float
+    view: View, look: _Look, of_rays: np.ndarray, scale: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """The second and first derivatives of half a view's loss, (6, 6) and (6,), by a turn of the
     pose about its origin and a shift after it.
@@ -151,31 +165,27 @@ def _normal_equations(
     The loss bends less along an error than across it: the mean of both is taken. Beyond the scale,
     where along it it bends the other way, half of what it bends across it stands for that: with
     nothing a step would lead too far, with all of it not far enough.
+
+    Args:
+        of_rays: (2, 2, K), see :func:`_of_rays`, in scales.
     """
-    inside, errors = look
-    z = inside[:, 2]
-    seen = inside / z[:, None]
-    steps = np.array([[_STEP, 0, 0], [-_STEP, 0, 0], [0, _STEP, 0], [0, -_STEP, 0]])
-    there = _projected(view.camera, (seen + steps[:, None]).reshape(-1, 3))
-    there = there.reshape(4, len(seen), 2)
-    of_x, of_y = (there[::2] - there[1::2]).swapaxes(1, 2) / (2 * _STEP * scale) / z  # (2, K) each
-    x, y, _ = inside.T
-    of_z = -(of_x * seen[:, 0] + of_y * seen[:, 1])
+    x, y, z = look.inside.T
+    of_x, of_y = of_rays / z
+    of_z = -(of_x * x + of_y * y) / z
     rows = np.stack(
         [y * of_z - z * of_y, z * of_x - x * of_z, x * of_y - y * of_x, of_x, of_y, of_z]
-    )
-    squared = np.einsum("ij,ij->i", errors, errors)
+    ).reshape(6, -1)
+    squared = np.einsum("ij,ij->i", look.errors, look.errors)
     across = 1 / (1 + squared)
     along = np.where(squared < 1, (1 - squared) * across**2, across / 2)
-    normal = (rows * ((across + along) / 2)).reshape(6, -1) @ rows.reshape(6, -1).T
-    gradient = rows.reshape(6, -1) @ (across * errors.T).ravel()
-    if view.pointless is not None:
-        apart, of_lines = view.pointless.derivatives(*view.posed(rotation, tvec))
-        apart, of_lines = apart / scale, of_lines / scale
+    normal = (rows * np.tile((across + along) / 2, 2)) @ rows.T
+    gradient = rows @ (across * look.errors.T).ravel()
+    if look.lines is not None:
+        apart, of_lines = look.lines.errors() / scale, look.lines.derivatives()
         across = 1 / (1 + apart**2)
         bends = np.maximum(1 - apart**2, 0) * across**2  # the other way beyond the scale
-        normal += _OF_POINTLESS * (of_lines * bends) @ of_lines.T
-        gradient += _OF_POINTLESS * of_lines @ (across * apart)
+        normal += _OF_POINTLESS / scale**2 * (of_lines * bends) @ of_lines.T
+        gradient += _OF_POINTLESS / scale * of_lines @ (across * apart)
     if view.cam_from_rig is None:
         return normal, gradient
     # A turn of the rig about its origin turns the camera, and moves it by its place in the rig.

@@ -8,9 +8,10 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from ..files.provenance import versions
 
 _PACKAGES = ("samfeat-hloc", "torch", "numpy", "h5py", "pycolmap", "opencv-python-headless",
              "opencv-python", "poselib", "matplotlib")  # fmt: skip
@@ -24,21 +25,10 @@ def measurement(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """
     return {
         "configuration": json.loads(json.dumps(dict(configuration), default=str)),
-        "versions": _versions(),
+        "versions": versions(*_PACKAGES),
         "commit": _commit(),
         "machine": _machine(),
     }
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 @functools.cache

@@ -146,10 +146,10 @@ class FeatureReader(_File):
 
     def image_size(self, name: str) -> tuple[int, int] | None:
         """Width and height of the image that the features were extracted from."""
-        self._stored_keypoints(name)
-        if (found := self._find(f"{name}/image_size")) is None:
+        if (found := self._numbers(f"{name}/image_size")) is None:
+            self._stored_keypoints(name)
             return None
-        size = read_dataset(found, self.path).reshape(-1)
+        size = found.reshape(-1)
         if len(size) < 2 or not np.isfinite(size).all():
             raise SamfeatError(
                 self.path,

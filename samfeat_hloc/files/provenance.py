@@ -11,6 +11,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from .stamps import Stamp, settled
 ATTRIBUTE = "made_by"
 _COMPARED = ("stage", "config", "weights_sha256", "inputs")
 _MEND = "recreate it with --overwrite, or choose another output"
+_PACKAGES = ("samfeat-hloc", "torch", "numpy", "h5py", "pycolmap")
 _BLOCK = 1 << 16
 _SAMPLES = 64
 _KEPT = 1000
@@ -49,7 +51,7 @@ def made_by(
     record: dict[str, Any] = {"stage": stage, "config": dict(config), "inputs": dict(inputs)}
     if weights_sha256 is not None:
         record["weights_sha256"] = weights_sha256
-    record["versions"] = _versions()
+    record["versions"] = versions(*_PACKAGES)
     return json.loads(json.dumps(record))
 
 
@@ -256,11 +258,13 @@ def _parsed(text: Any, path: Path) -> dict[str, Any]:
     return record
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in ("samfeat-hloc", "torch", "numpy", "h5py", "pycolmap"):
+@cache
+def versions(*packages: str) -> Mapping[str, str]:
+    """Of Python, and of those of the packages that are installed."""
+    found = {"python": platform.python_version()}
+    for package in packages:
         try:
-            versions[package] = metadata.version(package)
+            found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return versions
+    return found
