@@ -31,6 +31,7 @@ from samfeat_hloc.localization.correspondences import (
     image_matches,
     merged,
 )
+from samfeat_hloc.localization.query_poses import Matched, QueryPoses
 from samfeat_hloc.localization.result import FALLBACK, LOCALIZED, LocalizationResult
 
 
@@ -314,27 +315,26 @@ def test_a_run_that_was_stopped_goes_on(
 ) -> None:
     whole, output = tmp_path / "whole" / "poses.txt", tmp_path / "out" / "poses.txt"
     run(files, whole)
-    solve, solved = localize._localize, []
+    finish = QueryPoses.finish
+    solved: list[str] = []
 
-    def stop_at_the_last(map_model: object, task: Any, *rest: object) -> object:
-        ((query, _),) = task.photos
-        if query.name == files.queries[-1].name:
+    def stop_at_the_last(self: QueryPoses, matched: Matched, *rest: Any) -> object:
+        if matched.task.name == files.queries[-1].name:
             raise KeyboardInterrupt
-        solved.append(query.name)
-        return solve(map_model, task, *rest)  # type: ignore[arg-type]
+        solved.append(matched.task.name)
+        return finish(self, matched, *rest)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(localize, "_localize", stop_at_the_last)
+        patch.setattr(QueryPoses, "finish", stop_at_the_last)
         run(files, output, workers=1)
     assert len(solved) == len(files.queries) - 1
     assert [path.name for path in output.parent.iterdir()] == ["poses.txt.queries.parts"]
 
-    def note(map_model: object, task: Any, *rest: object) -> object:
-        ((query, _),) = task.photos
-        solved.append(query.name)
-        return solve(map_model, task, *rest)  # type: ignore[arg-type]
+    def note(self: QueryPoses, matched: Matched, *rest: Any) -> object:
+        solved.append(matched.task.name)
+        return finish(self, matched, *rest)
 
-    monkeypatch.setattr(localize, "_localize", note)
+    monkeypatch.setattr(QueryPoses, "finish", note)
     run(files, output)
     assert sorted(solved) == sorted(query.name for query in files.queries)  # each once
     names = sorted(path.name for path in whole.parent.iterdir())
@@ -352,8 +352,8 @@ def test_what_was_kept_for_other_inputs_is_not_used(
         run(files, output)
     assert (tmp_path / "poses.txt.queries.parts").is_dir()
     asked = []
-    solve = localize._localize
-    monkeypatch.setattr(localize, "_localize", lambda *a: asked.append(a[1]) or solve(*a))
+    finish = QueryPoses.finish
+    monkeypatch.setattr(QueryPoses, "finish", lambda *a: asked.append(a[1]) or finish(*a))
     run(files, output, max_error=10.0)
     assert len(asked) == len(files.queries)
     assert not (tmp_path / "poses.txt.queries.parts").exists()

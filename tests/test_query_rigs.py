@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mapped_scene
 import numpy as np
@@ -20,6 +21,7 @@ from samfeat_hloc.colmap.rig_config import Frame, RigCamera
 from samfeat_hloc.datasets.rigs import frames_from, frames_of_queries
 from samfeat_hloc.evaluation.localization import position_error, rotation_error
 from samfeat_hloc.localization import localize, mapping
+from samfeat_hloc.localization.query_poses import Matched, QueryPoses
 from samfeat_hloc.localization.result import FALLBACK, LOCALIZED
 from samfeat_hloc.pipelines.run_options import RunOptions
 
@@ -79,15 +81,16 @@ def test_a_run_that_was_stopped_goes_on_with_whole_frames(
 ) -> None:
     inputs, output = files.localization(frames=[frame(files)]), tmp_path / "poses.txt"
     whole = localize.main(inputs, tmp_path / "whole.txt")
-    solve, asked = localize._localize, []
+    finish = QueryPoses.finish
+    asked: list[list[str]] = []
 
-    def stop(*arguments: object) -> object:
-        asked.append([query.name for query, _ in arguments[1].photos])  # type: ignore[attr-defined]
+    def stop(self: QueryPoses, matched: Matched, *solved: Any) -> object:
+        asked.append([query.name for query, _ in matched.task.photos])
         if asked[-1] == [QUERIES[1]] and len(asked) < 3:
             raise KeyboardInterrupt
-        return solve(*arguments)  # type: ignore[arg-type]
+        return finish(self, matched, *solved)
 
-    monkeypatch.setattr(localize, "_localize", stop)
+    monkeypatch.setattr(QueryPoses, "finish", stop)
     with pytest.raises(KeyboardInterrupt):
         localize.main(inputs, output, workers=1)
     found = localize.main(inputs, output, workers=1)

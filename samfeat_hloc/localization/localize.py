@@ -1,43 +1,29 @@
 """Localization: the pose of every query from its matches with the map.
 
-Matches become 2D-3D correspondences (`correspondences`), and these a pose (`absolute_pose`), which
-is refined with the matches that have no point (`pointless`), for several queries at a time because
-COLMAP releases Python's lock. Queries that a rig's cameras took at once are localized together
-(`rig_pose`).
+What one query takes is in `query_poses`; here are all of them, a run that goes on where it was
+killed, and the threads or the cluster that solve.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
-
-from ..colmap.absolute_pose import estimate_pose
 from ..colmap.model import Model
-from ..colmap.pointless_matches import PosedImage
-from ..colmap.poses import Pose
-from ..colmap.rig_pose import estimate_rig_pose
-from ..datasets.queries import Query
 from ..files import provenance
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.h5store import SegmentWriter
 from ..files.outputs import Output
 from ..parallel.cluster import Cluster
-from ..parallel.workers import Workers
+from ..parallel.workers import Workers, named_failures
 from ..progress import tqdm
-from .correspondences import check_keypoints, image_matches, merged
 from .inputs import LocalizationInputs
-from .pointless import PosedPhoto, refine_with_pointless
+from .query_poses import Matched, QueryPoses, Task, tasks
 from .result import (
-    FALLBACK,
-    LOCALIZED,
     LocalizationResult,
-    OfFrame,
     QueryResult,
     from_group,
     read_result,
@@ -48,7 +34,6 @@ from .result import (
 logger = logging.getLogger(__name__)
 
 _QUERIES_A_TASK = 16  # on Ray
-_IMAGES_KEPT = 4096  # of the map, their keypoints: 130 MB of 4,096 each
 _SIZE_MEND = "give the intrinsics of the image as it is stored"
 
 
@@ -94,8 +79,6 @@ def main(
             size = query.camera.width, query.camera.height
             files.features.check_size(query.name, size, _SIZE_MEND)
 
-        localize = _Localization(files.map_model, files.features, files.matches, max_error)
-
         results = {
             query.name: from_group(query.name, writer.read(query.name), writer.parts)
             for query in queries
@@ -105,22 +88,20 @@ def main(
             logger.info("localize: %d of %d queries are done already", len(results), len(queries))
         left = [
             task
-            for task in _tasks(inputs, files.retrieved)
+            for task in tasks(inputs, files.retrieved)
             if any(query.name not in results for query, _ in task.photos)
         ]
         with Workers(workers, "localization") as pool:
             if cluster is None:
-                solved: Iterable[list[QueryResult]] = pool.map(
-                    localize, left, name=lambda task: task.photos[0][0].name, ordered=False,
-                    ahead=workers,
-                )  # fmt: skip
+                poses = QueryPoses(files.map_model, files.features, files.matches, max_error)
+                results_of = _poses_here(poses, left, pool, workers)
             else:
                 batches = cluster.batches(left, _QUERIES_A_TASK)
                 paths = inputs.features.absolute(), inputs.matches.absolute()
                 solving = _Solving(files.map_model, *paths, max_error)
-                solved = chain.from_iterable(cluster.map(solving, batches))
+                results_of = chain.from_iterable(cluster.map(solving, batches))
             unit = "frame" if inputs.frames else "query"
-            for found in tqdm(solved, total=len(left), desc="localize", unit=unit):
+            for found in tqdm(results_of, total=len(left), desc="localize", unit=unit):
                 results.update({one.name: one for one in found})
                 writer.add({one.name: to_group(one) for one in found})
         results = {query.name: results[query.name] for query in queries}
@@ -131,31 +112,24 @@ def main(
     return localized
 
 
-@dataclass(frozen=True)
-class _Task:
-    """What is localized at once: queries with their retrieved images.
+def _poses_here(
+    poses: QueryPoses, left: Iterable[Task], pool: Workers, ahead: int
+) -> Iterator[list[QueryResult]]:
+    """The results of the tasks, as they are finished; RANSAC runs in the pool's threads."""
 
-    cams_from_rig: of the queries' cameras; None for a single query, which is no rig's.
-    """
+    def read() -> Iterator[Matched]:
+        for task in left:
+            with named_failures(task.name, pool.what):
+                matched = poses.read(task)
+            yield matched
 
-    photos: list[tuple[Query, list[str]]]
-    cams_from_rig: list[Pose] | None = None
-
-
-def _tasks(inputs: LocalizationInputs, retrieved: Mapping[str, list[str]]) -> list[_Task]:
-    """Frames and single queries, in the order of the queries."""
-    queries = {query.name: query for query in inputs.queries}
-    of_frame: dict[str, _Task] = {}
-    for frame in inputs.frames:
-        there = [(camera, name) for camera, name in frame.photos if name in queries]
-        photos = [(queries[name], retrieved[name]) for _, name in there]
-        if len(photos) > 1:
-            task = _Task(photos, [camera.cam_from_rig for camera, _ in there])
-            of_frame.update({name: task for _, name in there})
-    tasks = [
-        of_frame.get(name) or _Task([(query, retrieved[name])]) for name, query in queries.items()
-    ]
-    return list({id(task): task for task in tasks}.values())
+    solved = pool.map(
+        poses.solve, read(), name=lambda matched: matched.task.name, ordered=False, ahead=ahead
+    )
+    for matched, pose, inliers in solved:
+        with named_failures(matched.task.name, pool.what):
+            results = poses.finish(matched, pose, inliers)
+        yield results
 
 
 @dataclass(frozen=True)
@@ -167,98 +141,7 @@ class _Solving:
     matches: Path
     max_error: float
 
-    def __call__(self, tasks: Sequence[_Task]) -> list[list[QueryResult]]:
+    def __call__(self, tasks: Sequence[Task]) -> list[list[QueryResult]]:
         with FeatureReader(self.features) as features, MatchReader(self.matches) as matches:
-            localize = _Localization(self.map_model, features, matches, self.max_error)
-            return [localize(task) for task in tasks]
-
-
-class _Localization:
-    """A task in, its results out."""
-
-    def __init__(
-        self, map_model: Model, features: FeatureReader, matches: MatchReader, max_error: float
-    ) -> None:
-        self.map_model = map_model
-        self.features = features
-        self.matches = matches
-        self.max_error = max_error
-        self._image_of = lru_cache(_IMAGES_KEPT)(self._read_image)
-
-    def __call__(self, task: _Task) -> list[QueryResult]:
-        return _localize(
-            self.map_model, task, self.features, self.matches, self.max_error, self._image_of
-        )
-
-    def _read_image(self, name: str) -> PosedImage:
-        keypoints = self.features.keypoints(name).astype(np.float32)
-        camera = self.map_model.camera_of(name).to_pycolmap()
-        return PosedImage.of(keypoints, self.map_model.images[name].pose, camera)
-
-
-def _localize(
-    map_model: Model,
-    task: _Task,
-    features: FeatureReader,
-    matches: MatchReader,
-    max_error: float,
-    image_of: Callable[[str], PosedImage],
-) -> list[QueryResult]:
-    keypoints, matches_of, found = [], [], []
-    for query, retrieved in task.photos:
-        of_query = features.keypoints(query.name)
-        if not len(of_query) and task.cams_from_rig is None:
-            logger.warning("%s has no keypoints: it gets the pose of %s", query.name, retrieved[0])
-        images = [image_matches(map_model, query.name, name, matches) for name in retrieved]
-        check_keypoints(query.name, images, len(of_query), features, matches)
-        keypoints.append(of_query)
-        matches_of.append(images)
-        found.append(merged(images))
-    pixels = [xy[one.keypoints] for xy, one in zip(keypoints, found, strict=True)]
-    points = [map_model.xyz[one.points] for one in found]
-    cameras = [query.camera.to_pycolmap() for query, _ in task.photos]
-    cams_from_rig: Sequence[Pose | None] = task.cams_from_rig or [None]
-    solved: tuple[Pose, list[np.ndarray]] | None
-    if task.cams_from_rig is None:
-        alone = estimate_pose(
-            pixels[0], points[0], cameras[0],
-            max_error=max_error, support=found[0].support, rough=True,
-        )  # fmt: skip
-        solved = None if alone is None else (alone[0], [alone[1]])
-    else:
-        solved = estimate_rig_pose(pixels, points, cameras, task.cams_from_rig, max_error=max_error)
-    inliers = [np.zeros(len(one.keypoints), dtype=bool) for one in found]
-    pose = None
-    if solved is not None:
-        inliers = solved[1]
-        parts = zip(keypoints, cameras, matches_of, found, inliers, cams_from_rig, strict=True)
-        photos = [PosedPhoto(*part) for part in parts]
-        pose = refine_with_pointless(solved[0], photos, map_model.xyz, image_of)
-    poses = None
-    if pose is not None:
-        poses = [pose if one is None else one @ pose for one in cams_from_rig]
-    frame = None
-    if task.cams_from_rig is not None:
-        names = [query.name for query, _ in task.photos]
-        agreeing = [
-            len(np.unique(one.keypoints[kept])) for one, kept in zip(found, inliers, strict=True)
-        ]
-        matched = [len(np.unique(one.keypoints)) for one in found]
-        frame = OfFrame(names, sum(agreeing), sum(matched))
-    return [
-        QueryResult(
-            name=query.name,
-            condition=query.condition,
-            pose=map_model.images[retrieved[0]].pose if poses is None else poses[row],
-            status=FALLBACK if poses is None else LOCALIZED,
-            num_keypoints=len(keypoints[row]),
-            num_matches=sum(found[row].matches_per_image),
-            num_correspondences=len(found[row].keypoints),
-            num_matched=len(np.unique(found[row].keypoints)),
-            retrieved=list(zip(retrieved, found[row].matches_per_image, strict=True)),
-            inlier_keypoints=found[row].keypoints[inliers[row]].astype(np.int32),
-            inlier_points=map_model.point_ids[found[row].points[inliers[row]]],
-            frame=frame,
-        )
-        for row, (query, retrieved) in enumerate(task.photos)
-    ]
+            poses = QueryPoses(self.map_model, features, matches, self.max_error)
+            return [poses.finish(*poses.solve(poses.read(task))) for task in tasks]

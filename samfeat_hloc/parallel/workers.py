@@ -191,11 +191,20 @@ def next_result(
             ),
         )
     future = next(future for future in waiting if future in done)  # no failure before a result
-    name = waiting.pop(future)
-    try:
+    with named_failures(waiting.pop(future), what):
         return future.result()
+
+
+@contextmanager
+def named_failures(name: str, what: str) -> Iterator[None]:
+    """Raise what :func:`failure` makes of an error of the block; arguments as there."""
+    try:
+        yield
     except Exception as error:
-        raise failure(error, name, what) from error
+        failed = failure(error, name, what)
+        if failed is error:
+            raise
+        raise failed from error
 
 
 def failure(error: Exception, name: str, what: str) -> Exception:

@@ -155,7 +155,7 @@ def start_stage(
 def _watch(done: Path | None) -> None:
     from samfeat_hloc.colmap import verification
     from samfeat_hloc.files import h5store
-    from samfeat_hloc.localization import localize
+    from samfeat_hloc.localization import query_poses
     from samfeat_hloc.training import trainer
 
     h5store.SEGMENT_SECONDS = 0
@@ -163,7 +163,7 @@ def _watch(done: Path | None) -> None:
     if done is None:
         return
     add, rate = h5store.SegmentWriter.add, trainer.learning_rate_at
-    solve, verify = localize._localize, verification.Verifier.inliers
+    finish, verify = query_poses.QueryPoses.finish, verification.Verifier.inliers
 
     def note(names: list[str]) -> None:
         with done.open("a") as stream:
@@ -178,10 +178,10 @@ def _watch(done: Path | None) -> None:
         note([f"step {step}"])
         return rate(step, loop)
 
-    def counted_solve(map_model: Any, task: Any, *arguments: Any) -> Any:
-        solved = solve(map_model, task, *arguments)
-        note([query.name for query, _ in task.photos])
-        return solved
+    def counted_finish(self: Any, matched: Any, *arguments: Any) -> Any:
+        results = finish(self, matched, *arguments)
+        note([query.name for query, _ in matched.task.photos])
+        return results
 
     def counted_verify(self: Any, name0: str, name1: str) -> Any:
         verified = verify(self, name0, name1)
@@ -190,7 +190,7 @@ def _watch(done: Path | None) -> None:
 
     h5store.SegmentWriter.add = counted_add  # type: ignore[method-assign]
     trainer.learning_rate_at = counted_rate
-    localize._localize = counted_solve
+    query_poses.QueryPoses.finish = counted_finish  # type: ignore[method-assign]
     verification.Verifier.inliers = counted_verify  # type: ignore[method-assign]
 
 
