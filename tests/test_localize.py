@@ -31,7 +31,7 @@ from samfeat_hloc.localization.correspondences import (
     image_matches,
     merged,
 )
-from samfeat_hloc.localization.query_poses import Matched, QueryPoses
+from samfeat_hloc.localization.query_poses import Matched, QueryPoses, Task
 from samfeat_hloc.localization.result import FALLBACK, LOCALIZED, LocalizationResult
 
 
@@ -166,6 +166,27 @@ def test_matches_without_a_point_are_of_the_querys_keypoints_too(files: Files) -
         check_keypoints(QUERIES[0], images, 8, features, matches)
         with refused(matches.path.name, QUERIES[0]):
             check_keypoints(QUERIES[0], images, 7, features, matches)
+        images[0].pointless[0, 1] = features.count(DB[0])
+        with refused(matches.path.name, DB[0]):
+            check_keypoints(QUERIES[0], images, 8, features, matches)
+
+
+def test_features_of_the_queries_alone_will_do(
+    files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    none = np.zeros(0, dtype=np.int64)
+    alone = tmp_path / "features-query.h5"
+    with h5py.File(files.features) as source, h5py.File(alone, "w") as copy:
+        for name in QUERIES:
+            source.copy(name, copy, name)
+    with caplog.at_level("INFO"), files.localization(features=alone).open() as opened:
+        assert f"no features of {DB[0]}" in caplog.text and "8 of the 8 images" in caplog.text
+        poses = QueryPoses(opened.map_model, opened.features, opened.matches, 12.0)
+        task = Task([(files.queries[0], DB)])
+        matched, pose, inliers = poses.solve(poses.read(task))
+        matched.images[0].append(ImageMatches(DB[0], none, none, none, np.array([[7, 0]])))
+        (result,) = poses.finish(matched, pose, inliers)
+    assert position_error(result.pose, files.scene.poses[QUERIES[0]]) < 0.03
 
 
 def test_a_pair_stored_the_other_way_round(files: Files, tmp_path: Path) -> None:

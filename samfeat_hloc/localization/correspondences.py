@@ -99,11 +99,19 @@ def check_keypoints(
     features: FeatureReader,
     matches: MatchReader,
 ) -> None:
-    """Refuse matches of keypoints that the query, which has ``count``, does not have."""
-    rows = (rows for image in images for rows in (image.keypoints, image.pointless[:, 0]))
-    if any(one.max(initial=-1) >= count for one in rows):
-        raise SamfeatError(
-            matches.path,
-            f"{name} has matches of keypoints that {features.path} does not have",
-            "match these features again",
-        )
+    """Refuse matches of keypoints that the query, which has ``count``, does not have, or an image
+    of which the map does not tell."""
+
+    def check(name: str, rows: np.ndarray, count: int) -> None:
+        if rows.max(initial=-1) >= count:
+            raise SamfeatError(
+                matches.path,
+                f"{name} has matches of keypoints that {features.path} does not have",
+                "match these features again",
+            )
+
+    for image in images:
+        check(name, image.keypoints, count)
+        check(name, image.pointless[:, 0], count)
+        if not len(image.seen) and features.has(image.name):
+            check(image.name, image.pointless[:, 1], features.count(image.name))

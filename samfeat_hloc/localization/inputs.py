@@ -106,6 +106,12 @@ class LocalizationInputs:
             features.require(names, "extract the features of all queries")
             db_names = sorted({name for names in retrieved.values() for name in names})
             check_same_features(map_model, self.map_dir, features, db_names)
+            if missing := features.missing(db_names):
+                logger.info(
+                    "%s: no features of %s, %d of the %d images retrieved; poses are refined "
+                    "without their matches that have no point", self.features, some_of(missing),
+                    len(missing), len(db_names),
+                )  # fmt: skip
             for query in self.queries:  # one pair tells; the others are matched alike
                 first = retrieved[query.name][0]
                 matches.matches(query.name, first, (features.count(query.name), None))

@@ -36,15 +36,15 @@ class PosedPhoto(NamedTuple):
         rows, points = self.found.keypoints[self.inliers], self.found.points[self.inliers]
         return View(self.camera, self.keypoints[rows], xyz[points], None, self.cam_from_rig)
 
-    def matched(self, image_of: Callable[[str], PosedImage]) -> list[Matched]:
+    def matched(self, image_of: Callable[[str], PosedImage | None]) -> list[Matched]:
         """Its matches without a point, of keypoints that no inlier has."""
         free = np.ones(len(self.keypoints), dtype=bool)
         free[self.found.keypoints[self.inliers]] = False
         matched = []
         for image in self.images:
             mine, theirs = image.pointless[free[image.pointless[:, 0]]].T
-            if len(mine):
-                matched.append(Matched(mine, theirs, image_of(image.name)))
+            if len(mine) and (posed := image_of(image.name)) is not None:
+                matched.append(Matched(mine, theirs, posed))
         return matched
 
 
@@ -52,7 +52,7 @@ def refine_with_pointless(
     pose: Pose,
     photos: Sequence[PosedPhoto],
     xyz: np.ndarray,
-    image_of: Callable[[str], PosedImage],
+    image_of: Callable[[str], PosedImage | None],
 ) -> Pose:
     """The pose refined on its inliers and on the matches without a point that agree with it.
 
@@ -60,7 +60,7 @@ def refine_with_pointless(
         pose: cam_from_world of a photo; rig_from_world of several.
         photos: with an inlier at least.
         xyz: (P, 3) float64, the map's points.
-        image_of: an image of the map by its name.
+        image_of: an image of the map by its name; None where its keypoints are not known.
     """
     views = [photo.view(xyz) for photo in photos]
     scale = error_scale(pose, views)

@@ -183,7 +183,9 @@ class QueryPoses:
             for row, (query, retrieved) in enumerate(task.photos)
         ]
 
-    def _read_image(self, name: str) -> PosedImage:
+    def _read_image(self, name: str) -> PosedImage | None:
+        if not self._features.has(name):  # they may be in a file of their own
+            return None
         keypoints = self._features.keypoints(name).astype(np.float32)
         camera = self._map.camera_of(name).to_pycolmap()
         return PosedImage.of(keypoints, self._map.images[name].pose, camera)
