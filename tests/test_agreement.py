@@ -15,10 +15,12 @@ from refusals import refused
 from samfeat_hloc.feature import checkpoints
 from samfeat_hloc.feature.network import SAMFeat
 from samfeat_hloc.training.agreement import REACH, agreement_loss, own_peaks, score_loss
+from samfeat_hloc.training.losses import kept_loss
 from samfeat_hloc.training.recipe import read_recipe
 from samfeat_hloc.training.trainer import DETECTION_LAYERS, train
 
 AGREE = Path(__file__).parents[1] / "configs" / "agree.yaml"
+POLISH = AGREE.with_name("polish.yaml")
 SIDE = 48
 PLACES = torch.tensor([[10.0, 12.0], [30.0, 20.0], [17.0, 36.0]])
 SEEN = torch.ones(1, SIDE, SIDE)
@@ -153,6 +155,29 @@ def test_detection_trains_alone(photos: Path, tmp_path: Path, scenes: int) -> No
     assert "matching" not in records[-1]
 
 
+def test_all_layers_train_and_descriptors_are_held(photos: Path, tmp_path: Path) -> None:
+    options = arguments(photos, tmp_path / "run", "pairs.points=16", "train.learning_rate=0.001")
+    after = SAMFeat.from_pretrained(train(read_recipe(POLISH, options), device="cpu"), device="cpu")
+    old, new = SAMFeat.from_pretrained(device="cpu").state_dict(), after.state_dict()
+    moved = {name.split(".")[0] for name in old if not torch.equal(old[name], new[name])}
+    assert moved >= {"backbone", "describe", "detect", "detect_share"}
+    records = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert records[0]["scores"] < 1e-3, "nothing has moved yet"
+    assert 0 < records[0]["kept"] < records[-1]["kept"] < 0.5
+    assert {"agreement", "detection"} < records[-1].keys()
+
+
+def test_descriptors_are_held_to_the_first_views_at_the_start() -> None:
+    random = torch.Generator().manual_seed(0)
+    before0 = torch.nn.functional.normalize(torch.randn(2, 5, 8, generator=random), dim=-1)
+    valid = torch.tensor([[1.0, 1, 0, 0, 0], [0, 0, 1, 0, 0]])
+    assert kept_loss(before0, before0, before0, valid) == pytest.approx(0, abs=1e-6)
+    assert kept_loss(before0, -before0, before0, valid) == pytest.approx(1)
+    other = torch.where(valid[..., None] > 0, before0, -before0)
+    assert kept_loss(other, other, before0, valid) == pytest.approx(0, abs=1e-6)
+    assert kept_loss(before0, before0, before0, 0 * valid) == 0
+
+
 def test_the_shipped_weights_were_made_so() -> None:
     shipped = checkpoints.read_checkpoint(checkpoints.SHIPPED)
     assert "fine_detection" not in shipped.config
@@ -172,7 +197,11 @@ def test_what_cannot_be_trained_so_is_refused(photos: Path, tmp_path: Path) -> N
     cases = [
         (["train.layers=heads"], "train.layers"),
         (["train.layers=all"], "train.reuse"),
-        (["train.layers=all", "train.reuse=1", "losses.scores=1"], "losses.scores"),
+        (
+            ["train.layers=all", "train.reuse=1", "losses.scores=1", "start_from=null"],
+            "losses.scores",
+        ),
+        (["losses.kept=1"], "losses.kept"),
         (["train.reuse=0"], "train.reuse"),
         (["losses.agreement=0", "losses.detection=0"], "train.layers"),
         (["data.synthetic=2"], "losses.agreement"),

@@ -107,6 +107,25 @@ def triplet_loss(
     return (torch.relu(margin + positive - hardest) * weight).sum(dim=1).mean()
 
 
+def kept_loss(descriptors0: Tensor, descriptors1: Tensor, before0: Tensor, valid: Tensor) -> Tensor:
+    """How far descriptors are from those that training began with, of the first view.
+
+    The second view's are held to them too, as theirs is the same point: where it is a night, it is
+    drawn to the day.
+
+    Arguments:
+        descriptors0, descriptors1: (B, N, D) of unit length; row i of one matches row i of the
+            other.
+        before0: (B, N, D) of unit length, of the first view, by the weights at the start.
+        valid: (B, N), 1 where the pair of points counts.
+
+    Returns:
+        Scalar: one minus the mean cosine.
+    """
+    alike = (descriptors0 * before0).sum(-1) + (descriptors1 * before0).sum(-1)
+    return ((1 - alike / 2) * valid).sum() / valid.sum().clamp(min=1)
+
+
 def matching_loss(
     descriptors0: Tensor,
     descriptors1: Tensor,

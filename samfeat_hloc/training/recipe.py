@@ -153,7 +153,8 @@ class LossOptions:
 
     agreement: of the network's own keypoints in both views, where these are known to the pixel:
     homographies of photos, generated scenes, posed photos with depth maps.
-    scores: that they stay what the start had, for train.layers=detection alone.
+    scores: that they stay what the start had. kept: that descriptors do, those of the second view
+    those of the first; of no use where only the detection's layers train.
     asrd, psrd, wsc and wsc_margin need a teacher. wsc is the release's form, wsc_margin the
     paper's. edge_kind: "mse" or "bce".
     """
@@ -162,6 +163,7 @@ class LossOptions:
     position: float = 0.5
     agreement: float = 0.0
     scores: float = 0.0
+    kept: float = 0.0
     triplet: float = 1.0
     matching: float = 0.5
     asrd: float = 0.0
@@ -273,8 +275,11 @@ def _check(recipe: Recipe, path: Path) -> None:
         refuse("train.layers", loop.layers, " or ".join(LAYERS))
     if loop.layers == "all" and loop.reuse > 1:
         refuse("train.reuse", loop.reuse, "1, or train.layers=detection")
-    if loop.layers == "all" and recipe.losses.scores:
-        refuse("losses.scores", recipe.losses.scores, "0, or train.layers=detection")
+    if loop.layers == "detection" and recipe.losses.kept:
+        refuse("losses.kept", recipe.losses.kept, "0, or train.layers=all")
+    for name in ("scores", "kept"):
+        if getattr(recipe.losses, name) and recipe.start_from is None:
+            refuse(f"losses.{name}", getattr(recipe.losses, name), "0, or start_from")
     if loop.layers == "detection" and not (
         recipe.losses.detection or recipe.losses.position or recipe.losses.agreement
     ):

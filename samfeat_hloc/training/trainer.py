@@ -84,15 +84,26 @@ def detection_losses(
     return parts
 
 
-def batch_losses(maps: Maps, batch: PairBatch, options: LossOptions) -> dict[str, Tensor]:
-    """The losses of a batch that are on; ``maps`` are those of view 0's images, then view 1's."""
-    parts = detection_losses(maps.keypoint_logits, maps.edges, batch, options)
+def batch_losses(
+    maps: Maps, batch: PairBatch, options: LossOptions, before: Maps | None = None
+) -> dict[str, Tensor]:
+    """The losses of a batch that are on; ``maps`` are those of view 0's images, then view 1's.
+
+    Arguments:
+        before: the maps by the weights that training began with, for losses that hold to them.
+    """
+    scored = before.keypoint_logits if before is not None and options.scores else None
+    parts = detection_losses(maps.keypoint_logits, maps.edges, batch, options, scored)
     side = batch.image0.shape[-1]
     points = torch.cat([batch.points0, batch.points1])
     descriptors = F.normalize(sample(maps.descriptors, points, side, side), dim=-1)
     attention = sample(maps.attention, points, side, side)
     descriptors0, descriptors1 = descriptors.chunk(2)
     attention0, attention1 = attention.chunk(2)
+    if options.kept and before is not None:
+        first = before.descriptors[: len(batch.valid)]
+        before0 = F.normalize(sample(first, batch.points0, side, side), dim=-1)
+        parts["kept"] = losses.kept_loss(descriptors0, descriptors1, before0, batch.valid)
     known = torch.cat([batch.taught, batch.taught])
     if options.triplet:
         parts["triplet"] = losses.triplet_loss(
@@ -155,9 +166,12 @@ def learning_rate_at(step: int, loop: LoopOptions) -> float:
 
 def training_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, batch: PairBatch, recipe: Recipe,
-    clock: Clock,
+    clock: Clock, begun: SAMFeat | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:  # fmt: skip
     """One step of the optimizer; a GPU is not waited for.
+
+    Arguments:
+        begun: the network as training began, where losses hold to it.
 
     Returns:
         The losses, and the norm of the gradient; see :func:`.stepping.descend`.
@@ -167,7 +181,9 @@ def training_step(
         images = batch.network_input.contiguous(memory_format=torch.channels_last)
         with half_precision(device, wanted=recipe.train.precision == "auto"):
             maps = model(images)
-        parts = batch_losses(maps, batch, recipe.losses)
+            with torch.no_grad():
+                before = None if begun is None else begun(images)
+        parts = batch_losses(maps, batch, recipe.losses, before)
         loss = total_loss(parts, recipe.losses)
     with clock.measure("backward"):
         norm = descend(optimizer, loss, recipe.train.clip)
@@ -237,7 +253,10 @@ def _train(recipe: Recipe, device: torch.device, rank: int, world: int) -> Path:
         model.requires_grad_(False)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.split(".")[0] in DETECTION_LAYERS)
-    begun = _first_weights(recipe).to(device) if recipe.losses.scores else None
+    begun = None
+    if recipe.losses.scores or recipe.losses.kept:
+        begun = _first_weights(recipe).eval().requires_grad_(False)
+        begun = begun.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = adam(trained, loop.learning_rate, loop.weight_decay)
     averaged = None
@@ -284,7 +303,7 @@ def _train(recipe: Recipe, device: torch.device, rank: int, world: int) -> Path:
             if loop.layers == "detection":
                 parts, norm = detection_step(model, begun, optimizer, batch, recipe, clock)
             else:
-                parts, norm = training_step(parallel, optimizer, batch, recipe, clock)
+                parts, norm = training_step(parallel, optimizer, batch, recipe, clock, begun)
             norms.add(step, batch, norm)
             if averaged is not None:
                 averaged.update_parameters(model)
