@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 from collections.abc import Callable
@@ -211,6 +212,17 @@ def test_a_model_is_read_once(town_model: Path, monkeypatch: pytest.MonkeyPatch)
     again = read_model(moved)
     assert again is not first and len(reads) == 2
     assert next(iter(again.images.values())).pose.tvec[0] == 12.5
+
+
+def test_a_copy_with_the_time_of_what_lay_there_is_another_file(tmp_path: Path) -> None:
+    path = tmp_path / "points3D.bin"
+    path.write_bytes(b"old")
+    before, stat = stamps.Stamp.of(path), path.stat()
+    path.write_bytes(b"new")  # in the same place, as a copy comes to lie where one was deleted
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    after = stamps.Stamp.of(path)
+    assert after[:4] == before[:4] and after != before
+    assert not stamps.settled([after])
 
 
 def test_a_run_reads_each_model_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
