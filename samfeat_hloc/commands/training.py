@@ -1,4 +1,4 @@
-"""``samfeat train``, ``whiten``, ``project`` and ``ablate``."""
+"""``samfeat train``, ``whiten``, ``project``, ``average`` and ``ablate``."""
 
 from __future__ import annotations
 
@@ -91,6 +91,19 @@ def register(app: typer.Typer) -> None:
             overwrite=overwrite,
         )  # fmt: skip
         typer.echo(f"weights: {output}")
+
+    @app.command("average", rich_help_panel=TRAINING)
+    def average(
+        output: _Output,
+        weights: Annotated[
+            list[Path], typer.Option(help="A checkpoint; repeat for each, the start first.")
+        ],
+        overwrite: OverwriteOutput = False,
+    ) -> None:
+        """Average the weights of runs that began with the same checkpoint."""
+        from ..training import averaging
+
+        typer.echo(f"weights: {averaging.main(weights, output, overwrite=overwrite)}")
 
     @app.command("ablate", rich_help_panel=TRAINING)
     def ablate(

@@ -338,9 +338,11 @@ def _train(recipe: Recipe, device: torch.device, rank: int, world: int) -> Path:
                 journal.numbers(done, {"seconds": round(progress.seconds), **entry})
             if rank == 0 and (best or done % loop.save_every == 0 or last):
                 described = describe(recipe, progress, data.teacher, world)
-                if loop.layers == "detection":  # the rest is what the start was
+                if loop.layers == "detection" or recipe.losses.kept:
+                    # What the start was made of, and that its descriptors are mapped, stays true.
                     start = {k: v for k, v in model.metadata.items() if k != "date"}
-                    described = {**described, **start, "detection": described}
+                    part = "detection" if loop.layers == "detection" else "polished"
+                    described = {**described, **start, part: described}
                 save_weights(output, shipped, described, best=best, keep=loop.keep)
                 save_state(output, recipe, progress, model, optimizer, averaged)
     processes.stop(world)
