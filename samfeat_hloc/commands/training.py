@@ -96,7 +96,7 @@ def register(app: typer.Typer) -> None:
     def average(
         output: _Output,
         weights: Annotated[
-            list[Path], typer.Option(help="A checkpoint; repeat for each, the start first.")
+            list[Path], typer.Option(help="A checkpoint, the start first; can be repeated.")
         ],
         overwrite: OverwriteOutput = False,
     ) -> None:
