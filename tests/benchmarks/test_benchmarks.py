@@ -28,7 +28,7 @@ from samfeat_hloc.pipelines.run import Run, run
 from samfeat_hloc.pipelines.run_options import RunOptions
 
 FAST = RunOptions(preset="samfeat_fast", places=False)
-METRES, DEGREES = 0.01, 0.1  # between the engines, and hloc's own pipeline
+METRES, DEGREES = 0.02, 0.1  # between the engines and hloc's own pipeline, which refine otherwise
 
 
 @dataclass(frozen=True)
