@@ -105,8 +105,7 @@ class LocalizationInputs:
             names = [query.name for query in self.queries]
             features.require(names, "extract the features of all queries")
             db_names = sorted({name for names in retrieved.values() for name in names})
-            check_same_features(map_model, self.map_dir, features, db_names)
-            if missing := features.missing(db_names):
+            if missing := check_same_features(map_model, self.map_dir, features, db_names):
                 logger.info(
                     "%s: no features of %s, %d of the %d images retrieved; poses are refined "
                     "without their matches that have no point", self.features, some_of(missing),

@@ -27,7 +27,7 @@ from ..files.h5store import Group, SegmentWriter
 from ..files.pair_lists import read_pairs, unique_pairs
 from ..parallel.cluster import Cluster
 from ..parallel.devices import device_of, to_device, to_host
-from ..parallel.workers import Workers, failure, sharing_torch
+from ..parallel.workers import Workers, named_failures, sharing_torch
 from ..progress import tqdm
 
 logger = logging.getLogger(__name__)
@@ -377,10 +377,9 @@ def _match_named(
     groups = []
     for pair, name in named:
         try:
-            groups.append(_match(*pair, config))
-        except Exception as error:
-            failed = failure(error, name, "matching")
-            failed.__cause__ = None if failed is error else error
+            with named_failures(name, "matching"):
+                groups.append(_match(*pair, config))
+        except Exception as failed:
             return groups, failed
     return groups, None
 

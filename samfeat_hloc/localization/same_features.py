@@ -24,22 +24,26 @@ _FAR = 0.03  # of the longer side: keypoints lie some pixels from their points, 
 
 def check_same_features(
     model: Model, map_dir: Path, features: FeatureReader, names: Sequence[str]
-) -> None:
+) -> list[str]:
     """Compare the number of keypoints of images, and where a sample's points are seen.
-
-    Images that the feature file does not have are not compared.
 
     Arguments:
         names: images of the map.
+
+    Returns:
+        Those that the feature file does not have, which are not compared.
 
     Raises:
         SamfeatError: the map was made from other features.
     """
     mend = "give the features that the map was made from, or map these"
-    compared = []
+    compared, missing = [], []
     for name in names:
         image = model.images[name]
-        if not len(image.points) or not features.has(name):  # pycolmap 3.13 drops what sees nothing
+        if not features.has(name):
+            missing.append(name)
+            continue
+        if not len(image.points):  # pycolmap 3.13 drops what sees nothing
             continue
         count = features.count(name)
         if count != len(image.points):
@@ -60,6 +64,7 @@ def check_same_features(
                 f" {distance:.0f} pixels from its points",
                 mend,
             )
+    return missing
 
 
 def _distance(model: Model, name: str, keypoints: np.ndarray) -> float:
