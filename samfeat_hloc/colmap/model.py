@@ -9,8 +9,6 @@ of a run that need the same one do not read it again.
 from __future__ import annotations
 
 import logging
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ import numpy as np
 
 from ..errors import SamfeatError, in_one_line
 from ..files.images import check_name
-from ..files.stamps import Stamp, settled
+from ..files.stamps import Kept, Stamp
 from . import model_binary, model_text
 from .cameras import Camera
 from .model_parts import ImageRecord
@@ -30,7 +28,6 @@ from .poses import Pose
 logger = logging.getLogger(__name__)
 
 _FILES = ("cameras", "images", "points3D")
-_KEPT = 2  # models: the reference model and the map
 _MOST_DIFFERENCE = 1e-4  # between the poses of an image in two files, relative
 
 
@@ -163,18 +160,7 @@ def read_model(folder: Path) -> Model:
             image of a camera, that it does not have; poses that contradict each other.
     """
     folder = Path(folder)
-    stamp = _stamp(folder)
-    with _lock:
-        if stamp in _kept:
-            _kept.move_to_end(stamp)
-            return _kept[stamp]
-        kept = settled(stamp)
-        model = _read(folder)
-        if kept and stamp == _stamp(folder):
-            _kept[stamp] = model
-            while len(_kept) > _KEPT:
-                _kept.popitem(last=False)
-    return model
+    return _kept.of(lambda: _stamps(folder), lambda: _read(folder))
 
 
 def read_content(folder: Path) -> ModelContent:
@@ -184,9 +170,7 @@ def read_content(folder: Path) -> ModelContent:
         SamfeatError: as `read_model`; no images; image names that ``check_name`` refuses.
     """
     folder = Path(folder)
-    stamp = _stamp(folder)
-    with _lock:
-        known = _kept.get(stamp)
+    known = _kept.known(_stamps(folder))
     if known is not None:
         poses, num_points = {i.name: i.pose for i in known.images.values()}, len(known.point_ids)
     else:
@@ -229,11 +213,10 @@ def open_in_pycolmap(folder: Path) -> Any:
     return model
 
 
-_kept: OrderedDict[tuple, Model] = OrderedDict()
-_lock = threading.RLock()
+_kept: Kept[Model] = Kept(2)  # the reference model and the map
 
 
-def _stamp(folder: Path) -> tuple[Stamp, ...]:
+def _stamps(folder: Path) -> tuple[Stamp, ...]:
     file_of(folder, "images")
     paths = (file_of(folder, part) for part in (*_FILES, "rigs", "frames"))
     return tuple(Stamp.of(path) for path in paths if path.is_file())

@@ -21,7 +21,7 @@ import h5py
 from ..errors import SamfeatError
 from .atomic import write_whole
 from .h5arrays import check_file, open_hdf5, reading_hdf5
-from .stamps import Stamp, settled
+from .stamps import Kept, Stamp
 
 ATTRIBUTE = "made_by"
 _COMPARED = ("stage", "config", "weights_sha256", "inputs")
@@ -29,9 +29,8 @@ _MEND = "recreate it with --overwrite, or choose another output"
 _PACKAGES = ("samfeat-hloc", "torch", "numpy", "h5py", "pycolmap")
 _BLOCK = 1 << 16
 _SAMPLES = 64
-_KEPT = 1000
 
-_hashes: dict[Stamp, str] = {}
+_hashes: Kept[str] = Kept(1000)
 
 
 def made_by(
@@ -193,16 +192,7 @@ def file_hash(path: Path) -> str:
         SamfeatError: the file is missing or cannot be read.
     """
     check_file(path)
-    stamp = Stamp.of(path)
-    if stamp in _hashes:
-        return _hashes[stamp]
-    kept = settled([stamp])
-    digest = _file_hash(path)
-    if kept and stamp == Stamp.of(path):
-        if len(_hashes) >= _KEPT:
-            _hashes.clear()
-        _hashes[stamp] = digest
-    return digest
+    return _hashes.of(lambda: (Stamp.of(path),), lambda: _file_hash(path))
 
 
 def _file_hash(path: Path) -> str:
