@@ -15,6 +15,7 @@ from samfeat_hloc.colmap.cameras import Camera
 from samfeat_hloc.colmap.poses import Pose
 from samfeat_hloc.colmap.registration import ImageEntry, empty_model
 from samfeat_hloc.files.gravity import down_in_camera
+from samfeat_hloc.files.positions import gps_of
 from samfeat_hloc.pipelines import align_models
 
 CAMERA = Camera("PINHOLE", 64, 48, (60.0, 60.0, 32.0, 24.0))
@@ -62,6 +63,15 @@ def test_the_accelerometer_of_a_photo(
 ) -> None:  # fmt: skip
     path = photo(tmp_path / "a.jpg", maker_note(acceleration, order))
     assert down_in_camera(path, orientation) == pytest.approx(down, abs=1e-5)
+
+
+def test_the_accelerometer_of_a_tiff(tmp_path: Path) -> None:
+    """Whose EXIF Pillow reads from the file, when it is asked."""
+    note = maker_note((0, -1, 0))
+    block = {0xA434: "iPhone 12 back camera", 0x927C: note}
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.tif", tiffinfo={0x8769: block})
+    assert down_in_camera(tmp_path / "a.tif", 6) == pytest.approx((1, 0, 0), abs=1e-5)
+    assert gps_of(tmp_path / "a.tif") is None
 
 
 def test_photos_that_do_not_tell(tmp_path: Path) -> None:

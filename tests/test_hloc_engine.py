@@ -175,7 +175,7 @@ def difference(a: Any, b: Any) -> tuple[float, float]:
 
 
 def test_work_done_is_skipped_and_other_work_refused(
-    town: AachenDataset, queries: list[Query], made: dict[str, Any]
+    town: AachenDataset, queries: list[Query], made: dict[str, Any], tmp_path: Path
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in made["out"].rglob("*") if path.is_file()}
     covisibility = (town.reference_model, made["pairs_db"])
@@ -197,6 +197,17 @@ def test_work_done_is_skipped_and_other_work_refused(
         engine.matches(*matching, config=config)
     with refused("poses.txt"):
         engine.localize(*localized, max_error=5.0)
+    from samfeat_hloc.colmap.library import pycolmap
+
+    other = pycolmap.Reconstruction(town.reference_model)  # with the cameras of other lenses
+    for camera in other.cameras.values():
+        camera.set_params_from_string(", ".join(str(value * 1.01) for value in camera.params))
+    (tmp_path / "reference").mkdir()
+    other.write(tmp_path / "reference")
+    with refused("map", "reference_cameras"):
+        engine.mapping(
+            replace(made["map inputs"], reference_model=tmp_path / "reference"), made["map"]
+        )
     with refused("matches-db.h5"):  # another engine's file
         matches.main(*matching)
     after = {path: path.stat().st_mtime_ns for path in made["out"].rglob("*") if path.is_file()}

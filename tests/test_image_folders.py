@@ -70,7 +70,9 @@ def test_links_are_followed_and_their_loops_end(tmp_path: Path) -> None:
     assert len(list_images(tmp_path / "only")) == 11 + 1  # those behind "back" too
     (folder / "gone.jpg").symlink_to(elsewhere / "none.jpg")
     os.mkfifo(folder / "pipe.jpg")
-    assert {"gone.jpg", "pipe.jpg"} < look(folder).left_out.keys()
+    for name in ("itself.jpg", ".itself.jpg"):
+        (folder / name).symlink_to(folder / name)
+    assert {"gone.jpg", "pipe.jpg", "itself.jpg", ".itself.jpg"} < look(folder).left_out.keys()
 
 
 def test_every_photo_is_taken_or_named(

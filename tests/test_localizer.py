@@ -8,6 +8,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pycolmap
@@ -18,6 +19,7 @@ from refusals import refused
 from typer.testing import CliRunner, Result
 
 from samfeat_hloc.cli import app
+from samfeat_hloc.colmap.absolute_pose import reprojection_errors
 from samfeat_hloc.colmap.cameras import CAMERA_MODELS, Camera
 from samfeat_hloc.colmap.intrinsics import camera_from_exif, camera_from_text
 from samfeat_hloc.colmap.poses import read_poses
@@ -71,8 +73,14 @@ def test_settings_come_as_one_or_by_their_names(map_dir: Path, localizer: Locali
     assert by_name.options == localizer.map.extraction
     with pytest.raises(TypeError, match="number_retrieved"):
         Localizer.load(map_dir, number_retrieved=7)
-    with refused("num_retrieved 0", "above 0"):
-        LocalizerSettings(num_retrieved=0)
+    nan, inf = float("nan"), float("inf")
+    for name, values in (
+        ("num_retrieved", (0, 2.5)), ("min_inliers", (0, -5)), ("max_error", (0, nan, inf))
+    ):  # fmt: skip
+        for value in values:
+            impossible: dict[str, Any] = {name: value}
+            with refused(f"{name} {value}", "it has to be"):
+                LocalizerSettings(**impossible)
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -240,9 +248,9 @@ def test_images_join_and_leave_without_touching_the_rest(
         seen = image.points >= 0
         views[image.points[seen]] += 1
         added_to = seen & ((image.points >= count) | (image.name in cameras))
-        errors = building.reprojection_errors(
+        errors = reprojection_errors(
+            image.pose, image.camera.to_pycolmap(),
             image.keypoints[added_to].astype(float), larger.map.xyz[image.points[added_to]],
-            image.pose, image.camera,
         )  # fmt: skip
         assert errors.max(initial=0) <= 4.01
         if image.name in cameras:
@@ -269,6 +277,26 @@ def test_images_join_and_leave_without_touching_the_rest(
     assert not set(cameras) & {image.name for image in left.images}
     assert not any(path.name == "images-0001" for path in folder.iterdir())
     assert_equal(left, localizer.map)
+
+
+def test_a_map_that_another_changed_meanwhile_is_not_extended(
+    localizer: Localizer, finished: Run, map_dir: Path, tmp_path: Path
+) -> None:
+    """Two that add the same photo once left a map that did not open."""
+    folder = tmp_path / "map"
+    shutil.copytree(map_dir, folder)
+    first, second = (
+        Localizer(saved_map.read(folder), localizer.model, options=localizer.options.limited(*size))
+        for size in ((None, None), (None, 300))
+    )
+    query = finished.dataset.queries[0]
+    photos: dict[str, Camera | None] = {query.name: query.camera}
+    building.add(folder, first, finished.dataset.image_dir, photos, min_inliers=10)
+    after = content(folder)
+    with refused(folder, "changed meanwhile", "run this again"):
+        building.add(folder, second, finished.dataset.image_dir, photos, min_inliers=10)
+    assert content(folder) == after
+    assert saved_map.read(folder).images[-1].name == query.name
 
 
 def assert_equal(one: saved_map.FrozenMap, other: saved_map.FrozenMap) -> None:
@@ -612,6 +640,7 @@ def test_a_photo_of_elsewhere_is_not_localized(localizer: Localizer, finished: R
     here = localizer.localize(photo, query.camera)
     assert here.pose is not None and here.refused is None and here.weak_pose is None
     assert here.as_json()["localized"] and here.as_json()["refused"] is None
+    assert here.as_json()["num_agreeing"] == here.num_agreeing > here.as_json()["num_squares"] > 0
     assert here.num_agreeing <= here.num_inliers and here.num_matched <= here.num_correspondences
     blocks = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     found = localizer.localize(blocks.repeat(10, axis=0).repeat(10, axis=1), query.camera)
@@ -660,6 +689,14 @@ def test_every_model_of_a_reconstruction_gets_a_map(finished: Run, tmp_path: Pat
         assert sorted(image.name for image in built.images) == left
 
 
+def test_a_run_with_pairs_of_its_own_gets_a_map(finished: Run, tmp_path: Path) -> None:
+    """Such a run has made no global descriptors."""
+    shutil.copy(finished.outputs / "features.h5", tmp_path)
+    shutil.copytree(finished.outputs / "map", tmp_path / "map")
+    built = building.build(sources_in(tmp_path), tmp_path / "house.map")
+    assert len(built.images) == len(built.global_descriptors) == 10
+
+
 def test_another_network_is_refused(localizer: Localizer) -> None:
     with refused("weights", mend="--weights"):
         Localizer(localizer.map, SAMFeat())
@@ -677,6 +714,8 @@ def test_the_commands(finished: Run, tmp_path: Path) -> None:
     assert "10 images" in call("map", "build", finished.outputs, "--output", folder)
     with refused(folder, "already"):
         call("map", "build", finished.outputs, "--output", folder)
+    (tmp_path / "empty").mkdir()
+    call("map", "build", finished.outputs, "--output", tmp_path / "empty", "--overwrite")
     with refused(tmp_path, "saved map"):
         call("map", "build", tmp_path, "--output", tmp_path, "--overwrite")
     query = finished.dataset.queries[0]
@@ -695,6 +734,14 @@ def test_the_commands(finished: Run, tmp_path: Path) -> None:
         assert wanted in done.output and "have to (so many may by chance)" in done.output
     with refused("--masks", "already"):
         call("map", "build", finished.outputs, "--output", tmp_path / "m", "--masks", tmp_path)
+    with refused("--camera", "has the cameras"):
+        call("map", "build", finished.outputs / "map", "--output", tmp_path / "m",
+             "--images", finished.dataset.image_dir, "--camera", camera)  # fmt: skip
+    (tmp_path / "poses.txt").write_text(f"new/{query.name} 1 0 0 0 0 0 0\n")
+    (tmp_path / "list.txt").write_text(f"{query.name} {camera}\n")
+    with refused("poses.txt", f"new/{query.name}"):
+        call("map", "add", folder, "--images", finished.dataset.image_dir, "--queries",
+             tmp_path / "list.txt", "--poses", tmp_path / "poses.txt")  # fmt: skip
     black = Image.new("1", (query.camera.width, query.camera.height))
     for name in (photo.name, query.name):
         path = tmp_path / f"masks/{name}.png"
@@ -702,7 +749,6 @@ def test_the_commands(finished: Run, tmp_path: Path) -> None:
         black.save(path)
     hidden = CliRunner().invoke(app, [*map(str, arguments), "--masks", str(tmp_path / "masks")])
     assert hidden.exit_code == 3 and "0 inliers" in hidden.output
-    (tmp_path / "list.txt").write_text(f"{query.name} {camera}\n")
     with refused(mend="--poses"):
         call("map", "add", folder, "--images", finished.dataset.image_dir, "--queries",
              tmp_path / "list.txt", "--masks", tmp_path / "masks")  # fmt: skip

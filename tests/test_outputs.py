@@ -80,6 +80,17 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path, overwrite:
     assert "overwrite" not in caught.value.mend  # which would not help
 
 
+def test_a_folder_in_a_files_place_stays(tmp_path: Path) -> None:
+    """It was once renamed to "replaced", beside the file."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "mine.txt").write_text("precious")
+    with refused(folder, "it is a folder", "choose another name"):
+        write_atomically(folder, "new")
+    assert (folder / "mine.txt").read_text() == "precious"
+    assert not {path.name for path in tmp_path.iterdir()} & {"replaced", ".results.unfinished"}
+
+
 def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "map"
     make_folder(Output(path, MADE_BY))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,10 @@ def test_a_map_leaves_as_it_came(posed_map: Path, tmp_path: Path) -> None:
         assert read.camera_of(image.name) == image.camera
     ply = export(saved, "ply", tmp_path / "map.ply").read_text().splitlines()
     assert len(ply) == ply.index("end_header") + 1 + len(saved.xyz) + len(saved.images)
+    far = replace(saved, xyz=saved.xyz + np.array([4567890.12, 0, 0]))  # as a georeferenced map's
+    first = export(far, "ply", tmp_path / "far.ply").read_text().splitlines()
+    x = float(first[first.index("end_header") + 1].split()[0])
+    assert x == pytest.approx(far.xyz[0, 0], abs=1e-5)
     transforms = json.loads(export(saved, "nerfstudio", tmp_path / "transforms.json").read_text())
     # A point of the map, taken to a frame's axes of OpenGL, projects onto its keypoint.
     image = saved.images[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -316,6 +317,28 @@ def test_the_command(map_dir: Path, photos: Path, tmp_path: Path) -> None:
     assert [one["frame"] for one in listed] == ["1.png", "2.png"]
     assert [photo["photo"] for photo in listed[0]["photos"]] == [f"{name}/1.png" for name in RIG]
     assert listed[0]["localized"] and listed[0]["photos"][1]["num_agreeing"] > 0
+
+
+def test_a_frame_that_cannot_be_read_is_named_and_the_others_are_done(
+    map_dir: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, output = tmp_path / "rig", tmp_path / "poses.txt"
+    shutil.copytree(photos, folder)
+    (folder / "left" / "1.png").write_bytes(b"")
+    config = write_config(tmp_path / "rig.json", *(entry(name) for name in RIG))
+    arguments = ["localize", "--map", str(map_dir), "--rig", str(config), str(folder)]
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments, "--output", str(output)])
+    assert caught.value.code == 1
+    told = capsys.readouterr()
+    error_line(told.err, "1 of 2 frames", "could not be tried: 1.png")
+    assert "left/1.png: the image file is empty" in told.out + told.err
+    assert sorted(read_poses(output)) == sorted(f"{name}/2.png" for name in RIG)
+    with pytest.raises(SystemExit):
+        main([*arguments, "--json"])
+    listed = json.loads(capsys.readouterr().out)
+    assert [one["localized"] for one in listed] == [False, True]
+    assert "left/1.png" in listed[0]["error"]
 
 
 def test_commands_that_do_not_fit(

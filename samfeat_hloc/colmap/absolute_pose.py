@@ -114,7 +114,8 @@ def reprojection_errors(
     front = inside[:, 2] > 0
     if front.any():
         projected = np.asarray(camera.img_from_cam(inside[front]))
-        error[front] = np.linalg.norm(projected - keypoints[front], axis=1)
+        found = np.linalg.norm(projected - keypoints[front], axis=1)
+        error[front] = np.where(np.isfinite(found), found, np.inf)
     return error
 
 

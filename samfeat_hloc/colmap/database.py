@@ -25,7 +25,6 @@ from .library import pycolmap
 
 logger = logging.getLogger(__name__)
 
-_LOCK = ".work-folder.lock"
 _PROBE = 8 << 20  # bytes, to see whether a disk takes any
 _PAIRS_AT_A_TIME = 100  # verified in one call of COLMAP, between two steps of the progress bar
 

@@ -124,7 +124,7 @@ def main(
 
     Args:
         image_dir: folder of the photos, for the points' colours.
-        database: verified matches, see `verified_database`.
+        database: verified matches, see `photo_database`.
         output: folder for the models, binary: `0` has the most images, then `1`, ...
         config: see `SfmConfig`.
         given: names of the photos whose intrinsics in the database are known.

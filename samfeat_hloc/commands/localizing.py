@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -139,14 +139,13 @@ def _localize(
     options = localizer.options.limited(resize, max_keypoints)
     localizer.settings = replace(localizer.settings, options=options)
     if rig is not None:
-        poses, localized = localize_frames(
-            localizer, rig, named, given, hidden, weak=weak, as_json=as_json
-        )
+        frames = localize_frames(localizer, rig, named, given, hidden, weak=weak, as_json=as_json)
         if output is not None:
             from ..colmap.poses import write_poses
 
-            write_poses(output, poses)
-        if not localized:
+            write_poses(output, frames.poses)
+        _name_unread(frames.unread, frames.total, "frames")
+        if not frames.localized:
             raise typer.Exit(NOT_LOCALIZED)
         return
     if len(photos) == 1 and photos[0].is_file():
@@ -173,15 +172,19 @@ def _localize(
         from ..colmap.poses import write_poses
 
         write_poses(output, poses)
-    if unread:
-        told = some_of([str(named[name]) for name in unread])
-        raise SamfeatError(
-            f"{len(unread)} of {len(named)} photos",
-            f"could not be tried: {told}",
-            "their lines say why; the others are done",
-        )
+    _name_unread([str(named[name]) for name in unread], len(named), "photos")
     if all(one.pose is None for one in found.values()):
         raise typer.Exit(NOT_LOCALIZED)
+
+
+def _name_unread(unread: Sequence[str], total: int, what: str) -> None:
+    """Refuse to end well where some could not be tried."""
+    if unread:
+        raise SamfeatError(
+            f"{len(unread)} of {total} {what}",
+            f"could not be tried: {some_of(unread)}",
+            "their lines say why; the others are done",
+        )
 
 
 def _localize_all(

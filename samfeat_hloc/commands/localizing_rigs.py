@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
@@ -20,6 +20,19 @@ if TYPE_CHECKING:
     from ..maps.rigs import RigLocalization
 
 
+class Frames(NamedTuple):
+    """What became of frames.
+
+    poses: cam_from_world of the photos of those that have one. total, localized: how many.
+    unread: those that could not be tried; their lines say why.
+    """
+
+    poses: dict[str, Pose]
+    total: int
+    localized: int
+    unread: list[str]
+
+
 def localize_frames(
     localizer: Localizer,
     rig: Path,
@@ -29,7 +42,7 @@ def localize_frames(
     *,
     weak: bool,
     as_json: bool,
-) -> tuple[dict[str, Pose], int]:
+) -> Frames:
     """Localize the frames of photos by name, and say a line of each.
 
     Args:
@@ -38,11 +51,8 @@ def localize_frames(
         weak: give poses of frames that are not localized too.
         as_json: print JSON in place of lines.
 
-    Returns:
-        cam_from_world of the photos of frames that have a pose, and how many frames are localized.
-
     Raises:
-        SamfeatError: no such file, photos that it does not have, or photos without intrinsics.
+        SamfeatError: no such file, or photos that it does not have.
     """
     from ..datasets.rigs import frames_from
     from ..progress import tqdm
@@ -57,8 +67,16 @@ def localize_frames(
     poses: dict[str, Pose] = {}
     listed = []
     localized = 0
+    unread = []
     for frame in tqdm(frames, desc="localize", unit="frame", delay=2):
-        found = _localize(localizer, frame, named, camera, masks)
+        try:
+            found = _localize(localizer, frame, named, camera, masks)
+        except SamfeatError as error:
+            unread.append(frame.name)
+            listed.append({"frame": frame.name, "localized": False, "error": str(error)})
+            if not as_json:
+                tqdm.write(f"{frame.name}: {error}")
+            continue
         localized += found.pose is not None
         pose = found.pose or (found.weak_pose if weak else None)
         if pose is not None:
@@ -71,7 +89,7 @@ def localize_frames(
         typer.echo(json.dumps(listed, indent=1))
     else:
         typer.echo(f"{localized} of {len(frames)} frames localized")
-    return poses, localized
+    return Frames(poses, len(frames), localized, unread)
 
 
 def _localize(

@@ -98,6 +98,13 @@ def _build(
             raise SamfeatError("--model", "chooses among models of reconstruct", "leave it out")
         if poses is None:
             assert source is not None
+            for option, value in (("--cameras", listed), ("--camera", camera)):
+                if value is not None:
+                    raise SamfeatError(
+                        option,
+                        f"decides nothing here: {source} has the cameras",
+                        "leave it out, or give --poses in place of the model",
+                    )
             reference = source
         elif source is not None:
             raise SamfeatError("--poses", f"given beside {source}", "give one of them")

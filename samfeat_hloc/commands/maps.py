@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import SamfeatError
+from ..errors import SamfeatError, require_known
 from . import map_files
 from .application import add_commands, group
 from .options import (
@@ -72,6 +72,9 @@ def _add(
     if not cameras:
         raise SamfeatError(images, "no photos to add", "check the folder")
     known = {} if poses is None else read_poses(poses)
+    require_known(
+        known, cameras, poses, "no photo to add is called", "a name is the path below the folder"
+    )
     localizer = Localizer.load(
         map_dir, weights=weights, official_weights=official_weights, device=device,
         num_retrieved=num_retrieved,

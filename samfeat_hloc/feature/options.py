@@ -22,7 +22,7 @@ class ExtractOptions:
         larger ones place small photos' points more exactly.
     scales_up_to: without the scales that make the longer side larger than so many pixels.
     max_keypoints: the best so many; None for all.
-    detection_threshold: least keypoint score, in (0, 1).
+    detection_threshold: least keypoint score, in [0, 1); 0 for no bound.
     nms_radius: no two keypoints closer than this, in pixels of the resized image.
     border: no keypoints closer than this to the image's edge, in pixels of the resized image.
     descriptor_weighting: "unit" for unit length; "attention" multiplies by the attention map, as

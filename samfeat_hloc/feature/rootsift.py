@@ -37,7 +37,7 @@ def extract_batch(
         options: ``resize`` and ``max_keypoints`` count (None for 8192), the others do not.
 
     Returns:
-        For each image what :func:`samfeat_hloc.evaluation.predictions.extract_rootsift` finds.
+        For each image what :func:`extract_rootsift` finds.
 
     Raises:
         SamfeatError: an image that cannot be read or has no pixels.

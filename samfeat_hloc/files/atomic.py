@@ -7,6 +7,7 @@ has left.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -58,6 +59,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """As `making_file`, for whoever holds the lock of the file or of its folder."""
     place = unfinished(path)
     with writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         try:
             yield place
             put_in_place(place, path)

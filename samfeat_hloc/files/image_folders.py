@@ -75,8 +75,8 @@ def look(folder: Path) -> ImageFolder:
             name = prefix + entry.name
             if entry.name.startswith("."):
                 if why := _hidden(entry):
-                    left_out[f"{name}/" if entry.is_dir() else name] = why
-            elif entry.is_dir():
+                    left_out[f"{name}/" if _is_dir(entry) else name] = why
+            elif _is_dir(entry):
                 (links if entry.is_symlink() else waiting).append((Path(entry.path), f"{name}/"))
             elif why := _why_not(entry):
                 left_out[name] = why
@@ -201,11 +201,18 @@ def _why_not(entry: os.DirEntry[str]) -> str:
     return f"{found.what} by its content; rename it to end in {found.photo}"
 
 
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
 def _hidden(entry: os.DirEntry[str]) -> str:
     """Why photos of a name that starts with a dot are not taken; "" where there are none."""
     if entry.name.startswith("._"):  # what macOS leaves beside files on other systems' disks
         return ""
-    if not entry.is_dir():
+    if not _is_dir(entry):
         return "hidden by its dot" if _ending(entry.name) in EXTENSIONS else ""
     within = (name for _, _, files in os.walk(entry.path) for name in files)
     if any(_ending(name) in EXTENSIONS and not name.startswith("._") for name in within):

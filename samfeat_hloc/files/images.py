@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError, features
+from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from ..errors import SamfeatError, cause_of, in_one_line
 from . import jpeg
@@ -203,7 +203,10 @@ def exif_of(path: Path) -> Image.Exif:
         SamfeatError: as ``image_size``.
     """
     with _opened(path) as image:
-        return image.getexif()
+        exif = image.getexif()
+        for block in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo, ExifTags.IFD.Interop):
+            exif.get_ifd(block)  # of a TIFF it is read from the file, which is closed afterwards
+        return exif
 
 
 def check_whole(path: Path) -> None:

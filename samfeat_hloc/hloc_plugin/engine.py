@@ -121,15 +121,7 @@ class HlocEngine:
         Two things are not as hloc has them, so that the map is the native one to the bit: a seed,
         and half a pixel in its verification (`compat.corner_origin`).
         """
-        hashes = inputs.hashes()
-        made_by = made_by_hloc(
-            "mapping",
-            {},
-            {
-                "reference_model": hashes["reference_images"],
-                **{name: hashes[name] for name in ("pairs", "features", "matches")},
-            },
-        )
+        made_by = made_by_hloc("mapping", {}, inputs.hashes())
         result = Output(output, made_by, overwrite=self.overwrite)
         if result.is_there():
             return output
@@ -208,14 +200,14 @@ def _extract(
 
 
 def _images_hash(image_dir: Path, names: Sequence[str]) -> dict[str, str]:
-    """The images as an input: names and sizes in bytes, as the native stage has it."""
-    sizes = []
+    """The images as an input: their names and contents."""
+    found = []
     for name in names:
         path = image_dir / check_name(name)
         if not path.is_file():
             raise SamfeatError(path, "no such image", "complete the image folder")
-        sizes.append(f"{name} {path.stat().st_size} bytes")
-    return {"images": provenance.names_hash(sizes)}
+        found.append(f"{name} {provenance.file_hash(path)}")
+    return {"images": provenance.names_hash(found)}
 
 
 def _seeded() -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..colmap.absolute_pose import reprojection_errors
 from ..colmap.model import Model
 from ..colmap.pose_refinement import middle
 from ..errors import SamfeatError
@@ -71,12 +72,5 @@ def _distance(model: Model, name: str, keypoints: np.ndarray) -> float:
     """The middle distance of keypoints to the projections of their points, in pixels."""
     image = model.images[name]
     seen = image.points >= 0
-    in_camera = model.xyz[image.points[seen]] @ image.pose.rotation.T + image.pose.tvec
-    front = in_camera[:, 2] > 0
-    distances = np.full(len(in_camera), np.inf)
-    camera = model.camera_of(name).to_pycolmap()
-    if front.any():
-        projected = np.asarray(camera.img_from_cam(in_camera[front]), dtype=float)
-        found = np.linalg.norm(projected - keypoints[seen][front], axis=1)
-        distances[front] = np.where(np.isfinite(found), found, np.inf)
-    return middle(distances)
+    camera, points = model.camera_of(name).to_pycolmap(), model.xyz[image.points[seen]]
+    return middle(reprojection_errors(image.pose, camera, keypoints[seen], points))

@@ -19,7 +19,7 @@ from ..errors import SamfeatError
 from ..files import provenance
 from ..files.feature_readers import FeatureReader, MatchReader
 from ..files.outputs import Output
-from ..files.pair_lists import read_pairs
+from ..files.pair_lists import pairs_text, read_pairs
 from ..progress import tqdm
 from .depth_points import at_pixels
 
@@ -32,7 +32,8 @@ _SAMPLES = 2000  # pixels that a cut-out's camera is found from
 def enough_matches(
     pairs: Path, matches: Path, output: Path, *, least: int = MIN_MATCHES, overwrite: bool = False
 ) -> Path:
-    """The pairs with so many matches; of a query without any, the one with the most.
+    """The pairs with so many matches; of a query without any, the one with the most, and of
+    several the first.
 
     Raises:
         SamfeatError: a file is damaged, or `output` was made differently.
@@ -50,8 +51,8 @@ def enough_matches(
     kept = []
     for query, found in by_query.items():
         chosen = [name for count, name in found if count >= least]
-        kept += [(query, name) for name in chosen or [max(found)[1]]]
-    return result.write_text("".join(f"{a} {b}\n" for a, b in kept))
+        kept += [(query, name) for name in chosen or [max(found, key=lambda one: one[0])[1]]]
+    return result.write_text(pairs_text(kept))
 
 
 def main(

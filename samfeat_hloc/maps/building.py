@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..colmap.absolute_pose import reprojection_errors
 from ..colmap.cameras import Camera
 from ..colmap.intrinsics import camera_from_exif
 from ..colmap.model import read_model
@@ -40,9 +41,11 @@ def check_output(output: Path, *, overwrite: bool) -> None:
     Raises:
         SamfeatError: something at ``output`` that is not to be replaced, or is no map.
     """
-    if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not overwrite:
         raise SamfeatError(output, "exists already", "replace it with --overwrite")
-    if output.exists() and overwrite and not (output / saved_map.MANIFEST).is_file():
+    if not (output / saved_map.MANIFEST).is_file():
         raise SamfeatError(
             output, "is not a saved map, so it is not replaced", "give another folder"
         )
@@ -188,13 +191,14 @@ def add(
     if masks is not None:
         masks.check({name: image_dir / name for name in cameras})
     before = localizer.map
+    settings = replace(localizer.settings, min_inliers=min_inliers)
     report = []
     # room for all, so that the matrix is not copied for each
     globals_ = np.concatenate(
         [before.global_descriptors, np.zeros((len(cameras), before.vocabulary.size), np.float32)]
     )
     localizer = localizer.on(replace(before, global_descriptors=globals_[: len(before.images)]))
-    localizer.settings = replace(localizer.settings, min_inliers=min_inliers)
+    localizer.settings = settings
     for name, camera in tqdm(cameras.items(), desc="add", unit="image"):
         entry, images, xyz = _joined(
             localizer, image_dir / name, name, camera, (poses or {}).get(name),
@@ -250,7 +254,7 @@ def _joined(
     points = np.full(len(features.keypoints), -1, dtype=np.int32)
     noise = _noise(camera, localizer.options)
     errors = reprojection_errors(
-        features.keypoints[found.keypoints], frozen.xyz[found.points], pose, camera
+        pose, camera.to_pycolmap(), features.keypoints[found.keypoints], frozen.xyz[found.points]
     )
     near = np.flatnonzero(errors <= new_points.MAX_ERROR * noise)
     # a keypoint sees one point and a point is seen at one keypoint: the nearest
@@ -298,20 +302,6 @@ def _seeing(image: FrozenImage, keypoints: np.ndarray, rows: np.ndarray) -> Froz
     points = image.points.copy()
     points[keypoints] = rows
     return replace(image, points=points)
-
-
-def reprojection_errors(
-    keypoints: np.ndarray, points: np.ndarray, pose: Pose, camera: Camera
-) -> np.ndarray:
-    """Pixels between keypoints (K, 2) and projections of points (K, 3); infinite behind it."""
-    in_camera = points @ pose.rotation.T + pose.tvec
-    errors = np.full(len(points), np.inf)
-    front = in_camera[:, 2] > 1e-9
-    if front.any():
-        projected = np.asarray(camera.to_pycolmap().img_from_cam(in_camera[front]), dtype=float)
-        distance = np.hypot(*(projected - keypoints[front]).T)
-        errors[front] = np.where(np.isfinite(distance), distance, np.inf)
-    return errors
 
 
 def _noise(camera: Camera, options: ExtractOptions) -> float:

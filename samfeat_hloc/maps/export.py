@@ -93,11 +93,12 @@ def to_ply(saved: FrozenMap) -> str:
     centres = np.array([image.pose.centre for image in saved.images]).reshape(-1, 3)
     header = [
         "ply", "format ascii 1.0", f"element vertex {len(saved.xyz) + len(centres)}",
-        *(f"property float {axis}" for axis in "xyz"),
+        *(f"property double {axis}" for axis in "xyz"),
         *(f"property uchar {color}" for color in ("red", "green", "blue")), "end_header",
     ]  # fmt: skip
-    lines = [f"{x:.6g} {y:.6g} {z:.6g} 160 160 160" for x, y, z in saved.xyz]
-    lines += [f"{x:.6g} {y:.6g} {z:.6g} 220 40 40" for x, y, z in centres]
+    # Of a georeferenced map the first seven digits are the country's.
+    lines = [f"{x:.12g} {y:.12g} {z:.12g} 160 160 160" for x, y, z in saved.xyz]
+    lines += [f"{x:.12g} {y:.12g} {z:.12g} 220 40 40" for x, y, z in centres]
     return "\n".join([*header, *lines]) + "\n"
 
 

@@ -99,6 +99,8 @@ class Localization:
             "num_correspondences": self.num_correspondences,
             "num_matched": self.num_matched,
             "num_inliers": self.num_inliers,
+            "num_agreeing": self.num_agreeing,
+            "num_squares": self.num_squares,
             "retrieved": self.retrieved,
             "turned": self.turned,
             "num_ransacs": self.num_ransacs,

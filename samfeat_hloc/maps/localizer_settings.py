@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from dataclasses import dataclass
 
 from ..errors import SamfeatError
@@ -28,7 +30,7 @@ class LocalizerSettings:
             the turn with which most keypoints agree. Features match up to some 60 degrees of roll.
 
     Raises:
-        SamfeatError: numbers that are not above 0.
+        SamfeatError: a number that is not above 0, or not a whole one where things are counted.
     """
 
     options: ExtractOptions | None = None
@@ -40,7 +42,13 @@ class LocalizerSettings:
     turns: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("num_retrieved", "max_error"):
+        if not (self.max_error > 0 and math.isfinite(self.max_error)):
+            raise SamfeatError(
+                f"max_error {self.max_error}", "it has to be above 0", "give a number of pixels"
+            )
+        for name in ("num_retrieved", "min_inliers"):
             value = getattr(self, name)
-            if not value > 0:
-                raise SamfeatError(f"{name} {value}", "it has to be above 0", "give another number")
+            if not isinstance(value, numbers.Integral) or int(value) < 1:
+                raise SamfeatError(
+                    f"{name} {value}", "it has to be a whole number from 1", "give another number"
+                )

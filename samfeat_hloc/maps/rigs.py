@@ -83,7 +83,7 @@ class RigLocalization:
         return confidence(sum(self.num_agreeing), self.num_matched, self.num_squares)
 
     def as_json(self, *, weak: bool = False) -> dict[str, Any]:
-        """All but the inliers themselves, as plain JSON values; weak: give a weak pose too."""
+        """What is known of the rig as a whole, as plain JSON values; weak: give a weak pose too."""
         pose = self.pose or (self.weak_pose if weak else None)
         return {
             "localized": self.pose is not None,
@@ -92,6 +92,7 @@ class RigLocalization:
             "confidence": self.confidence,
             "num_correspondences": self.num_correspondences,
             "num_matched": self.num_matched,
+            "num_squares": self.num_squares,
             "seconds": self.seconds,
         }
 

@@ -24,9 +24,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,7 @@ class FrozenMap:
         vocabulary: (K, D) float32.
         xyz: (P, 3) float64; point_ids: (P,) int64, ascending.
         first_added_id: ids from here on are of points that came with added images.
+        saved_as: the hashes of the files that it was read from; empty for a map in memory alone.
     """
 
     extraction: ExtractOptions
@@ -80,6 +81,7 @@ class FrozenMap:
     xyz: np.ndarray
     point_ids: np.ndarray
     first_added_id: int
+    saved_as: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_observations(self) -> int:
@@ -115,6 +117,7 @@ def read(folder: Path) -> FrozenMap:
             xyz=xyz,
             point_ids=point_ids,
             first_added_id=int(manifest.get("first_added_id", next_id(point_ids))),
+            saved_as=manifest["files"],
         )
     except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
         why = in_one_line(error)
@@ -145,13 +148,13 @@ def extend(folder: Path, frozen: FrozenMap) -> None:
     Of the images that are there only what their keypoints see may differ.
 
     Raises:
-        SamfeatError: the saved map is another, another process changes it, or the folder cannot
-            be written.
+        SamfeatError: the saved map is not what ``frozen`` was read from any more, another process
+            changes it, or the folder cannot be written.
     """
     with _changing(folder) as manifest:
-        there = [name for segment in manifest["segments"] for name in names_in(folder / segment)]
-        if [image.name for image in frozen.images[: len(there)]] != there:
+        if frozen.saved_as != manifest["files"]:
             raise SamfeatError(folder, "the map was changed meanwhile", "run this again")
+        there = [name for segment in manifest["segments"] for name in names_in(folder / segment)]
         known = dict(manifest["files"])
         segment = _next(manifest["segments"])
         write_segment(folder / segment, frozen.images[len(there) :])

@@ -3,7 +3,10 @@
 Every pipeline leaves these three in its outputs folder::
 
     samfeat run            map/       features.h5  global-descriptors.h5
-    samfeat reconstruct    sparse/N/  features.h5  (global-descriptors-N.h5 is made here if need be)
+    samfeat reconstruct    sparse/N/  features.h5  global-descriptors.h5
+
+A run with pairs or a retrieval of its own has none of the last, and those of several models are
+other vectors; what is needed is made here, as global-descriptors-map.h5 or -N.h5.
 """
 
 from __future__ import annotations
@@ -48,12 +51,10 @@ def sources_in(outputs: Path, model: int | None = None) -> MapSources:
     """
     if not outputs.is_dir():
         raise SamfeatError(outputs, "no such folder", "give the outputs of samfeat reconstruct")
-    features = outputs / "features.h5"
-    vectors = outputs / "global-descriptors.h5"
     if is_model(outputs / "map"):
         if model is not None:
             raise SamfeatError("--model", f"{outputs} is of samfeat run, which has one model")
-        return MapSources(outputs / "map", features, vectors)
+        return _with_descriptors(outputs / "map", outputs)
     models = sorted(
         (path for path in models_below(outputs / "sparse") if path.name.isdigit()),
         key=lambda path: int(path.name),
@@ -69,17 +70,23 @@ def sources_in(outputs: Path, model: int | None = None) -> MapSources:
     if chosen not in models:
         there = ", ".join(path.name for path in models)
         raise SamfeatError(f"--model {model}", f"not in {outputs}", f"choose from {there}")
-    names = sorted(read_model(chosen).images)
     if len(models) > 1 and model is None:
         logger.warning(
             "%s has %d models; the map is of the largest, %s with %d images; --model takes another",
-            outputs, len(models), chosen.name, len(names),
+            outputs, len(models), chosen.name, len(read_model(chosen).images),
         )  # fmt: skip
+    return _with_descriptors(chosen, outputs)
+
+
+def _with_descriptors(model: Path, outputs: Path) -> MapSources:
+    """The files of a model; global descriptors of its images are made where there are none."""
+    features, vectors = outputs / "features.h5", outputs / "global-descriptors.h5"
+    names = sorted(read_model(model).images)
     if not _describes(vectors, names):
-        vectors = outputs / f"global-descriptors-{chosen.name}.h5"
+        vectors = outputs / f"global-descriptors-{model.name}.h5"
     if not _describes(vectors, names):
         global_descriptors.main(features, names, [], vectors)
-    return MapSources(chosen, features, vectors)
+    return MapSources(model, features, vectors)
 
 
 def _describes(vectors: Path, names: Sequence[str]) -> bool:

@@ -37,7 +37,7 @@ def load(
         SamfeatError: a checkpoint that is missing or cannot be read, no such device.
     """
     if method == "rootsift":
-        from ..feature import rootsift  # with the evaluation, which a run of SAMFeat does without
+        from ..feature import rootsift
 
         return rootsift.RootSIFT(), rootsift.extract_batch
     model = SAMFeat.from_pretrained(weights, official=official_weights, device=device)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..colmap.absolute_pose import reprojection_errors
 from ..colmap.cameras import Camera
 from ..colmap.covisibility import shared_points
 from ..colmap.model import read_model
@@ -15,7 +16,6 @@ from ..colmap.poses import Pose
 from ..files.feature_readers import FeatureReader
 from ..localization.same_features import check_same_features
 from ..maps import saved_map
-from ..maps.building import reprojection_errors
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,9 @@ def figures_of(model: PlacedModel) -> ModelFigures:
     count = len(model.xyz)
     track_lengths = _total(rows, [np.ones(len(row)) for row in rows], count)
     errors = [
-        reprojection_errors(photo.keypoints[photo.seen], model.xyz[row], photo.pose, photo.camera)
+        reprojection_errors(
+            photo.pose, photo.camera.to_pycolmap(), photo.keypoints[photo.seen], model.xyz[row]
+        )
         for photo, row in zip(model.photos, rows, strict=True)
     ]
     return ModelFigures(
