@@ -121,7 +121,7 @@ def run(command: typer.Typer, arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, SystemExit) as ended:
         if isinstance(ended, SystemExit) and ended.code != _INTERRUPTED:
             raise
-        typer.echo("stopped; give the same command again to go on", err=True)
+        typer.echo("stopped; give the same command again", err=True)
         _end(_INTERRUPTED)
 
 

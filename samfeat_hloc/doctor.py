@@ -185,7 +185,7 @@ def _native_mapping() -> list[Finding]:
 def _hloc() -> list[Finding]:
     if not hloc_installed():
         text = (
-            "not installed (only --engine hloc and the plugin want it):"
+            "not installed (--engine hloc, --retrieval netvlad and the plugin want it):"
             f' pip install "hloc @ {HLOC_ADDRESS}"'
         )
         return [Finding("note", "hloc", text)]

@@ -265,7 +265,7 @@ def test_an_interrupted_command_says_how_to_go_on(
     with pytest.raises(SystemExit) as ended:
         run_program(work)
     assert ended.value.code == 130
-    assert capsys.readouterr().err == "stopped; give the same command again to go on\n"
+    assert capsys.readouterr().err == "stopped; give the same command again\n"
 
 
 def test_colmap_at_work_does_not_abort_a_program_that_ends(

@@ -80,6 +80,20 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path, overwrite:
     assert "overwrite" not in caught.value.mend  # which would not help
 
 
+def test_a_file_of_something_else_is_never_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "queries.txt"
+    path.write_text("precious")
+    for overwrite in (False, True):
+        with refused(path, "does not record", "move it away") as caught:
+            Output(path, MADE_BY, overwrite=overwrite).is_there()
+        assert "overwrite" not in caught.value.mend
+    other = tmp_path / "pairs.txt"
+    Output(other, MADE_BY).write_text("a b\n")
+    with refused(other, MADE_BY["stage"]):  # an input, perhaps
+        Output(other, {**MADE_BY, "stage": "places"}, overwrite=True).is_there()
+    assert Output(other, MADE_BY, overwrite=True).is_there() is False
+
+
 def test_a_folder_in_a_files_place_stays(tmp_path: Path) -> None:
     """It was once renamed to "replaced", beside the file."""
     folder = tmp_path / "results"

@@ -181,7 +181,28 @@ def test_the_commands(
     command += ["--out", folder, "--preset", "samfeat_fast"]
     assert samfeat(*command) == 1
     assert "--cameras" in capsys.readouterr().err
+    # the wrong size is told before the work; the right one is taken then
+    assert samfeat(*command, "--camera", "PINHOLE 1600 1200 1400 1400 800 600") == 1
+    told = capsys.readouterr().err
+    assert "but its camera is 1600x1200; check the intrinsics" in told and "features:" not in told
+    assert samfeat(*command, "--cameras", str(listed), "--camera", "PINHOLE 9 9 9 9 4 4") == 1
+    assert "give one of them" in capsys.readouterr().err
     command += ["--cameras", str(listed)]
+    foreign = Path(f"{folder}.stages")
+    shutil.move(foreign, tmp_path / "before")
+    foreign.mkdir()
+    (foreign / "mine.txt").write_text("precious")
+    assert samfeat(*command) == 1
+    assert "holds something else" in capsys.readouterr().err
+    assert (foreign / "mine.txt").read_text() == "precious"
+    shutil.rmtree(foreign)
+    shutil.move(tmp_path / "before", foreign)
+    few = tmp_path / "few.txt"
+    few.write_text("".join(poses.read_text().splitlines(keepends=True)[:5]))
+    assert samfeat(*command[:3], str(few), *command[4:]) == 0
+    told = capsys.readouterr()
+    assert "5 images" in told.out and "2 of 7 photos have no pose and are left out" in told.err
+    shutil.rmtree(folder)
     assert samfeat(*command) == 0
     assert "7 images" in capsys.readouterr().out
     assert not Path(f"{folder}.stages").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,32 +57,51 @@ class Camera:
         """A camera of ours, or pycolmap's made ours.
 
         Raises:
-            SamfeatError: neither, or a model that is not known here.
+            SamfeatError: neither, or one whose :meth:`fault` is not None.
         """
         if isinstance(camera, cls):
-            return camera
-        theirs: Any = camera
-        try:
-            made = cls(
-                theirs.model.name,
-                int(theirs.width),
-                int(theirs.height),
-                tuple(float(value) for value in theirs.params),
-            )
-        except AttributeError:
-            raise SamfeatError(
-                "camera",
-                f"a {type(camera).__name__} was given",
-                "give a samfeat_hloc.Camera or a pycolmap.Camera",
-            ) from None
-        entry = CAMERA_MODELS.get(made.model)
-        if entry is None or len(made.params) != entry[1]:
-            raise SamfeatError(
-                "camera",
-                f"model {made.model} with {len(made.params)} parameters is not known",
-                f"use one of {', '.join(CAMERA_MODELS)}",
-            )
+            made = camera
+        else:
+            theirs: Any = camera
+            try:
+                made = cls(
+                    theirs.model.name,
+                    int(theirs.width),
+                    int(theirs.height),
+                    tuple(float(value) for value in theirs.params),
+                )
+            except AttributeError:
+                raise SamfeatError(
+                    "camera",
+                    f"a {type(camera).__name__} was given",
+                    "give a samfeat_hloc.Camera or a pycolmap.Camera",
+                ) from None
+        if fault := made.fault():
+            raise SamfeatError("camera", *fault)
         return made
+
+    def fault(self) -> tuple[str, str] | None:
+        """What no camera of this model can have, and the mend; None where it can."""
+        if self.model not in CAMERA_MODELS:
+            known = ", ".join(f"{name} ({entry[1]})" for name, entry in CAMERA_MODELS.items())
+            return (
+                f"unknown camera model '{self.model[:60]}'",
+                f"use one of COLMAP's, with that many parameters: {known}",
+            )
+        _, num_params, num_focal = CAMERA_MODELS[self.model]
+        if len(self.params) != num_params:
+            return (
+                f"{len(self.params)} parameters, but {self.model} has {num_params}",
+                "write as many as the camera model has",
+            )
+        if not all(math.isfinite(value) for value in self.params):
+            return "a parameter is not a number", "give them in pixels"
+        if any(focal <= 0 for focal in self.params[:num_focal]):
+            return (
+                f"focal length {min(self.params[:num_focal])} is not positive",
+                "give the focal length in pixels",
+            )
+        return None
 
     def to_pycolmap(self) -> pycolmap.Camera:
         """As a ``pycolmap.Camera``."""
@@ -115,17 +135,12 @@ def parse_camera(tokens: list[str], *, named: bool = True) -> Camera:
         raise ValueError(f"intrinsics are missing ({len(tokens)} values{after}); {form}")
     model, *numbers = tokens
     if model not in CAMERA_MODELS:
-        known = ", ".join(f"{name} ({entry[1]})" for name, entry in CAMERA_MODELS.items())
         if any(token in CAMERA_MODELS for token in numbers):
             raise ValueError(
                 "too many values before the camera model; names with white space are not "
                 "possible in this format, rename the file"
             )
-        raise ValueError(
-            f"unknown camera model '{model[:60]}'; use one of COLMAP's, with that many "
-            f"parameters: {known}"
-        )
-    _, num_params, num_focal = CAMERA_MODELS[model]
+        raise ValueError("; ".join(Camera(model, 1, 1, ()).fault() or ()))
     size = [int(token) if token.isascii() and token.isdigit() else 0 for token in numbers[:2]]
     if not all(0 < side < 1 << 31 for side in size):
         raise ValueError(
@@ -135,14 +150,7 @@ def parse_camera(tokens: list[str], *, named: bool = True) -> Camera:
         params = tuple(parse_number(token) for token in numbers[2:])
     except ValueError as error:
         raise ValueError(f"{error}; {form}") from None
-    if len(params) != num_params:
-        raise ValueError(
-            f"{len(params)} parameters, but {model} has {num_params}; "
-            "write as many as the camera model has"
-        )
-    if any(focal <= 0 for focal in params[:num_focal]):
-        raise ValueError(
-            f"focal length {min(params[:num_focal])} is not positive; "
-            "give the focal length in pixels"
-        )
-    return Camera(model, size[0], size[1], params)
+    camera = Camera(model, size[0], size[1], params)
+    if fault := camera.fault():
+        raise ValueError("; ".join(fault))
+    return camera

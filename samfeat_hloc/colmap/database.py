@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -231,3 +232,18 @@ def quiet_colmap() -> Iterator[None]:
         yield
     finally:
         pycolmap.logging.minloglevel = before
+
+
+def unreadable(database: Path, error: Exception) -> SamfeatError:
+    """What is wrong with a database that pycolmap does not open; it writes to all that it opens."""
+    if database.exists() and not (
+        os.access(database, os.W_OK) and os.access(database.parent, os.W_OK)
+    ):
+        return SamfeatError(
+            database,
+            "COLMAP cannot open it, as it or its folder is read-only",
+            "change the mode, or copy the folder",
+        )
+    return SamfeatError(
+        database, f"cannot be read ({in_one_line(error)})", "reconstruct again with --overwrite"
+    )

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import SamfeatError, in_one_line
 from ..files import provenance
 from ..files.outputs import Output
 from ..files.pair_lists import pairs_text, read_pairs
 from . import lookalikes
+from .database import unreadable
 from .library import pycolmap
 
 logger = logging.getLogger(__name__)
@@ -94,9 +94,7 @@ def read(database: Path) -> tuple[list[str], lookalikes.Pairs]:
                     inliers.append(found)
                     num_matches.append(matches[pair])
     except Exception as error:  # pycolmap raises whatever its C++ does
-        raise SamfeatError(
-            database, f"cannot be read ({in_one_line(error)})", "reconstruct again with --overwrite"
-        ) from error
+        raise unreadable(database, error) from error
     return [image.name for image in images], lookalikes.Pairs(
         keypoints,
         np.array(members, dtype=np.int64).reshape(-1, 2),

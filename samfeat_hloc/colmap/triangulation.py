@@ -25,6 +25,7 @@ from .verification import Verifier, verified
 
 logger = logging.getLogger(__name__)
 
+CONTRADICTED = 0.1  # of fewer matches that agree with the poses, the poses are wrong
 MIN_PAIR_MATCHES = 15  # COLMAP drops pairs with fewer verified matches
 
 
@@ -117,6 +118,11 @@ def fill_database(
         len(pairs),
         100 * inlier_total / max(total, 1),
     )
+    if inlier_total < CONTRADICTED * total:
+        logger.warning(
+            "map: nearly all matches contradict the poses: are these cam_from_world (world to "
+            "camera), the intrinsics those of the photos, and the matches those of the features?"
+        )
     return Verification(len(pairs), total, inlier_total, usable, frozenset(usable_images))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import SamfeatError, in_one_line
+from .database import unreadable
 from .library import pycolmap
 from .structure_from_motion import TO_REGISTER
 
@@ -38,7 +38,7 @@ def names_in(database: Path) -> list[str]:
         with pycolmap.Database.open(str(database)) as opened:
             return sorted(image.name for image in opened.read_all_images())
     except Exception as error:  # pycolmap raises whatever its C++ does
-        raise _unread(database, error) from error
+        raise unreadable(database, error) from error
 
 
 def unplaced(
@@ -83,7 +83,7 @@ def unplaced(
                 result[name] = Unplaced(told, names[other], verified)
             return result
     except Exception as error:
-        raise _unread(database, error) from error
+        raise unreadable(database, error) from error
 
 
 def _alone(keypoints: int) -> str:
@@ -114,10 +114,4 @@ def _alike(partner: str) -> str:
     return (
         f"its matches were left out, as they would join places that look alike; the most are with "
         f"{partner} (`--no-places` keeps them)"
-    )
-
-
-def _unread(database: Path, error: Exception) -> SamfeatError:
-    return SamfeatError(
-        database, f"cannot be read ({in_one_line(error)})", "reconstruct again with --overwrite"
     )

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .application import group
-from .options import INSTALLATION, OfficialWeights, Weights
+from .options import INSTALLATION, OfficialWeights, OverwriteOutput, Weights
 
 
 def register(app: typer.Typer) -> None:
@@ -21,6 +21,7 @@ def _onnx(
     output: Annotated[Path, typer.Option(help="ONNX file to write.")],
     weights: Weights = None,
     official_weights: OfficialWeights = False,
+    overwrite: OverwriteOutput = False,
 ) -> None:
     """Write the network as an ONNX file (opset 18, float32, free batch and image size).
 
@@ -33,7 +34,9 @@ def _onnx(
     """
     from ..feature.network import SAMFeat
     from ..feature.onnx_export import export_onnx
+    from ..files.atomic import check_place
 
+    check_place(output, overwrite=overwrite)
     network = SAMFeat.from_pretrained(weights, official=official_weights, device="cpu")
     path = export_onnx(network, output)
     typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB, weights {network.weights_sha256[:12]}")

@@ -117,12 +117,13 @@ def _localize(
     named, and the others localized all the same.
     """
     from ..colmap.intrinsics import camera_from_text
+    from ..files.atomic import check_place
     from ..files.image_folders import given_images
     from ..files.masks import Masks
     from ..maps.localizer import Localizer
 
-    if output is not None and output.exists() and not overwrite:
-        raise SamfeatError(output, "exists already", "replace it with --overwrite")
+    if output is not None:
+        check_place(output, overwrite=overwrite)
     if rig is not None and (turns or refine_focal):
         option = "--turns" if turns else "--refine-focal"
         raise SamfeatError(option, "does not go with --rig", "leave one of them out")

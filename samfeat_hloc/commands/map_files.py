@@ -96,7 +96,16 @@ def _build(
             raise SamfeatError("--images", "not given", "name the folder that the photos are in")
         if model is not None:
             raise SamfeatError("--model", "chooses among models of reconstruct", "leave it out")
-        if poses is None:
+        if poses is not None and source is not None:
+            raise SamfeatError("--poses", f"given beside {source}", "give one of them")
+        options = posed.PosedOptions(
+            preset, weights, official_weights, num_matched, workers, device, masks
+        )
+        if poses is not None:
+            cameras = _cameras(poses, listed, camera)
+            posed.begin(stages, poses, cameras, options)
+            reference = posed.model_of_lists(poses, cameras, stages / "reference")
+        else:
             assert source is not None
             for option, value in (("--cameras", listed), ("--camera", camera)):
                 if value is not None:
@@ -105,15 +114,8 @@ def _build(
                         f"decides nothing here: {source} has the cameras",
                         "leave it out, or give --poses in place of the model",
                     )
+            posed.begin(stages, source, None, options)
             reference = source
-        elif source is not None:
-            raise SamfeatError("--poses", f"given beside {source}", "give one of them")
-        else:
-            cameras = _cameras(poses, listed, camera)
-            reference = posed.model_of_lists(poses, cameras, stages / "reference")
-        options = posed.PosedOptions(
-            preset, weights, official_weights, num_matched, workers, device, masks
-        )
         found = posed.run(reference, images, stages, options)
     elif source is None:
         raise SamfeatError("SOURCE", "not given", "give outputs, a COLMAP model, or --poses")
@@ -132,7 +134,8 @@ def _build(
             )
         found = sources_in(source, model)
     saved = building.build(found, output, compact=compact, overwrite=overwrite)
-    shutil.rmtree(stages, ignore_errors=True)
+    if found.features.parent == stages:
+        shutil.rmtree(stages, ignore_errors=True)
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     typer.echo(
         f"{output}: {len(saved.images)} images, {len(saved.xyz)} points, "
@@ -146,7 +149,9 @@ def _cameras(poses: Path, listed: Path | None, camera: str | None) -> dict[str, 
     from ..colmap.poses import read_poses
     from ..datasets.queries import read_queries
 
-    if (listed is None) == (camera is None):
+    if listed is not None and camera is not None:
+        raise SamfeatError("--camera", "given beside --cameras", "give one of them")
+    if listed is None and camera is None:
         raise SamfeatError(
             "--poses", "needs intrinsics", "give --cameras LIST, or one --camera for all"
         )

@@ -63,6 +63,7 @@ def _add(
     from ..files.masks import Masks
     from ..maps import building
     from ..maps.localizer import Localizer
+    from ..parallel.image_checks import refuse_broken
 
     cameras: dict[str, Camera | None]
     if lists is None:
@@ -79,6 +80,14 @@ def _add(
         map_dir, weights=weights, official_weights=official_weights, device=device,
         num_retrieved=num_retrieved,
     )  # fmt: skip
+    if lists is None:
+        there = cameras.keys() & {image.name for image in localizer.map.images}
+        cameras = {name: camera for name, camera in cameras.items() if name not in there}
+        if not cameras:
+            raise SamfeatError(images, f"all its photos are in {map_dir} already", "add others")
+        if there:
+            typer.echo(f"{map_dir}: has {len(there)} of the photos already, these stay as they are")
+    refuse_broken(images, list(cameras))
     added = building.add(
         map_dir, localizer, images, cameras, poses=known, min_inliers=min_inliers,
         masks=None if masks is None else Masks(masks),

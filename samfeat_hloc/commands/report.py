@@ -58,11 +58,16 @@ def register(app: typer.Typer) -> None:
         from ..report.contents import ReportOptions
         from ..report.gather import gather
         from ..report.gather_photos import gather_photos, is_map, is_photos
-        from ..report.page import write_report
+        from ..report.page import check_output, write_report
 
         options = ReportOptions(max_points, max_pictures, workers)
         if map_dir is not None and not outputs.is_file():
             raise SamfeatError("--map", "given without hloc's poses file", "leave it out")
+        if output is None:
+            beside = outputs.is_file() or is_map(outputs)  # nothing else belongs into a saved map
+            name = outputs.with_name(f"{outputs.name}.report.html")
+            output = name if beside else outputs / "report.html"
+        check_output(output)
         data: Any
         if is_photos(outputs):
             if dataset is not None:
@@ -74,10 +79,6 @@ def register(app: typer.Typer) -> None:
         else:
             data = gather(outputs, dataset, map_dir=map_dir, images=images, options=options)
             shown = f"{len(data.queries)} queries"
-        if output is None:
-            beside = outputs.is_file() or is_map(outputs)  # nothing else belongs into a saved map
-            name = outputs.with_name(f"{outputs.name}.report.html")
-            output = name if beside else outputs / "report.html"
         path = write_report(data, output)
         typer.echo(f"{path}: {shown}, {path.stat().st_size / 1e6:.1f} MB")
         for note in data.notes:

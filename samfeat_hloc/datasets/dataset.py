@@ -191,7 +191,7 @@ def check_folder(root: Path) -> Path:
     """The dataset folder, which has to be there and hold something."""
     root = Path(root)
     if not root.is_dir():
-        raise SamfeatError(root, "no such dataset folder", "check --dataset")
+        raise SamfeatError(root, "no such dataset folder", "check the path")
     if not any(root.iterdir()):
         raise SamfeatError(root, "the dataset folder is empty", "unpack the dataset into it")
     return root

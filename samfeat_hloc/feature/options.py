@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypedDict
@@ -53,6 +54,9 @@ class ExtractOptions:
             value = getattr(self, name)
             raise SamfeatError(name, f"{value!r} is not possible", f"give {wanted}")
 
+        for name in ("resize", "scales_up_to", "max_keypoints", "nms_radius", "border"):
+            if not isinstance(getattr(self, name), (numbers.Real, type(None))):
+                refuse(name, "a number")
         if self.resize is not None and not 16 <= self.resize <= 16384:
             refuse("resize", "a size in pixels between 16 and 16384, or None")
         if self.resize_force and self.resize is None:

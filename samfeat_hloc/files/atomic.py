@@ -15,8 +15,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import writing
+from ..errors import SamfeatError, writing
 from .locks import sole_run
+
+
+def check_place(path: Path, *, overwrite: bool) -> None:
+    """Refuse, before any work is done, a file that could not be written at its end.
+
+    Raises:
+        SamfeatError: a folder is there, or a file that is not to be replaced, or the folder above
+            cannot be written.
+    """
+    if path.is_dir():
+        raise SamfeatError(path, "this is a folder", "name a file")
+    if path.exists() and not overwrite:
+        raise SamfeatError(path, "exists already", "replace it with --overwrite")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def write_atomically(path: Path, content: str | bytes) -> Path:

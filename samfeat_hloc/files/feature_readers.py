@@ -168,18 +168,8 @@ class FeatureReader(_File):
             SamfeatError: the sizes differ.
         """
         size = self.image_size(name)
-        if size is None or size == camera_size:
-            return
-        if size == camera_size[::-1]:
-            mend = (
-                "the photo is stored rotated: save it upright, without an EXIF orientation, or "
-                "give the camera of the photo as it is stored"
-            )
-        raise SamfeatError(
-            self.path,
-            f"{name} is {size[0]}x{size[1]} but its camera is {camera_size[0]}x{camera_size[1]}",
-            mend,
-        )
+        if size is not None:
+            check_size(self.path, name, size, camera_size, mend)
 
     def _stored_keypoints(self, name: str) -> h5py.Group | h5py.Dataset:
         """What the file has as the keypoints of an image; a SamfeatError where it has none."""
@@ -189,6 +179,32 @@ class FeatureReader(_File):
 
     def _without(self, name: str) -> SamfeatError:
         return SamfeatError(self.path, f"no features of {name}", "extract them first")
+
+
+def check_size(
+    subject: Path, name: str, size: tuple[int, int], camera_size: tuple[int, int], mend: str
+) -> None:
+    """Refuse an image of another size than its camera takes; both (width, height).
+
+    Args:
+        subject: of the error.
+        mend: what to do about it where the image is not just turned.
+
+    Raises:
+        SamfeatError: the sizes differ.
+    """
+    if size == camera_size:
+        return
+    if size == camera_size[::-1]:
+        mend = (
+            "the photo is stored rotated: save it upright, without an EXIF orientation, or "
+            "give the camera of the photo as it is stored"
+        )
+    raise SamfeatError(
+        subject,
+        f"{name} is {size[0]}x{size[1]} but its camera is {camera_size[0]}x{camera_size[1]}",
+        mend,
+    )
 
 
 class MatchReader(_File):

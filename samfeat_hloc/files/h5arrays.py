@@ -20,6 +20,9 @@ _MEND = "make the file again"
 _DEFLATE = h5py.h5z.FILTER_DEFLATE
 
 
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
 class InUse(SamfeatError):
     """A file that another process has open for writing."""
 
@@ -30,6 +33,14 @@ def check_file(path: Path) -> None:
         raise SamfeatError(path, "this is a folder, not a file", "name a file")
     if not path.is_file():
         raise SamfeatError(path, "no such file", "check the path or run the stage that makes it")
+
+
+def is_damaged(path: Path) -> bool:
+    """Whether a file that cannot be read was an HDF5 file once: it begins as one, or holds nothing,
+    as after a crash of the machine."""
+    with path.open("rb") as stream:
+        head = stream.read(len(_SIGNATURE))
+    return head == _SIGNATURE or not head.strip(b"\0")
 
 
 def open_hdf5(path: Path) -> h5py.File:

@@ -223,16 +223,12 @@ class SegmentWriter:
     def _read_final(self) -> None:
         if not self.final.exists():
             return
-        try:
-            existing = provenance.read_hdf5(self.final)
-        except SamfeatError:
-            if self.overwrite:  # damaged: it is done again
-                return
-            raise
+        if self.overwrite:
+            provenance.check_replaceable_hdf5(self.made_by, self.final)
+            return
+        existing = provenance.read_hdf5(self.final)
         if existing is not None:
             provenance.check_stage(existing, self.made_by, self.final)
-        if self.overwrite:
-            return
         provenance.check(existing, self.made_by, self.final, inputs=self.compare_inputs)
         with open_hdf5(self.final) as file, reading_hdf5(self.final):
             self.done = dict(_groups(file))

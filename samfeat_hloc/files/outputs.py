@@ -35,8 +35,8 @@ class Output:
     Arguments:
         path: the file or folder.
         made_by: its record, see :func:`.provenance.made_by`.
-        overwrite: make it anew where it is there. A folder that was not made here is never
-            replaced.
+        overwrite: make it anew where it is there. What was not made here, by the same stage, is
+            never replaced.
         kept: the file of a `SegmentWriter` that keeps finished parts until the output is there.
     """
 
@@ -71,9 +71,11 @@ class Output:
                     "the folder holds something else (it has no record of how it was created)",
                     "choose another folder",
                 )
+        record = provenance.read_sidecar(self.path)
         if self.overwrite:
+            provenance.check_replaceable(record, self.made_by, self.path)
             return False
-        provenance.check(provenance.read_sidecar(self.path), self.made_by, self.path)
+        provenance.check(record, self.made_by, self.path)
         tidy(self.path, self.kept)
         say_skipped(self.made_by, self.path)
         return True

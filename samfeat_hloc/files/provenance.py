@@ -20,13 +20,14 @@ import h5py
 
 from ..errors import SamfeatError
 from .atomic import write_whole
-from .h5arrays import check_file, open_hdf5, reading_hdf5
+from .h5arrays import InUse, check_file, is_damaged, open_hdf5, reading_hdf5
 from .stamps import Kept, Stamp
 
 ATTRIBUTE = "made_by"
 _COMPARED = ("stage", "config", "weights_sha256", "inputs")
 _MEND = "recreate it with --overwrite, or choose another output"
 _PACKAGES = ("samfeat-hloc", "torch", "numpy", "h5py", "pycolmap")
+_NO_RECORD = ("it does not record how it was created", "move it away, or choose another output")
 _BLOCK = 1 << 16
 _SAMPLES = 64
 
@@ -95,13 +96,46 @@ def check(
         SamfeatError: no record, or one that differs; says in what.
     """
     if existing is None:
-        raise SamfeatError(path, "it does not record how it was created", _MEND)
+        raise SamfeatError(path, *_NO_RECORD)
     found = differences(existing, wanted, inputs=inputs)
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise SamfeatError(
             path, f"created with other settings: {'; '.join(found[:3])}{more}", _MEND
         )
+
+
+def check_replaceable(
+    existing: Mapping[str, Any] | None, wanted: Mapping[str, Any], path: Path
+) -> None:
+    """Refuse to put an output in place of something else, as another stage's output, which may be
+    its input, or a file of another program.
+
+    Arguments: as in :func:`check`.
+
+    Raises:
+        SamfeatError: no record, or another stage's.
+    """
+    if existing is None:
+        raise SamfeatError(path, *_NO_RECORD)
+    check_stage(existing, wanted, path)
+
+
+def check_replaceable_hdf5(wanted: Mapping[str, Any], path: Path) -> None:
+    """:func:`check_replaceable` of an HDF5 file; a damaged one is replaced.
+
+    Raises:
+        SamfeatError: as there; a folder, or a file that is something else.
+    """
+    try:
+        existing = read_hdf5(path)
+    except InUse:
+        raise
+    except SamfeatError:
+        if path.is_file() and is_damaged(path):
+            return
+        raise
+    check_replaceable(existing, wanted, path)
 
 
 def check_stage(existing: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:

@@ -45,7 +45,7 @@ class Signature:
 
 
 SAFETENSORS = Signature("a safetensors file")
-TORCH = Signature("a file of torch's (.pt, .pth)")
+TORCH = Signature("a pickle, such as torch's .pt and .pth")
 VIDEO = Signature("a video", "take its frames with `samfeat frames`")
 
 

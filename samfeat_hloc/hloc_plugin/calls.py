@@ -15,19 +15,22 @@ from .files import hloc_errors
 logger = logging.getLogger(__name__)
 
 
-def check_installed() -> str:
+def check_installed(option: str = "--engine hloc", instead: str = "use --engine native") -> str:
     """hloc's version.
+
+    Arguments:
+        option: that wants it. instead: what does without.
 
     Raises:
         SamfeatError: it is not installed, or older than the pycolmap that is there.
     """
     if not register(quiet=True):
-        raise SamfeatError("--engine hloc", NOT_INSTALLED, "or use --engine native")
+        raise SamfeatError(option, NOT_INSTALLED, f"or {instead}")
     version = str(importlib.import_module("hloc").__version__)
     if compat.is_outdated(version):
         pycolmap_version = importlib.import_module("pycolmap").__version__
         problem = compat.outdated(version, pycolmap_version)
-        raise SamfeatError("--engine hloc", f"{problem}, or use --engine native")
+        raise SamfeatError(option, f"{problem}, or {instead}")
     return version
 
 

@@ -158,6 +158,23 @@ class HlocEngine:
         return localization.localize(inputs, output, max_error=max_error, overwrite=self.overwrite)
 
 
+def check_retrieval(configuration: str) -> dict[str, Any]:
+    """hloc's configuration of a global descriptor.
+
+    Raises:
+        SamfeatError: hloc is not installed, or has no such global descriptor.
+    """
+    option = f"--retrieval {configuration}"
+    check_installed(option, "leave it out, or give --query-pairs")
+    confs: dict[str, dict[str, Any]] = importlib.import_module("hloc.extract_features").confs
+    if configuration not in confs or not confs[configuration]["output"].startswith("global"):
+        known = [name for name, conf in confs.items() if conf["output"].startswith("global")]
+        raise SamfeatError(
+            option, "is not a global descriptor of this hloc", f"choose from {', '.join(known)}"
+        )
+    return confs[configuration]
+
+
 def global_descriptors(
     image_dir: Path,
     names: Sequence[str],
@@ -167,16 +184,7 @@ def global_descriptors(
     overwrite: bool = False,
 ) -> Path:
     """One of hloc's own global descriptors, such as "netvlad", by ``hloc.extract_features``."""
-    check_installed()
-    confs = importlib.import_module("hloc.extract_features").confs
-    if configuration not in confs or not confs[configuration]["output"].startswith("global"):
-        known = [name for name, conf in confs.items() if conf["output"].startswith("global")]
-        raise SamfeatError(
-            configuration,
-            "is not a global descriptor of this hloc",
-            f"choose from {', '.join(known)}",
-        )
-    conf = confs[configuration]
+    conf = check_retrieval(configuration)
     made_by = made_by_hloc("global_descriptors", {"conf": conf}, _images_hash(image_dir, names))
     return _extract(conf, image_dir, names, output, made_by, overwrite)
 

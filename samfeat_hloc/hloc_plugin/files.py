@@ -39,6 +39,8 @@ def hdf5_file(
         tidy(output)
         say_skipped(made_by, output)
         return output
+    if output.exists():
+        provenance.check_replaceable_hdf5(made_by, output)
     temporary = output.with_name(f".{output.name}.hloc")
     with sole_run(output):
         if temporary.exists() and (overwrite or not _resumable(temporary, made_by)):

@@ -146,8 +146,8 @@ def retrieved_images(pairs: Path, queries: Sequence[Query]) -> dict[str, list[st
     found = {query.name: retrieved[query.name] for query in queries}
     if len(found) < len(retrieved):
         logger.info(
-            "%s: its pairs are of %d images, of which %d are the queries", pairs, len(retrieved),
-            len(found),
+            "%s: it has pairs of %d queries, and %d of these are to be localized", pairs,
+            len(retrieved), len(found),
         )  # fmt: skip
     return found
 

@@ -16,6 +16,7 @@ from ..colmap.database import database_errors
 from ..colmap.library import pycolmap
 from ..colmap.model import is_model, open_in_pycolmap, read_model
 from ..colmap.triangulation import (
+    CONTRADICTED,
     MIN_PAIR_MATCHES,
     MappingConfig,
     Verification,
@@ -171,6 +172,8 @@ def _tell_pointless(
             why = "in no pair"
         elif name not in verification.usable_images:
             why = f"in no pair {MIN_PAIR_MATCHES} matches that agree with the poses"
+        elif verification.inliers < CONTRADICTED * verification.matches:
+            why = "its matches contradict the poses"
         else:
             why = "its matches give no point: too little parallax"
         told.append(f"{name} ({why})")

@@ -6,22 +6,31 @@ points is needed; where a model has points, they tell which images see the same.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..colmap.cameras import Camera
-from ..colmap.model import read_content
+from ..colmap.model import cameras_and_images, file_of, read_content
 from ..colmap.poses import read_poses
 from ..colmap.registration import ImageEntry, empty_model
-from ..errors import SamfeatError
+from ..errors import SamfeatError, some_of, writing
 from ..feature.presets import PRESETS
 from ..files import provenance
+from ..files.feature_readers import check_size
+from ..files.image_folders import look
+from ..files.images import image_size
 from ..files.masks import Masks
 from ..files.outputs import Output
 from ..localization import features, global_descriptors, mapping, matches, pairs, pairs_by_rule
 from ..localization.inputs import MappingInputs
 from ..maps.sources import MapSources
+from ..progress import tqdm
 from . import methods
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,50 @@ class PosedOptions:
                 raise SamfeatError(f"--{option.replace('_', '-')}", "give a number from 1")
 
 
+def begin(
+    outputs: Path, poses: Path, cameras: Mapping[str, Camera] | None, options: PosedOptions
+) -> None:
+    """Make the folder of a run, without what a run on other poses or with other options has left.
+
+    Arguments:
+        outputs: the folder.
+        poses: of the images: a COLMAP model, or a list with ``cameras``, the intrinsics by name.
+
+    Raises:
+        SamfeatError: a folder that was not made so.
+    """
+    if cameras is None:
+        inputs = {
+            part: provenance.file_hash(file_of(poses, part)) for part in ("cameras", "images")
+        }
+    else:
+        inputs = _listed(poses, cameras)
+    decisive = replace(options, workers=1, device=None)
+    config = {key: value and str(value) for key, value in asdict(decisive).items()}
+    record = provenance.made_by("posed", config, inputs)
+    if outputs.is_dir() and any(outputs.iterdir()):
+        there = provenance.read_sidecar(outputs)
+        if there is None or there.get("stage") != "posed":
+            raise SamfeatError(
+                outputs, "the folder holds something else", "move it, or give another --output"
+            )
+        if not provenance.differences(there, record):
+            return
+        logger.info("%s: of other poses or options, made anew", outputs)
+        shutil.rmtree(outputs)
+    with writing(outputs):
+        outputs.mkdir(parents=True, exist_ok=True)
+        provenance.write_sidecar(outputs, record)
+
+
+def _listed(poses: Path, cameras: Mapping[str, Camera]) -> dict[str, str]:
+    """Lists of poses and intrinsics as inputs."""
+    return {
+        "poses": provenance.file_hash(poses),
+        "cameras": provenance.names_hash(f"{name} {cameras[name]}" for name in sorted(cameras)),
+    }
+
+
 def run(
     model: Path, image_dir: Path, outputs: Path, options: PosedOptions | None = None
 ) -> MapSources:
@@ -75,6 +128,7 @@ def run(
     names = list(content.poses)
     if len(names) < 2:
         raise SamfeatError(model, "a single image", "points are seen from two poses at least")
+    _check_photos(model, image_dir)
     outputs.mkdir(parents=True, exist_ok=True)
     network, how = methods.load(
         "samfeat", options.weights, options.official_weights, device=options.device
@@ -101,6 +155,25 @@ def run(
     return MapSources(map_dir, feature_file, vectors)
 
 
+def _check_photos(model: Path, image_dir: Path) -> None:
+    """Refuse photos of other sizes than their cameras, and tell of those without a pose."""
+    cameras, records = cameras_and_images(model, observations=False)
+    for record in tqdm(records, desc="image sizes", delay=2, leave=False):
+        path, camera = image_dir / record.name, cameras[record.camera_id]
+        if path.is_file():
+            check_size(
+                image_dir, record.name, image_size(path), (camera.width, camera.height),
+                "check the intrinsics, and that these are their photos",
+            )  # fmt: skip
+    there = look(image_dir).names
+    left_out = sorted(set(there) - {record.name for record in records})
+    if left_out:
+        logger.info(
+            "map: %d of %d photos have no pose and are left out: %s",
+            len(left_out), len(there), some_of(left_out),
+        )  # fmt: skip
+
+
 def model_of_lists(poses: Path, cameras: dict[str, Camera], output: Path) -> Path:
     """A COLMAP model without points, of a list of poses and the images' intrinsics.
 
@@ -123,15 +196,7 @@ def model_of_lists(poses: Path, cameras: dict[str, Camera], output: Path) -> Pat
             f"no intrinsics of {missing[0]} ({len(missing)} of {len(listed)} images have none)",
             "list them all with --cameras, or give one camera for all with --camera",
         )
-    record = provenance.made_by(
-        "posed-model",
-        {},
-        {
-            "poses": provenance.file_hash(poses),
-            "cameras": provenance.names_hash(f"{n} {cameras[n]}" for n in listed),
-        },
-    )
-    model = Output(output, record)
+    model = Output(output, provenance.made_by("posed-model", {}, _listed(poses, cameras)))
     if model.is_there():
         return output
     ids: dict[Camera, int] = {}

@@ -20,9 +20,11 @@ from ..datasets.rigs import frames_of_queries
 from ..errors import SamfeatError
 from ..evaluation.localization import LocalizationEvaluation, evaluate
 from ..feature.presets import PRESETS
+from ..files import provenance
 from ..files.atomic import write_atomically
 from ..files.masks import Masks
 from ..files.pair_lists import pairs_text, read_pairs
+from ..hloc_plugin.engine import check_retrieval
 from ..hloc_plugin.engine import global_descriptors as hloc_descriptors
 from ..localization import (
     depth_points,
@@ -101,6 +103,8 @@ def run(
         frames = frames_of_queries(options.rig, dataset.query_names, dataset.frames)
     if options.depth and dataset.depth_maps is None:
         raise SamfeatError("--depth", f"{dataset_dir} has no depth maps", "leave it out")
+    if given_query is None and options.retrieval not in (None, VLAD):
+        check_retrieval(options.retrieval)
     model, how = methods.load(
         options.features, options.weights, options.official_weights, device=options.device
     )
@@ -136,6 +140,8 @@ def run(
                 )
             elif given_db is None:
                 engine.pairs_from_covisibility(reference, pairs_db, num_matched=num_covisible)
+        if not options.overwrite:
+            _refuse_other_pairs(map_dir, pairs_db)
         matches_db = outputs / "matches-db.h5"
         with clock.stage("matches-db", matches_db) as figures:
             engine.matches(pairs_db, feature_file, matches_db, config=config)
@@ -216,6 +222,22 @@ def run(
         dataset, outputs, model, feature_file, map_dir, matches_query, submitted, result,
         evaluation, summary,
     )  # fmt: skip
+
+
+def _refuse_other_pairs(map_dir: Path, pairs: Path) -> None:
+    """Before their matches join those of which a map was made, which it would not be of any more.
+
+    Raises:
+        SamfeatError: the map was made of other pairs.
+    """
+    record = provenance.read_sidecar(map_dir) if map_dir.is_dir() else None
+    made_of = (record or {}).get("inputs", {}).get("pairs")
+    if made_of not in (None, provenance.file_hash(pairs)):
+        raise SamfeatError(
+            map_dir,
+            "was made of other pairs of database images, by another --num-covisible or --pairs-db",
+            "give what it was made with, or other --outputs",
+        )
 
 
 def _query_pairs(

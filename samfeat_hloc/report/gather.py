@@ -107,6 +107,12 @@ def _run_files(outputs: Path) -> _RunFiles:
     poses = outputs / "poses.txt"
     if not outputs.is_dir():
         raise SamfeatError(outputs, "no such folder", "give the outputs folder of a run")
+    if (outputs / "database.db").is_file() and not poses.exists():
+        raise SamfeatError(
+            outputs,
+            "`samfeat reconstruct` has left no model in it",
+            "give that command again; it says why, or goes on",
+        )
     for path in (poses, log_path(poses)):
         if not path.is_file():
             raise SamfeatError(

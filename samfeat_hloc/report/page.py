@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import SamfeatError
 from ..evaluation import palette
 from ..evaluation.localization import LocalizationEvaluation
 from ..evaluation.localization_curves import error_figure
@@ -30,7 +31,23 @@ from .as_json import base64_of, photo_json, picture_json, records_json, scene_js
 from .contents import PhotosReport, QueryReport, ReportData
 from .photos_page import photos_content
 
+_BEGINNING = b"<!doctype html>"
 _SCRIPTS = ("viewer.js", "page.js")
+
+
+def check_output(path: Path) -> None:
+    """Refuse to write a report in the place of something else, before any work is done.
+
+    Raises:
+        SamfeatError: a folder, or a file that is no report.
+    """
+    if path.is_dir():
+        raise SamfeatError(path, "this is a folder", "name a file")
+    if not path.is_file():
+        return
+    with path.open("rb") as stream:
+        if not stream.read(len(_BEGINNING)) == _BEGINNING:
+            raise SamfeatError(path, "is no report, so it is not replaced", "name another file")
 
 
 def write_report(data: ReportData | PhotosReport, path: Path) -> Path:

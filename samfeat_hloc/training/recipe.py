@@ -221,7 +221,8 @@ def read_recipe(path: Path, overrides: list[str]) -> Recipe:
         OmegaConfBaseException, ValueError, TypeError, OSError, RecursionError, YAMLError
     ) as error:  # fmt: skip
         key = getattr(error, "full_key", None)
-        reason = " ".join(str(getattr(error, "msg", None) or error).split())
+        # Behind the first line OmegaConf names its own classes.
+        reason = (str(getattr(error, "msg", None) or error).splitlines() or [""])[0].strip()
         where = f"{path}: {key}" if key else str(path)
         raise SamfeatError(where, reason, "compare it with the recipes in configs/") from None
     assert isinstance(recipe, Recipe)
