@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -50,6 +51,12 @@ def _fetch(model: object) -> str:
     """How to come by weights that hloc downloads, from a machine that has the network."""
     from torch import hub
 
-    addresses = getattr(model, "checkpoint_urls", None)
-    where = f" from {', '.join(addresses.values())}" if isinstance(addresses, dict) else ""
-    return f"download them{where} to where hloc looks for them, below {hub.get_dir()}"
+    addresses, options = (
+        getattr(model, name, None) for name in ("checkpoint_urls", "default_conf")
+    )
+    name = options.get("model_name") if isinstance(options, dict) else None
+    if isinstance(addresses, dict) and name in addresses:  # of NetVLAD, whose file has another name
+        kind = str(getattr(model, "__module__", "")).rpartition(".")[2]
+        place = Path(hub.get_dir(), kind, f"{name}{Path(addresses[name]).suffix}")
+        return f"download {addresses[name]} as {place}"
+    return f"download them to where hloc looks for them, below {hub.get_dir()}"
