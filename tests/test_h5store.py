@@ -140,7 +140,16 @@ def test_the_output_of_another_stage_is_never_replaced(tmp_path: Path) -> None:
             SegmentWriter(final, other, overwrite=overwrite).__enter__()
         assert "--overwrite" not in str(caught.value)
     assert final.read_bytes() == before
-    final.write_bytes(b"damaged")
+    for precious in (b"a list of queries", b"\x80\4 a pickle"):
+        final.write_bytes(precious)
+        with refused("f.h5", "is no HDF5 file", "move it away"):
+            SegmentWriter(final, other, overwrite=True).__enter__()
+        assert final.read_bytes() == precious
+    with h5py.File(final, "w") as file:  # of another program
+        file["a/n"] = 1
+    with refused("f.h5", "does not record", "move it away"):
+        SegmentWriter(final, other, overwrite=True).__enter__()
+    final.write_bytes(before[:100])  # damaged
     with SegmentWriter(final, other, overwrite=True) as writer:
         writer.add({"a": group(2)})
         writer.finish()

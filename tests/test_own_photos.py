@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -165,7 +166,7 @@ def test_what_is_no_source_of_a_map(
 
 def test_the_commands(
     fountain: Path, lists: tuple[Path, dict[str, Camera]], tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     """The words of the guide: a map of posed photos, and out again; refusals are one line."""
     poses, cameras = lists
@@ -199,9 +200,10 @@ def test_the_commands(
     shutil.move(tmp_path / "before", foreign)
     few = tmp_path / "few.txt"
     few.write_text("".join(poses.read_text().splitlines(keepends=True)[:5]))
-    assert samfeat(*command[:3], str(few), *command[4:]) == 0
-    told = capsys.readouterr()
-    assert "5 images" in told.out and "2 of 7 photos have no pose and are left out" in told.err
+    with caplog.at_level(logging.INFO):
+        assert samfeat(*command[:3], str(few), *command[4:]) == 0
+    assert "5 images" in capsys.readouterr().out
+    assert "2 of 7 photos have no pose and are left out" in caplog.text
     shutil.rmtree(folder)
     assert samfeat(*command) == 0
     assert "7 images" in capsys.readouterr().out

@@ -132,9 +132,11 @@ def check_replaceable_hdf5(wanted: Mapping[str, Any], path: Path) -> None:
     except InUse:
         raise
     except SamfeatError:
-        if path.is_file() and is_damaged(path):
-            return
-        raise
+        if not path.is_file():
+            raise
+        if not is_damaged(path):
+            raise SamfeatError(path, "is no HDF5 file", _NO_RECORD[1]) from None
+        return
     check_replaceable(existing, wanted, path)
 
 

@@ -218,7 +218,7 @@ class _Extraction:
         read: Callable[..., DecodedPhoto] = self.photos.read
         threads = _threads(self.workers, device)
         ahead = _AHEAD * max(map(len, batches), default=1)
-        if device != "cpu":
+        if device != "cpu" or device in _TURNS:
             ahead = max(ahead, 2 * threads)
             if self.extract is extract_batch:
                 read = partial(read, options=self.options)

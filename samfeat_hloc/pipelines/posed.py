@@ -128,6 +128,9 @@ def run(
     names = list(content.poses)
     if len(names) < 2:
         raise SamfeatError(model, "a single image", "points are seen from two poses at least")
+    masks = None if options.masks is None else Masks(options.masks)
+    if masks is not None:
+        masks.check({name: image_dir / name for name in names})
     _check_photos(model, image_dir)
     outputs.mkdir(parents=True, exist_ok=True)
     network, how = methods.load(
@@ -136,7 +139,7 @@ def run(
     feature_file = features.main(
         image_dir, names, outputs / "features.h5", model=network,
         options=PRESETS[options.preset], workers=options.workers, extract=how,
-        masks=None if options.masks is None else Masks(options.masks),
+        masks=masks,
     )  # fmt: skip
     choose = pairs.from_covisibility if content.num_points else pairs_by_rule.from_poses
     pairs_file = choose(model, outputs / "pairs-db.txt", num_matched=options.num_matched)

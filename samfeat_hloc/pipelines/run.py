@@ -235,7 +235,7 @@ def _refuse_other_pairs(map_dir: Path, pairs: Path) -> None:
     if made_of not in (None, provenance.file_hash(pairs)):
         raise SamfeatError(
             map_dir,
-            "was made of other pairs of database images, by another --num-covisible or --pairs-db",
+            "was made of other pairs of database images, by another --num-covisible or --db-pairs",
             "give what it was made with, or other --outputs",
         )
 
