@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from refusals import refused
 from tiny_dataset import CAMERA, build
 
-from samfeat_hloc.colmap.cameras import CAMERA_MODELS
+from samfeat_hloc.colmap.cameras import CAMERA_MODELS, Camera
 from samfeat_hloc.colmap.intrinsics import camera_from_text
 from samfeat_hloc.colmap.model import find_model, read_content
 from samfeat_hloc.colmap.poses import Pose, read_poses, write_poses
@@ -183,6 +183,22 @@ def test_a_reference_model_needs_images_but_no_points(root: Path, tmp_path: Path
 def test_a_camera_that_is_given_has_no_name_before_it() -> None:
     with refused("--camera 'PINHOLE 1 2'", "(3 values)", "write 'MODEL width height params...'"):
         camera_from_text("PINHOLE 1 2")
+
+
+@pytest.mark.parametrize(
+    ("params", "problem"),
+    [
+        ((500.0, 320.0, 240.0), "3 parameters, but PINHOLE has 4"),
+        ((500.0, -500.0, 320.0, 240.0), "focal length -500.0 is not positive"),
+        ((500.0, 500.0, float("nan"), 240.0), "not a number"),
+    ],
+)
+def test_cameras_that_cannot_be(params: tuple[float, ...], problem: str) -> None:
+    """pycolmap reads three parameters of a PINHOLE, and one that is not there."""
+    with refused("camera", problem):
+        Camera.of(Camera("PINHOLE", 640, 480, params))
+    with refused("camera", "unknown camera model 'PINHOLLE'", "PINHOLE (4)"):
+        Camera.of(Camera("PINHOLLE", 640, 480, params))
 
 
 def test_camera_models_are_pycolmaps() -> None:

@@ -397,6 +397,26 @@ def test_images_without_points_are_named_with_the_reason(
     )
 
 
+def test_poses_that_the_matches_contradict_are_told(
+    files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As those of cameras to the world, or matches of other features; a few agree by chance."""
+    pair_file = tmp_path / "matches.h5"
+    pair_file.write_bytes(files.matches("db").read_bytes())
+    with h5py.File(pair_file, "a") as file:
+        pairs = [pair for group in file.values() for pair in group.values()]
+        counts = [int((pair["matches0"][()] >= 0).sum()) for pair in pairs]
+        right = int(np.argmin([count if count >= 60 else 1 << 30 for count in counts]))
+        for number, pair in enumerate(pairs):
+            if number != right:
+                pair["matches0"][...] = np.roll(pair["matches0"][()], 7)
+    assert counts[right] < 0.08 * sum(counts)
+    with caplog.at_level("WARNING"), refused("matches.h5", "contradict the poses", "the poses"):
+        build_map(files, tmp_path / "map", matches=pair_file)
+    assert "nearly all matches contradict the poses" in caplog.text
+    assert "parallax" not in caplog.text
+
+
 def test_an_image_id_that_colmap_cannot_store_is_named(files: Files, tmp_path: Path) -> None:
     reference = tmp_path / "reference"
     shutil.copytree(files.reference, reference)

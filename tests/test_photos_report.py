@@ -260,6 +260,11 @@ def test_options_that_do_not_fit(outputs: Path, tmp_path: Path) -> None:
         return CliRunner().invoke(app(), list(map(str, arguments))).exception
 
     assert "--images" in str(run(outputs, "--dataset", tmp_path))
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(b"\xff\xd8 precious")
+    assert "is no report" in str(run(outputs, "--output", photo))
+    assert "this is a folder" in str(run(outputs, "--output", tmp_path))
+    assert photo.read_bytes() == b"\xff\xd8 precious"
     assert "--map" in str(run(outputs, "--map", tmp_path))
     (tmp_path / "poses.txt").write_text("")
     assert "--map" in str(run(tmp_path / "poses.txt"))

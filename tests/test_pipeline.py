@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.image
@@ -100,6 +101,29 @@ def test_a_second_run_skips_every_stage(
 def test_another_configuration_is_refused_not_reused(finished: Run, dataset: Path) -> None:
     with refused("features.h5", mend="--overwrite"):
         pipeline.run(dataset, finished.outputs, RunOptions(preset="samfeat_aachen"))
+
+
+def test_other_pairs_are_refused_before_their_matches_join_the_maps(
+    finished: Run, dataset: Path
+) -> None:
+    """Once the map was no more that of its matches, even for the run that had made it."""
+    matches = finished.outputs / "matches-db.h5"
+    before = matches.read_bytes()
+    with refused("map", "--num-covisible", "--outputs"):
+        pipeline.run(dataset, finished.outputs, replace(FAST, num_covisible=1))
+    assert matches.read_bytes() == before
+    (finished.outputs / "pairs-db-covis1.txt").unlink()
+    (finished.outputs / "pairs-db-covis1.txt.made_by.json").unlink()
+    again = pipeline.run(dataset, finished.outputs, FAST)
+    assert all(stage.skipped for stage in again.summary.stages)
+
+
+def test_a_retrieval_that_is_not_there_is_told_before_the_work(
+    dataset: Path, tmp_path: Path
+) -> None:
+    with refused("--retrieval nothing"):
+        pipeline.run(dataset, tmp_path / "outputs", RunOptions(retrieval="nothing"))
+    assert not (tmp_path / "outputs" / "features.h5").exists()
 
 
 def test_given_pairs_take_the_place_of_retrieval(

@@ -25,7 +25,7 @@ from .verification import Verifier, verified
 
 logger = logging.getLogger(__name__)
 
-CONTRADICTED = 0.1  # of fewer matches that agree with the poses, the poses are wrong
+_AGREEING = 0.1  # share of the matches; of right ones most do
 MIN_PAIR_MATCHES = 15  # COLMAP drops pairs with fewer verified matches
 
 
@@ -52,6 +52,11 @@ class Verification:
     inliers: int
     usable_pairs: int  # pairs with enough inliers for COLMAP
     usable_images: frozenset[str]  # images of such a pair
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether so few matches agree with the poses that these are wrong, or the matches are."""
+        return self.inliers < _AGREEING * self.matches
 
 
 def fill_database(
@@ -118,12 +123,13 @@ def fill_database(
         len(pairs),
         100 * inlier_total / max(total, 1),
     )
-    if inlier_total < CONTRADICTED * total:
+    verification = Verification(len(pairs), total, inlier_total, usable, frozenset(usable_images))
+    if verification.contradicts:
         logger.warning(
             "map: nearly all matches contradict the poses: are these cam_from_world (world to "
             "camera), the intrinsics those of the photos, and the matches those of the features?"
         )
-    return Verification(len(pairs), total, inlier_total, usable, frozenset(usable_images))
+    return verification
 
 
 def triangulate(

@@ -16,7 +16,6 @@ from ..colmap.database import database_errors
 from ..colmap.library import pycolmap
 from ..colmap.model import is_model, open_in_pycolmap, read_model
 from ..colmap.triangulation import (
-    CONTRADICTED,
     MIN_PAIR_MATCHES,
     MappingConfig,
     Verification,
@@ -172,7 +171,7 @@ def _tell_pointless(
             why = "in no pair"
         elif name not in verification.usable_images:
             why = f"in no pair {MIN_PAIR_MATCHES} matches that agree with the poses"
-        elif verification.inliers < CONTRADICTED * verification.matches:
+        elif verification.contradicts:
             why = "its matches contradict the poses"
         else:
             why = "its matches give no point: too little parallax"
@@ -187,12 +186,14 @@ def _tell_pointless(
 def _check_map(model: Path, verification: Verification, pairs: Path, matches: Path) -> None:
     if is_model(model) and len(read_model(model).point_ids):
         return
+    none = f"the map of {pairs.name} would have 0 points"
+    if verification.contradicts:
+        raise SamfeatError(matches, f"{none}: its matches contradict the poses", "check the poses")
     raise SamfeatError(
         matches,
         (
-            f"the map of {pairs.name} would have 0 points: {verification.inliers} "
-            "matches were verified but none triangulated (too little parallax, or "
-            "this pycolmap ignores them)"
+            f"{none}: {verification.inliers} matches were verified but none triangulated (too "
+            "little parallax, or this pycolmap ignores them)"
         ),
         "run `samfeat doctor`",
     )
