@@ -32,7 +32,7 @@ from .commands import (
     visualization,
 )
 from .commands import run as run_commands
-from .commands.application import Application
+from .commands.application import Application, PlainCommand
 from .errors import SamfeatError, cause_of
 from .version import __version__
 
@@ -141,5 +141,5 @@ def _told(record: logging.LogRecord) -> bool:
 def run_program(main: Callable[..., None]) -> None:
     """Run a function as a program whose options are its parameters, with :func:`run`'s errors."""
     program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    program.command()(main)
+    program.command(cls=PlainCommand)(main)
     run(program)

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -298,3 +298,14 @@ def test_colmap_at_work_does_not_abort_a_program_that_ends(
     done.set()
     while at_work():
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("command", [["localize"], ["export", "onnx"], ["map", "build"]])
+def test_help_is_wrapped_at_the_terminals_width_alone(command: list[str]) -> None:
+    """Lines of a docstring, wrapped once more, ended after two words."""
+    result = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "80"})
+    lines = [line.strip() for line in result.output.split("\u256d")[0].split("\n")]
+    lines = lines[next(i for i, line in enumerate(lines) if line.startswith("Usage")) + 1 :]
+    for line, following in pairwise(lines):
+        if line and following:  # of one paragraph
+            assert len(line) + 1 + len(following.split()[0]) > 76, (line, following)

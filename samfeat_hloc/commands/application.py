@@ -53,7 +53,16 @@ def _check_paths(command: Any, parameters: list[Any], arguments: list[str]) -> N
             raise SamfeatError(shown, "an empty path is given", "write . for this folder")
 
 
-class Command(TyperCommand):
+class PlainCommand(TyperCommand):
+    """A command whose help is wrapped at the terminal's width alone, not where its docstring is."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.help:
+            self.help = re.sub(r"(?<=\S)\n(?=\S)", " ", self.help)
+
+
+class Command(PlainCommand):
     """A command with plain types in its help, which asks for the right pycolmap."""
 
     def invoke(self, ctx: Any) -> Any:

@@ -41,7 +41,7 @@ def from_covisibility(
         SamfeatError: no model, a damaged one, or one without points; an output that was made
             differently.
     """
-    _check_count(num_matched)
+    check_count(num_matched)
     made_by = provenance.made_by(
         "pairs",
         {"from": "covisibility", "num_matched": num_matched},
@@ -63,7 +63,7 @@ def from_covisibility(
         raise SamfeatError(model, "no two images see a common point", "take a triangulated model")
     if alone:
         logger.warning("%s share no point with another image: %s", len(alone), some_of(alone))
-    return _write(result, pairs)
+    return write_pairs(result, pairs)
 
 
 def from_retrieval(
@@ -90,7 +90,7 @@ def from_retrieval(
         SamfeatError: names without a descriptor, descriptors of different length or with NaN, a
             query with no similar image; an output that was created with other settings.
     """
-    _check_count(num_matched)
+    check_count(num_matched)
     for what, names in (("query", query_names), ("database image", db_names)):
         if not names:
             raise SamfeatError(output, f"there is no {what} to pair", "check the lists")
@@ -116,7 +116,7 @@ def from_retrieval(
             f"no database image is similar to {some_of(without)}",
             "look at these images, or leave them out of the query lists",
         )
-    return _write(result, pairs)
+    return write_pairs(result, pairs)
 
 
 def most_similar(descriptors: Path, names: Sequence[str], count: int) -> list[tuple[str, str]]:
@@ -259,11 +259,14 @@ def _descriptors(file: h5py.File, names: list[str], path: Path) -> np.ndarray:
     return stacked
 
 
-def _check_count(num_matched: int) -> None:
+def check_count(num_matched: int) -> None:
+    """Refuse to pair each image with none."""
     if num_matched < 1:
         raise SamfeatError("num_matched", f"{num_matched} is not possible", "give a number from 1")
 
 
-def _write(result: Output, pairs: Sequence[tuple[str, str]]) -> Path:
-    logger.info("pairs: %s, %d pairs", result.path, len(pairs))
-    return result.write_text(pairs_text(pairs))
+def write_pairs(result: Output, pairs: Sequence[tuple[str, str]]) -> Path:
+    """Write the list, and say how many they are."""
+    path = result.write_text(pairs_text(pairs))
+    logger.info("pairs: %s, %d pairs", path, len(pairs))
+    return path

@@ -12,7 +12,7 @@ from ..errors import SamfeatError
 from ..files import provenance
 from ..files.images import check_name
 from ..files.outputs import Output
-from ..files.pair_lists import pairs_text
+from .pairs import check_count, write_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +37,7 @@ def from_poses(
         SamfeatError: no model, a damaged one, or one of a single image; an output that was made
             differently.
     """
-    if num_matched < 1:
-        raise SamfeatError("num_matched", f"{num_matched} is not possible", "give a number from 1")
+    check_count(num_matched)
     if not 0 < most_angle <= 180:
         raise SamfeatError("most_angle", f"{most_angle} is not possible", "give 0 to 180 degrees")
     made_by = provenance.made_by(
@@ -59,8 +58,7 @@ def from_poses(
         logger.warning(
             "pairs: %d of %d images look like no other, e.g. %s", len(alone), len(found), alone[0]
         )
-    logger.info("pairs: %s, %d pairs", output, len(pairs))
-    return result.write_text(pairs_text(pairs))
+    return write_pairs(result, pairs)
 
 
 def exhaustive(
@@ -96,5 +94,4 @@ def exhaustive(
     result = Output(output, made_by, overwrite=overwrite)
     if result.is_there():
         return output
-    logger.info("pairs: %s, %d pairs", output, len(pairs))
-    return result.write_text(pairs_text(pairs))
+    return write_pairs(result, pairs)

@@ -273,6 +273,8 @@ def _train(recipe: Recipe, device: torch.device, rank: int, world: int) -> Path:
             )
     output.mkdir(parents=True, exist_ok=True)
     progress = load_state(output, recipe, model, optimizer, averaged, device)
+    if progress.step > loop.steps and rank == 0:
+        tqdm.write(f"{output}: has {progress.step} steps already, more than train.steps asks for")
     parallel = processes.in_parallel(model, device, world)
     shipped = model if averaged is None else cast(SAMFeat, averaged.module)
     if rank == 0:
