@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
-from ..errors import SamfeatError, writing
+from ..errors import SamfeatError
 from ..feature import checkpoints
+from ..files.atomic import check_place
 
 
 def main(weights: Sequence[Path], output: Path, *, overwrite: bool = False) -> Path:
@@ -30,8 +31,7 @@ def main(weights: Sequence[Path], output: Path, *, overwrite: bool = False) -> P
     """
     if len(weights) < 2:
         raise SamfeatError("--weights", "one checkpoint is its own mean", "give two or more")
-    if output.exists() and not overwrite:
-        raise SamfeatError(output, "exists already", "give another --output, or --overwrite")
+    check_place(output, overwrite=overwrite)
     read = [checkpoints.read_checkpoint(checkpoints.resolve(path)) for path in weights]
     first = read[0]
     shapes = {name: value.shape for name, value in first.parameters.items()}
@@ -46,7 +46,5 @@ def main(weights: Sequence[Path], output: Path, *, overwrite: bool = False) -> P
     }
     facts = [{"sha256": one.sha256, **one.metadata.get("polished", {})} for one in read]
     training = {key: value for key, value in first.metadata.items() if key != "date"}
-    with writing(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        checkpoints.write_checkpoint(output, mean, first.config, {**training, "averaged": facts})
+    checkpoints.write_checkpoint(output, mean, first.config, {**training, "averaged": facts})
     return output

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import SamfeatError, writing
+from ..errors import SamfeatError
 from ..feature import checkpoints
 from ..feature.network import DESCRIPTOR_DIM, SAMFeat
+from ..files.atomic import check_place
 from .photos import HELD_BACK_EVERY, PhotoFolder
 
 
@@ -33,16 +34,13 @@ def open_checkpoint(
         SamfeatError: a checkpoint that has it done already or cannot be read, an output that is
             there or cannot be written, no photos.
     """
-    if output.exists() and not overwrite:
-        raise SamfeatError(output, "exists already", "give another --output, or --overwrite")
+    check_place(output, overwrite=overwrite)
     model = SAMFeat.from_pretrained(weights, device=device)
     if done in model.metadata:
         raise SamfeatError(weights, f"is {done} already", "give the checkpoint from before that")
     photos = PhotoFolder.open(images)
     if len(photos) >= HELD_BACK_EVERY:
         photos = photos.split()[0]
-    with writing(output):  # not after the work
-        output.parent.mkdir(parents=True, exist_ok=True)
     return model, photos
 
 
