@@ -62,7 +62,7 @@ def export(saved: FrozenMap, kind: str, output: Path) -> Path:
 def to_colmap(saved: FrozenMap) -> pycolmap.Reconstruction:
     """The map as a COLMAP model: cameras, poses, all keypoints, and the points with their tracks.
 
-    Point ids are the map's. Images with equal intrinsics share a camera.
+    Point ids are the map's, but with pycolmap 3.13, which counts them from 1. Images with equal intrinsics share a camera.
     """
     ids: dict[Camera, int] = {}
     entries, poses = {}, {}
@@ -80,10 +80,11 @@ def to_colmap(saved: FrozenMap) -> pycolmap.Reconstruction:
         for keypoint in np.flatnonzero(image.points >= 0):
             tracks[image.points[keypoint]].append((image_id, int(keypoint)))
     for point_id, xyz, track in zip(saved.point_ids, saved.xyz, tracks, strict=True):
-        elements = [pycolmap.TrackElement(*element) for element in track]
-        model.add_point3D_with_id(
-            int(point_id), pycolmap.Point3D(xyz=xyz, track=pycolmap.Track(elements))
-        )
+        seen = pycolmap.Track([pycolmap.TrackElement(*element) for element in track])
+        if hasattr(model, "add_point3D_with_id"):
+            model.add_point3D_with_id(int(point_id), pycolmap.Point3D(xyz=xyz, track=seen))
+        else:
+            model.add_point3D(xyz, seen)
     model.update_point_3d_errors()
     return model
 
