@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import SamfeatError, require_known
+from ..errors import SamfeatError, some_of
 from . import map_files
 from .application import add_commands, group
 from .options import (
@@ -73,9 +73,14 @@ def _add(
     if not cameras:
         raise SamfeatError(images, "no photos to add", "check the folder")
     known = {} if poses is None else read_poses(poses)
-    require_known(
-        known, cameras, poses, "no photo to add is called", "a name is the path below the folder"
-    )
+    if others := [name for name in known if name not in cameras]:
+        if len(others) == len(known):
+            raise SamfeatError(
+                poses,
+                f"no photo to add is called {some_of(others)}",
+                "a name is the path below the folder",
+            )
+        typer.echo(f"{poses}: has {len(others)} poses of photos that are not added")
     localizer = Localizer.load(
         map_dir, weights=weights, official_weights=official_weights, device=device,
         num_retrieved=num_retrieved,

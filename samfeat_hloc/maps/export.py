@@ -62,7 +62,8 @@ def export(saved: FrozenMap, kind: str, output: Path) -> Path:
 def to_colmap(saved: FrozenMap) -> pycolmap.Reconstruction:
     """The map as a COLMAP model: cameras, poses, all keypoints, and the points with their tracks.
 
-    Point ids are the map's, but with pycolmap 3.13, which counts them from 1. Images with equal intrinsics share a camera.
+    Point ids are the map's, but with pycolmap 3.13, which counts them from 1. Images with equal
+    intrinsics share a camera.
     """
     ids: dict[Camera, int] = {}
     entries, poses = {}, {}

@@ -31,7 +31,7 @@ from .as_json import base64_of, photo_json, picture_json, records_json, scene_js
 from .contents import PhotosReport, QueryReport, ReportData
 from .photos_page import photos_content
 
-_BEGINNING = b"<!doctype html>"
+_BEGINNING, _POLICY = b"<!doctype html>", b"Content-Security-Policy"
 _SCRIPTS = ("viewer.js", "page.js")
 
 
@@ -46,7 +46,8 @@ def check_output(path: Path) -> None:
     if not path.is_file():
         return
     with path.open("rb") as stream:
-        if not stream.read(len(_BEGINNING)) == _BEGINNING:
+        head = stream.read(1024)
+        if not (head.startswith(_BEGINNING) and _POLICY in head):
             raise SamfeatError(path, "is no report, so it is not replaced", "name another file")
 
 
