@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import multiprocessing
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,29 @@ def test_a_feature_file_that_is_something_else(kind: str, tmp_path: Path) -> Non
     with pytest.raises(SamfeatError) as caught:
         FeatureReader(path)
     assert kind in caught.value.problem
+
+
+def test_each_of_hlocs_files_given_as_another(tmp_path: Path) -> None:
+    held = {
+        "feature": {"db/a.jpg/keypoints": np.zeros((3, 2)), "db/a.jpg/descriptors": np.eye(3)},
+        "match": {"db-a.jpg/db-b.jpg/matches0": np.zeros(3, int)},
+        "retrieval": {"db/a.jpg/global_descriptor": np.zeros(3)},
+    }
+    for kind, arrays in held.items():
+        with h5py.File(tmp_path / f"{kind}.h5", "w") as file:
+            for name, values in arrays.items():
+                file[name] = values
+    readers: dict[str, Callable[[Path], object]] = {
+        "feature": lambda path: FeatureReader(path).keypoints("db/b.jpg"),
+        "match": lambda path: MatchReader(path).matches("db/a.jpg", "db/c.jpg"),
+    }
+    for wanted, read in readers.items():
+        for kind in held:
+            path = tmp_path / f"{kind}.h5"
+            with pytest.raises(SamfeatError) as caught:
+                read(path)
+            told = f"it has {kind} data in it, no {wanted} data"
+            assert (caught.value.problem == told) is (kind != wanted)
 
 
 def test_a_feature_file_that_is_cut_off(tmp_path: Path) -> None:

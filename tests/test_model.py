@@ -214,6 +214,16 @@ def test_a_model_is_read_once(town_model: Path, monkeypatch: pytest.MonkeyPatch)
     assert next(iter(again.images.values())).pose.tvec[0] == 12.5
 
 
+def test_a_point_that_is_nowhere_is_refused_in_binary_files_too(town_model: Path) -> None:
+    path = town_model / "points3D.bin"
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<d", data, 8 + 8, np.nan)  # x of the first, behind their number and its id
+    path.write_bytes(data)
+    with pytest.raises(SamfeatError, match="point is not finite") as caught:
+        read_model(town_model)
+    assert caught.value.subject == str(path)
+
+
 def test_a_copy_with_the_time_of_what_lay_there_is_another_file(tmp_path: Path) -> None:
     path = tmp_path / "points3D.bin"
     path.write_bytes(b"old")

@@ -119,7 +119,10 @@ def points(path: Path) -> np.ndarray:
         raw = np.frombuffer(cursor.data, dtype=np.uint8)
         for column in range(POINT.itemsize):
             heads[:, column] = raw[starts + column]
-    return heads.reshape(-1).view(POINT)
+        found = heads.reshape(-1).view(POINT)
+        if not np.isfinite(found["xyz"]).all():
+            raise ValueError("the place of a point is not finite")
+    return found
 
 
 def num_points(path: Path) -> int:

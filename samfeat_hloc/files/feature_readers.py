@@ -10,10 +10,32 @@ import numpy as np
 from ..errors import SamfeatError, some_of
 from .h5arrays import open_hdf5, read_array, read_dataset, read_plain, reading_hdf5
 
+_HELD = {"matches0": "match", "keypoints": "feature", "global_descriptor": "retrieval"}
+
+
+def check_kind(file: h5py.File, path: Path, wanted: str) -> None:
+    """Refuse one of hloc's files in the place of another: "feature", "match" or "retrieval".
+
+    Raises:
+        SamfeatError: says what the first of its groups has.
+    """
+    place: h5py.Group | h5py.Dataset = file
+    with reading_hdf5(path):
+        while isinstance(place, h5py.Group) and len(place):
+            held = next((kind for key, kind in _HELD.items() if key in place), None)
+            if held is not None and held != wanted:
+                raise SamfeatError(
+                    path, f"it has {held} data in it, no {wanted} data", "check which file is which"
+                )
+            if held is not None:
+                return
+            place = place[next(iter(place))]
+
 
 class _File:
     def __init__(self, path: Path, what: str, mend: str) -> None:
         self.path = path
+        self._what = what
         if not path.is_file():
             raise SamfeatError(path, f"no such {what} file", mend)
         self._file = open_hdf5(path)
@@ -23,6 +45,11 @@ class _File:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+    def _lacks(self, problem: str, mend: str) -> SamfeatError:
+        """What to say where something is not in the file."""
+        check_kind(self._file, self.path, self._what)
+        return SamfeatError(self.path, problem, mend)
 
     def _find(self, key: str) -> h5py.Group | h5py.Dataset | None:
         """What the file has under that name, None where there is nothing.
@@ -102,7 +129,7 @@ class FeatureReader(_File):
             SamfeatError: names some of them; ``mend`` is what to do about it.
         """
         if missing := self.missing(names):
-            raise SamfeatError(self.path, f"no features of {some_of(missing)}", mend)
+            raise self._lacks(f"no features of {some_of(missing)}", mend)
 
     def count(self, name: str) -> int:
         """The number of keypoints of an image; they are not read."""
@@ -178,7 +205,7 @@ class FeatureReader(_File):
         return found
 
     def _without(self, name: str) -> SamfeatError:
-        return SamfeatError(self.path, f"no features of {name}", "extract them first")
+        return self._lacks(f"no features of {name}", "extract them first")
 
 
 def check_size(
@@ -248,8 +275,8 @@ class MatchReader(_File):
                 index = np.flatnonzero(matches0 >= 0)
                 pair = (index, matches0[index])
                 return np.stack(pair[::-1] if flipped else pair, axis=1)
-        raise SamfeatError(
-            self.path, f"no matches of the pair {name0} {name1}", "match this list of pairs first"
+        raise self._lacks(
+            f"no matches of the pair {name0} {name1}", "match this list of pairs first"
         )
 
     def _check_counts(

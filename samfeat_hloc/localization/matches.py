@@ -21,7 +21,7 @@ from ..feature.halves import as_floats
 from ..feature.matching import in_tiles, mutual_in_tiles, nearest_neighbours
 from ..feature.matching_batches import batches, fits, match_batch, stacked, takes_halves
 from ..files import provenance
-from ..files.feature_readers import pair_name, read_descriptors
+from ..files.feature_readers import check_kind, pair_name, read_descriptors
 from ..files.h5arrays import group_names, open_hdf5
 from ..files.h5store import Group, SegmentWriter
 from ..files.pair_lists import read_pairs, unique_pairs
@@ -297,6 +297,8 @@ class DescriptorCache:
     def check_names(self, names: Any, pairs: Path) -> None:
         """Raise a SamfeatError that names the images without features."""
         known = set(group_names(self._file, "descriptors"))
+        if not known:
+            check_kind(self._file, self.path, "feature")
         require_known(
             names, known, pairs, f"no features in {self.path} of",
             "extract them first or correct the pairs",
