@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -689,10 +690,16 @@ def test_every_model_of_a_reconstruction_gets_a_map(finished: Run, tmp_path: Pat
         assert sorted(image.name for image in built.images) == left
 
 
-def test_a_run_with_pairs_of_its_own_gets_a_map(finished: Run, tmp_path: Path) -> None:
+def test_a_run_with_pairs_of_its_own_gets_a_map(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Such a run has made no global descriptors."""
     shutil.copy(finished.outputs / "features.h5", tmp_path)
     shutil.copytree(finished.outputs / "map", tmp_path / "map")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "access", lambda path, mode: False)  # nothing is read-only for root
+        with refused(tmp_path, "read-only"):
+            sources_in(tmp_path)
     built = building.build(sources_in(tmp_path), tmp_path / "house.map")
     assert len(built.images) == len(built.global_descriptors) == 10
 

@@ -12,6 +12,7 @@ other vectors; what is needed is made here, as global-descriptors-map.h5 or -N.h
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,12 @@ def _with_descriptors(model: Path, outputs: Path) -> MapSources:
     if not _describes(vectors, names):
         vectors = outputs / f"global-descriptors-{model.name}.h5"
     if not _describes(vectors, names):
+        if not os.access(outputs, os.W_OK):
+            raise SamfeatError(
+                outputs,
+                "global descriptors have to be made in it, and it is read-only",
+                "change its mode, or copy it",
+            )
         global_descriptors.main(features, names, [], vectors)
     return MapSources(model, features, vectors)
 
