@@ -345,6 +345,17 @@ def test_mapper_options_that_are_refused() -> None:
         SfmConfig(camera_model="FISH")
 
 
+def test_somebodys_own_database_stays(folder: Path, tmp_path: Path) -> None:
+    """The outputs are a COLMAP project: it is told before the work, and never replaced."""
+    (tmp_path / "database.db").write_text("precious")
+    for overwrite in (False, True):
+        options = ReconstructOptions(overwrite=overwrite)
+        with refused("database.db", "does not record", "move it away"):
+            run(folder / "images", tmp_path, options)
+    assert [path.name for path in tmp_path.iterdir()] == ["database.db"]
+    assert (tmp_path / "database.db").read_text() == "precious"
+
+
 def test_folders_that_are_refused(tmp_path: Path) -> None:
     with refused(tmp_path, "no image"):
         run(tmp_path, tmp_path / "outputs")

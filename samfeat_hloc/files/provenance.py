@@ -27,7 +27,7 @@ ATTRIBUTE = "made_by"
 _COMPARED = ("stage", "config", "weights_sha256", "inputs")
 _MEND = "recreate it with --overwrite, or choose another output"
 _PACKAGES = ("samfeat-hloc", "torch", "numpy", "h5py", "pycolmap")
-_NO_RECORD = ("it does not record how it was created", "move it away, or choose another output")
+NO_RECORD = ("it does not record how it was created", "move it away, or choose another output")
 _BLOCK = 1 << 16
 _SAMPLES = 64
 
@@ -96,7 +96,7 @@ def check(
         SamfeatError: no record, or one that differs; says in what.
     """
     if existing is None:
-        raise SamfeatError(path, *_NO_RECORD)
+        raise SamfeatError(path, *NO_RECORD)
     found = differences(existing, wanted, inputs=inputs)
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
@@ -117,7 +117,7 @@ def check_replaceable(
         SamfeatError: no record, or another stage's.
     """
     if existing is None:
-        raise SamfeatError(path, *_NO_RECORD)
+        raise SamfeatError(path, *NO_RECORD)
     check_stage(existing, wanted, path)
 
 
@@ -135,7 +135,7 @@ def check_replaceable_hdf5(wanted: Mapping[str, Any], path: Path) -> None:
         if not path.is_file():
             raise
         if not is_damaged(path):
-            raise SamfeatError(path, "is no HDF5 file", _NO_RECORD[1]) from None
+            raise SamfeatError(path, "is no HDF5 file", NO_RECORD[1]) from None
         return
     check_replaceable(existing, wanted, path)
 

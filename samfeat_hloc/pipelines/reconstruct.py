@@ -22,6 +22,7 @@ from ..files.atomic import write_atomically
 from ..files.image_folders import list_images
 from ..files.masks import Masks
 from ..files.pair_lists import read_pairs
+from ..files.provenance import NO_RECORD, read_sidecar
 from ..localization import (
     features,
     global_descriptors,
@@ -177,6 +178,9 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
     options.sfm.check_given(len(cameras), len(names))
     positions = align_models.known_positions(image_dir, names, options.align)
     outputs.mkdir(parents=True, exist_ok=True)
+    database = outputs / "database.db"
+    if database.exists() and read_sidecar(database) is None:  # a COLMAP project of the user's
+        raise SamfeatError(database, *NO_RECORD)
     again: dict[str, Any] = {"overwrite": options.overwrite}
     turns = find_turns(image_dir, names, outputs / "turns.txt", options)
     feature_file = extract(image_dir, names, outputs / "features.h5", options, turns)
@@ -185,8 +189,8 @@ def run(image_dir: Path, outputs: Path, options: ReconstructOptions | None = Non
         pairs_file, feature_file, outputs / "matches.h5",
         config=methods.match_config(options.method), device=options.device, **again,
     )  # fmt: skip
-    database = photo_database.main(
-        image_dir, pairs_file, feature_file, match_file, outputs / "database.db",
+    photo_database.main(
+        image_dir, pairs_file, feature_file, match_file, database,
         config=options.sfm, cameras=cameras, **again,
     )  # fmt: skip
     lookalikes = None
