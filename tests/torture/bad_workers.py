@@ -21,7 +21,7 @@ PROMISE = (
 )
 PATIENCE = 3  # seconds, instead of 10 minutes
 THREADS = {  # what a stage's threads do, one item after the other
-    "extract": ("decoded_photos", "StoredPhotos.read"), "match": ("matches", "_match"),
+    "extract": ("decoded_photos", "StoredPhotos.read"), "match": ("matches", "_match_named"),
     "localize": ("query_poses", "QueryPoses.solve"),
 }  # fmt: skip
 GOOD = 6  # items, before one goes wrong

@@ -58,6 +58,9 @@ def main(
     if soak:
         only, soak_images, soak_every = ["soak"], soak_images or FULL_SOAK, soak_every or 60.0
     parts, names = only or list(PARTS), stage or list(NAMES)
+    for option, given, known in (("--only", parts, PARTS), ("--stage", names, NAMES)):
+        if unknown := set(given) - set(known):
+            raise typer.BadParameter(f"{option} {unknown.pop()}: choose from {', '.join(known)}")
     folder = work or Path(tempfile.mkdtemp(prefix="torture-"))
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)
