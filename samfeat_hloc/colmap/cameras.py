@@ -83,11 +83,7 @@ class Camera:
     def fault(self) -> tuple[str, str] | None:
         """What no camera of this model can have, and the mend; None where it can."""
         if self.model not in CAMERA_MODELS:
-            known = ", ".join(f"{name} ({entry[1]})" for name, entry in CAMERA_MODELS.items())
-            return (
-                f"unknown camera model '{self.model[:60]}'",
-                f"use one of COLMAP's, with that many parameters: {known}",
-            )
+            return _unknown(self.model)
         _, num_params, num_focal = CAMERA_MODELS[self.model]
         if len(self.params) != num_params:
             return (
@@ -122,6 +118,14 @@ class Camera:
             ) from None
 
 
+def _unknown(model: str) -> tuple[str, str]:
+    known = ", ".join(f"{name} ({entry[1]})" for name, entry in CAMERA_MODELS.items())
+    return (
+        f"unknown camera model '{model[:60]}'",
+        f"use one of COLMAP's, with that many parameters: {known}",
+    )
+
+
 def parse_camera(tokens: list[str], *, named: bool = True) -> Camera:
     """Intrinsics from ``MODEL width height params...``; ValueError says what is wrong and how
     to mend it.
@@ -140,7 +144,7 @@ def parse_camera(tokens: list[str], *, named: bool = True) -> Camera:
                 "too many values before the camera model; names with white space are not "
                 "possible in this format, rename the file"
             )
-        raise ValueError("; ".join(Camera(model, 1, 1, ()).fault() or ()))
+        raise ValueError("; ".join(_unknown(model)))
     size = [int(token) if token.isascii() and token.isdigit() else 0 for token in numbers[:2]]
     if not all(0 < side < 1 << 31 for side in size):
         raise ValueError(

@@ -13,14 +13,11 @@ import h5py
 import numpy as np
 
 from ..errors import SamfeatError, cause_of, in_one_line
-from .signatures import signature
+from .signatures import HDF5_START, signature
 
 MOST_VALUES = 1 << 28  # of one array: 1 GB of float32
 _MEND = "make the file again"
 _DEFLATE = h5py.h5z.FILTER_DEFLATE
-
-
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 class InUse(SamfeatError):
@@ -39,8 +36,8 @@ def is_damaged(path: Path) -> bool:
     """Whether a file that cannot be read was an HDF5 file once: it begins as one, or holds nothing,
     as after a crash of the machine."""
     with path.open("rb") as stream:
-        head = stream.read(len(_SIGNATURE))
-    return head == _SIGNATURE or not head.strip(b"\0")
+        head = stream.read(len(HDF5_START))
+    return head == HDF5_START or not head.strip(b"\0")
 
 
 def open_hdf5(path: Path) -> h5py.File:

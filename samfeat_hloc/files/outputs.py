@@ -62,16 +62,15 @@ class Output:
         """
         if not self.path.exists():
             return False
-        if self.path.is_dir():
-            if not any(self.path.iterdir()):
-                return False
-            if provenance.read_sidecar(self.path) is None:
-                raise SamfeatError(
-                    self.path,
-                    "the folder holds something else (it has no record of how it was created)",
-                    "choose another folder",
-                )
+        if self.path.is_dir() and not any(self.path.iterdir()):
+            return False
         record = provenance.read_sidecar(self.path)
+        if self.path.is_dir() and record is None:
+            raise SamfeatError(
+                self.path,
+                "the folder holds something else (it has no record of how it was created)",
+                "choose another folder",
+            )
         if self.overwrite:
             provenance.check_replaceable(record, self.made_by, self.path)
             return False

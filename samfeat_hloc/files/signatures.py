@@ -8,6 +8,7 @@ from pathlib import Path
 _HEAD = 512
 _MOST_HEADER = 100_000_000  # bytes, of safetensors
 _HTML = (b"<!doctype html", b"<html", b"<?xml", b"<head")
+HDF5_START = b"\x89HDF\r\n\x1a\n"
 _STARTS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a git-LFS pointer, not the file itself", "run `git lfs pull`"),
     (b"\xff\xd8\xff", "a JPEG photo", ".jpg"),
@@ -17,7 +18,7 @@ _STARTS: tuple[tuple[bytes, str, str], ...] = (
     (b"\0\0\0\x0cJXL ", "a JPEG XL image", ".jxl"),
     (b"\xff\x0a", "a JPEG XL image", ".jxl"),
     (b"%PDF", "a PDF document", ""),
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file", ""),
+    (HDF5_START, "an HDF5 file", ""),
     (b"\x1f\x8b", "a gzip archive", "unpack it"),
     (b"7z\xbc\xaf", "a 7z archive", "unpack it"),
     (b"Rar!", "a RAR archive", "unpack it"),

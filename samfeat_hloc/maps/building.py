@@ -191,14 +191,13 @@ def add(
     if masks is not None:
         masks.check({name: image_dir / name for name in cameras})
     before = localizer.map
-    settings = replace(localizer.settings, min_inliers=min_inliers)
     report = []
     # room for all, so that the matrix is not copied for each
     globals_ = np.concatenate(
         [before.global_descriptors, np.zeros((len(cameras), before.vocabulary.size), np.float32)]
     )
     localizer = localizer.on(replace(before, global_descriptors=globals_[: len(before.images)]))
-    localizer.settings = settings
+    localizer.settings = replace(localizer.settings, min_inliers=min_inliers)
     for name, camera in tqdm(cameras.items(), desc="add", unit="image"):
         entry, images, xyz = _joined(
             localizer, image_dir / name, name, camera, (poses or {}).get(name),

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..colmap.cameras import Camera
-from ..colmap.model import cameras_and_images, file_of, read_content
+from ..colmap.model import Model, file_of, read_content, read_model
 from ..colmap.poses import read_poses
 from ..colmap.registration import ImageEntry, empty_model
 from ..errors import SamfeatError, some_of, writing
@@ -124,6 +124,7 @@ def run(
             with the poses, or files in `outputs` that were created with other settings.
     """
     options = options or PosedOptions()
+    reference = read_model(model)  # its content is then not read once more
     content = read_content(model)
     names = list(content.poses)
     if len(names) < 2:
@@ -131,7 +132,7 @@ def run(
     masks = None if options.masks is None else Masks(options.masks)
     if masks is not None:
         masks.check({name: image_dir / name for name in names})
-    _check_photos(model, image_dir)
+    _check_photos(reference, image_dir)
     outputs.mkdir(parents=True, exist_ok=True)
     network, how = methods.load(
         "samfeat", options.weights, options.official_weights, device=options.device
@@ -158,18 +159,17 @@ def run(
     return MapSources(map_dir, feature_file, vectors)
 
 
-def _check_photos(model: Path, image_dir: Path) -> None:
+def _check_photos(model: Model, image_dir: Path) -> None:
     """Refuse photos of other sizes than their cameras, and tell of those without a pose."""
-    cameras, records = cameras_and_images(model, observations=False)
-    for record in tqdm(records, desc="image sizes", delay=2, leave=False):
-        path, camera = image_dir / record.name, cameras[record.camera_id]
+    for name in tqdm(model.images, desc="image sizes", delay=2, leave=False):
+        path, camera = image_dir / name, model.camera_of(name)
         if path.is_file():
             check_size(
-                image_dir, record.name, image_size(path), (camera.width, camera.height),
+                image_dir, name, image_size(path), (camera.width, camera.height),
                 "check the intrinsics, and that these are their photos",
             )  # fmt: skip
     there = look(image_dir).names
-    left_out = sorted(set(there) - {record.name for record in records})
+    left_out = sorted(set(there) - model.images.keys())
     if left_out:
         logger.info(
             "map: %d of %d photos have no pose and are left out: %s",

@@ -24,7 +24,7 @@ from ..evaluation import palette
 from ..evaluation.localization import LocalizationEvaluation
 from ..evaluation.localization_curves import error_figure
 from ..evaluation.record import measurement
-from ..files.atomic import write_atomically
+from ..files.atomic import check_place, write_atomically
 from ..pipelines.summary import StageSummary
 from ..version import __version__
 from .as_json import base64_of, photo_json, picture_json, records_json, scene_json, svg
@@ -39,10 +39,9 @@ def check_output(path: Path) -> None:
     """Refuse to write a report in the place of something else, before any work is done.
 
     Raises:
-        SamfeatError: a folder, or a file that is no report.
+        SamfeatError: as :func:`.atomic.check_place`, or a file that is no report.
     """
-    if path.is_dir():
-        raise SamfeatError(path, "this is a folder", "name a file")
+    check_place(path, overwrite=True)
     if not path.is_file():
         return
     with path.open("rb") as stream:
